@@ -1,0 +1,1032 @@
+//! Records: what a kernel, and an operator, put into the log (SPEC §3 and §4).
+//!
+//! A record is the text of a signed note: a first line that says which kind of note it is, and one line
+//! of canonical JSON. The types here are written in the order of their JSON names, serde refuses unknown
+//! and duplicate fields, and [`Record::parse`] re-encodes what it read and compares: there is exactly one
+//! encoding, and everything else is refused.
+//!
+//! Out of scope: signatures ([`crate::note`]) and what a record owes to the records before it
+//! ([`crate::chain`]).
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::hash::action_digest;
+use crate::meter::{Amounts, Meter, Usage};
+use crate::payload::Commitment;
+use crate::types::{AgentName, AgentScope, Hash, INTEGER_MAX, KeyName, RunId, Seq, Text, UnixMillis, Word};
+
+/// First line of a run's record.
+pub const RECORD_HEADER: &str = "sift/record@v1";
+/// First line of an operator's record.
+pub const OPERATOR_HEADER: &str = "sift/operator@v1";
+/// First line of an approver's statement.
+pub const APPROVAL_HEADER: &str = "sift/approval@v1";
+
+/// An entry, and so a whole note, is at most this long: C2SP tlog-tiles prefixes it with 16 bits.
+pub const ENTRY_BYTES_MAX: usize = 65_535;
+
+/// Most rules, reasons, labels or scopes that one record lists.
+pub const LIST_MAX: usize = 64;
+
+/// Why bytes are not a record, or a record has no bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The text does not start with the expected line.
+    #[error("the first line is not \"{0}\"")]
+    Header(&'static str),
+    /// The text is not exactly two lines.
+    #[error("the text is not two lines: the header and one line of JSON")]
+    Lines,
+    /// Not JSON, a field is missing, unknown or given twice, or a value is out of bounds.
+    #[error("{0}")]
+    Json(String),
+    /// The JSON is well-formed but not in its one canonical form.
+    #[error("the JSON is not canonical: white space, order of fields, escapes or numbers differ")]
+    NotCanonical,
+    /// `kind` does not name the one body that is present.
+    #[error("\"kind\" must name the one body that is present")]
+    Kind,
+    /// `prev` must be absent at seq 0 and present after it.
+    #[error("\"prev\" must be absent at seq 0 and present after it")]
+    Prev,
+    /// Two fields of a body contradict each other.
+    #[error("{0}")]
+    Inconsistent(&'static str),
+    /// The text is longer than an entry may be.
+    #[error("{0} bytes: an entry holds at most {ENTRY_BYTES_MAX}")]
+    TooLong(usize),
+}
+
+/// One record of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The agent that acts.
+    pub agent: AgentName,
+    /// What happened.
+    pub body: Body,
+    /// Leaf hash of the run's previous entry; absent at seq 0.
+    pub prev: Option<Hash>,
+    /// The run.
+    pub run: RunId,
+    /// Position in the run.
+    pub seq: Seq,
+    /// The kernel's clock; never less than the record before.
+    pub time: UnixMillis,
+}
+
+/// What a record of a run says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// An approver's answer to a held call.
+    Approval(Approval),
+    /// The run is still alive.
+    Beat(Beat),
+    /// The run has ended.
+    Close(Close),
+    /// The run was stopped; no call is dispatched after this.
+    Halt(Halt),
+    /// A call was proposed and decided.
+    Intent(Box<Intent>),
+    /// The run starts: always at seq 0.
+    Open(Box<Open>),
+    /// What became of a call.
+    Outcome(Box<Outcome>),
+}
+
+/// The name of a [`Body`], as in the field `kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the kinds are described at [`Body`]
+pub enum Kind {
+    Approval,
+    Beat,
+    Close,
+    Halt,
+    Intent,
+    Open,
+    Outcome,
+}
+
+impl Kind {
+    /// All kinds, in the order of their names.
+    pub const ALL: [Self; 7] =
+        [Self::Approval, Self::Beat, Self::Close, Self::Halt, Self::Intent, Self::Open, Self::Outcome];
+
+    /// The name in the field `kind`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Approval => "approval",
+            Self::Beat => "beat",
+            Self::Close => "close",
+            Self::Halt => "halt",
+            Self::Intent => "intent",
+            Self::Open => "open",
+            Self::Outcome => "outcome",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A run starts. Asserted by the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// Build of the kernel: name, version and digest of its program where known.
+    pub build: Text<256>,
+    /// Policy engine and version that decides, such as `rego/regorus-0.14.1`.
+    pub engine: Text<64>,
+    /// Free labels of the operator: environment, ticket, tenant.
+    pub labels: BTreeMap<Word, Text<256>>,
+    /// The limits in force.
+    pub limits: Limits,
+    /// Origin of the log this run belongs to: no other log accepts it.
+    pub log: KeyName,
+    /// The run that started this one.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub parent: Option<Parent>,
+    /// Digest of the policy bundle that decides, for the whole run.
+    pub policy: Hash,
+}
+
+/// The intent of another run that started this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// Nesting depth of this run: its parent's plus one, where a run without parent has 0.
+    pub depth: u32,
+    /// The parent run.
+    pub run: RunId,
+    /// The parent's intent.
+    pub seq: Seq,
+}
+
+/// Limits of a run, copied from the bundle's `budget.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Deepest nesting of runs.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub depth: Option<u32>,
+    /// Most calls of one run with the same tool and the same argument bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub identical_calls: Option<u32>,
+    /// Limits over meters, sorted by scope, window and meter, each at most once.
+    pub meters: Vec<MeterLimit>,
+    /// Longest duration of a run in milliseconds of the kernel's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub wall_clock_ms: Option<UnixMillis>,
+}
+
+/// At most `limit` of `meter` in `scope` within `window`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeterLimit {
+    /// The bound, in units of the meter; the amount may reach it and never pass it.
+    pub limit: u64,
+    /// What is counted.
+    pub meter: Meter,
+    /// Over whom it is counted.
+    pub scope: Scope,
+    /// Over which time it is counted.
+    pub window: Window,
+}
+
+impl MeterLimit {
+    /// What [`Limits::meters`] is sorted by.
+    #[must_use]
+    pub const fn key(&self) -> (Scope, Window, Meter) {
+        (self.scope, self.window, self.meter)
+    }
+}
+
+/// Over whom a meter is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All runs of one agent name at this kernel.
+    Agent,
+    /// All runs of this kernel.
+    Kernel,
+    /// One run and every run below it.
+    Run,
+}
+
+/// Over which time a meter is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Window {
+    /// The 24 hours before the call.
+    Day,
+    /// The hour before the call.
+    Hour,
+    /// As long as the scope exists: the run, or all that the kernel's ledger holds.
+    Run,
+}
+
+/// A call was proposed and decided. Asserted by the kernel; the call itself is the agent's proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intent {
+    /// What the agent proposed.
+    pub call: Call,
+    /// What the policy said.
+    pub decision: Decision,
+    /// Present when the budget refused what the policy would have let through.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub refusal: Option<Refusal>,
+    /// What is held in every scope until the outcome; nothing for a denied call.
+    pub reserved: Amounts,
+}
+
+impl Intent {
+    /// What happens to the call: the policy's effect, unless the budget refused.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        if self.refusal.is_some() { Effect::Deny } else { self.decision.effect }
+    }
+}
+
+/// A proposed call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Call {
+    /// Start a sub-agent in a run of its own.
+    Agent(AgentCall),
+    /// Ask a model.
+    Model(ModelCall),
+    /// Use a tool.
+    Tool(ToolCall),
+}
+
+/// A sub-agent to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentCall {
+    /// Name of the sub-agent.
+    pub agent: AgentName,
+    /// The run it will have.
+    pub run: RunId,
+    /// What it is told to do.
+    pub task: Commitment,
+}
+
+/// A request to a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCall {
+    /// Upper bound of the input.
+    pub input: InputBound,
+    /// Most output tokens, reasoning included, that the request allows.
+    pub max_output: u64,
+    /// Model asked for (`gen_ai.request.model`).
+    pub model: Text<128>,
+    /// Provider (`gen_ai.provider.name`).
+    pub provider: Text<64>,
+    /// The exact request bytes: prompt, model and every parameter.
+    pub request: Commitment,
+}
+
+/// How many input tokens a request can be billed for at most, and how that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputBound {
+    /// The method, such as `utf8-bytes`: one token is at least one byte.
+    pub method: Text<64>,
+    /// The bound.
+    pub tokens: u64,
+}
+
+/// A tool call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolCall {
+    /// The exact argument bytes.
+    pub args: Commitment,
+    /// Identifier given by the model (`gen_ai.tool.call.id`).
+    pub id: Text<128>,
+    /// Name of the tool (`gen_ai.tool.name`).
+    pub name: Text<128>,
+    /// The model call whose answer proposed this call.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub proposed_by: Option<Seq>,
+}
+
+/// What the policy said about a call, re-derivable from bundle and input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// Allow, deny or hold.
+    pub effect: Effect,
+    /// Who must approve and until when; present exactly when the effect is `hold`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub hold: Option<Hold>,
+    /// The exact input of the policy.
+    pub input: Commitment,
+    /// Why, in words for people: reasons of the rules, or the evaluation error.
+    pub reasons: Vec<Text<512>>,
+    /// Identifiers of the rules that decided, sorted, each once.
+    pub rules: Vec<Text<128>>,
+}
+
+/// What a policy may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Go ahead.
+    Allow,
+    /// Do not.
+    Deny,
+    /// Wait for an approval.
+    Hold,
+}
+
+impl std::fmt::Display for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Hold => "hold",
+        })
+    }
+}
+
+/// What a held call waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// An approval counts only if it is recorded at or before this time of the kernel's clock.
+    pub deadline: UnixMillis,
+    /// The role the approver's key must have.
+    pub role: Word,
+}
+
+/// Why the budget refused a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Refusal {
+    /// Too many calls of this run with the same tool and arguments.
+    Identical(Identical),
+    /// A limit over a meter would be passed.
+    Limit(LimitRefusal),
+    /// A limit on money is set and the model has no price.
+    Unpriced(Unpriced),
+    /// The run has lasted too long.
+    WallClock(WallClock),
+}
+
+/// Too many identical calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identical {
+    /// Identical calls already made.
+    pub have: u32,
+    /// Most that the run may make.
+    pub limit: u32,
+}
+
+/// A limit that a call would have passed: `have + need > limit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitRefusal {
+    /// Settled and held before the call.
+    pub have: u64,
+    /// The limit.
+    pub limit: u64,
+    /// The meter.
+    pub meter: Meter,
+    /// The worst case of the call.
+    pub need: u64,
+    /// The scope.
+    pub scope: Scope,
+    /// The window.
+    pub window: Window,
+}
+
+/// A model without a price under a limit on money.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unpriced {
+    /// The model.
+    pub model: Text<128>,
+}
+
+/// A run that has lasted too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WallClock {
+    /// Milliseconds since the run's `open`.
+    pub have_ms: UnixMillis,
+    /// The limit in milliseconds.
+    pub limit_ms: UnixMillis,
+}
+
+/// What became of a call that was allowed or held. Asserted by the kernel; result and usage by tool or provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// What went wrong; present unless the status is `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub error: Option<Text<512>>,
+    /// The intent this answers.
+    pub intent: Seq,
+    /// What the provider said about a model call.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub model: Option<ModelAnswer>,
+    /// The exact bytes of the answer or result, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub result: Option<Commitment>,
+    /// What the hold is replaced with; for `unknown` it is the whole hold.
+    pub settled: Amounts,
+    /// How the call ended.
+    pub status: Status,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Not dispatched: approval was refused or came too late, or the run was halted first.
+    Cancelled,
+    /// It answered with an error.
+    Error,
+    /// It answered.
+    Ok,
+    /// It did not answer in time; it may have acted.
+    Timeout,
+    /// Nobody knows whether it acted: the kernel stopped, or the permit was dropped.
+    Unknown,
+}
+
+/// What the provider said about a model call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelAnswer {
+    /// Identifier of the response (`gen_ai.response.id`).
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub id: Option<Text<128>>,
+    /// How the usage was found: `provider`, or the name of the method that counted it.
+    pub method: Text<64>,
+    /// Model that answered (`gen_ai.response.model`).
+    pub served: Text<128>,
+    /// Tokens billed, by class.
+    pub usage: Usage,
+}
+
+/// An approver's answer to a held call; the statement is a signed note of the approver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// The held intent.
+    pub intent: Seq,
+    /// The approver's whole note, `sift/approval@v1`.
+    pub statement: Text<8192>,
+}
+
+/// The run was stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halt {
+    /// Which limit or switch tripped.
+    pub cause: HaltCause,
+    /// The same in words.
+    pub detail: Text<512>,
+}
+
+/// Which limit or switch stopped a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HaltCause {
+    /// The kernel's clock went backwards.
+    Clock,
+    /// The log showed two histories, or a receipt that does not verify.
+    LogFork,
+    /// More records, or older ones, are unlogged than the configuration allows.
+    LogBehind,
+    /// The log refused a record.
+    LogRefused,
+    /// A person, or a program on their behalf, pulled the switch.
+    Operator,
+    /// A call was billed more than was held for it.
+    Overspend,
+    /// The policy bundle or its engine failed or changed.
+    Policy,
+    /// Spool, ledger or payload store could not be written.
+    Spool,
+    /// The run has lasted too long.
+    WallClock,
+}
+
+/// The run is still alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beat {
+    /// Records of this run before this one: equal to `seq`.
+    pub records: u64,
+}
+
+/// The run has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Close {
+    /// How many records of each kind precede this one; kinds that do not occur are left out.
+    pub census: BTreeMap<Kind, u64>,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// Sum of all `settled` of the run.
+    pub settled: Amounts,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseReason {
+    /// The kernel stopped without closing the run, and closed it when it came back.
+    Abandoned,
+    /// The agent finished.
+    Done,
+    /// The agent failed.
+    Failed,
+    /// The run was halted.
+    Halted,
+}
+
+impl Body {
+    /// The name of this body.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Approval(_) => Kind::Approval,
+            Self::Beat(_) => Kind::Beat,
+            Self::Close(_) => Kind::Close,
+            Self::Halt(_) => Kind::Halt,
+            Self::Intent(_) => Kind::Intent,
+            Self::Open(_) => Kind::Open,
+            Self::Outcome(_) => Kind::Outcome,
+        }
+    }
+
+    fn check(&self, seq: Seq) -> Result<(), RecordError> {
+        let demand = |holds: bool, why| if holds { Ok(()) } else { Err(RecordError::Inconsistent(why)) };
+        match self {
+            Self::Open(open) => {
+                demand(open.labels.len() <= LIST_MAX, "more than 64 labels")?;
+                demand(open.limits.meters.len() <= LIST_MAX, "more than 64 limits")?;
+                let sorted = open.limits.meters.windows(2).all(|pair| pair[0].key() < pair[1].key());
+                demand(sorted, "limits are not sorted by scope, window and meter, each once")?;
+                demand(open.parent.is_none_or(|parent| parent.depth > 0), "a parent's depth is at least 1")
+            }
+            Self::Intent(intent) => {
+                let decision = &intent.decision;
+                demand(decision.rules.len() <= LIST_MAX, "more than 64 rules")?;
+                demand(decision.reasons.len() <= LIST_MAX, "more than 64 reasons")?;
+                demand(
+                    decision.rules.windows(2).all(|pair| pair[0] < pair[1]),
+                    "rules are not sorted, each once",
+                )?;
+                demand(
+                    decision.hold.is_some() == (decision.effect == Effect::Hold),
+                    "\"hold\" belongs to the effect hold, and only to it",
+                )?;
+                demand(
+                    intent.refusal.is_none() || decision.effect != Effect::Deny,
+                    "the budget cannot refuse what the policy denied",
+                )?;
+                demand(
+                    intent.effect() != Effect::Deny || intent.reserved.is_zero(),
+                    "a denied call holds nothing",
+                )
+            }
+            Self::Outcome(outcome) => demand(
+                outcome.error.is_some() == (outcome.status != Status::Ok),
+                "\"error\" says what went wrong, unless the status is ok",
+            ),
+            Self::Beat(beat) => demand(beat.records == seq.get(), "\"records\" is not the seq"),
+            Self::Close(close) => {
+                demand(close.census.values().all(|n| *n > 0), "the census lists a kind that does not occur")?;
+                demand(
+                    close.census.values().try_fold(0_u64, |sum, n| sum.checked_add(*n)) == Some(seq.get()),
+                    "the census does not add up to the seq",
+                )
+            }
+            Self::Approval(_) | Self::Halt(_) => Ok(()),
+        }
+    }
+}
+
+/// The JSON of a record: every field in the order canonical JSON wants.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordWire {
+    agent: AgentName,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    approval: Option<Approval>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    beat: Option<Beat>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    close: Option<Close>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    halt: Option<Halt>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    intent: Option<Box<Intent>>,
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    open: Option<Box<Open>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    outcome: Option<Box<Outcome>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    prev: Option<Hash>,
+    run: RunId,
+    seq: Seq,
+    time: UnixMillis,
+}
+
+impl Record {
+    /// Reads the text of a record's note: header, one line of canonical JSON.
+    ///
+    /// # Errors
+    /// When the text is not the one encoding of a record (SPEC §3.1, §3.3).
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        parse_text(
+            RECORD_HEADER,
+            text,
+            |wire: RecordWire| {
+                let RecordWire { agent, prev, run, seq, time, kind, .. } = wire;
+                let bodies = [
+                    wire.approval.map(Body::Approval),
+                    wire.beat.map(Body::Beat),
+                    wire.close.map(Body::Close),
+                    wire.halt.map(Body::Halt),
+                    wire.intent.map(Body::Intent),
+                    wire.open.map(Body::Open),
+                    wire.outcome.map(Body::Outcome),
+                ];
+                let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
+                Ok(Self { agent, body, prev, run, seq, time })
+            },
+            Self::text,
+        )
+    }
+
+    /// The text of this record's note.
+    ///
+    /// # Errors
+    /// When fields contradict one another or the text would not fit an entry.
+    pub fn text(&self) -> Result<String, RecordError> {
+        if self.prev.is_none() != (self.seq == Seq::ZERO) {
+            return Err(RecordError::Prev);
+        }
+        self.body.check(self.seq)?;
+        let mut wire = RecordWire {
+            agent: self.agent.clone(),
+            approval: None,
+            beat: None,
+            close: None,
+            halt: None,
+            intent: None,
+            kind: self.body.kind(),
+            open: None,
+            outcome: None,
+            prev: self.prev,
+            run: self.run,
+            seq: self.seq,
+            time: self.time,
+        };
+        match self.body.clone() {
+            Body::Approval(body) => wire.approval = Some(body),
+            Body::Beat(body) => wire.beat = Some(body),
+            Body::Close(body) => wire.close = Some(body),
+            Body::Halt(body) => wire.halt = Some(body),
+            Body::Intent(body) => wire.intent = Some(body),
+            Body::Open(body) => wire.open = Some(body),
+            Body::Outcome(body) => wire.outcome = Some(body),
+        }
+        print_text(RECORD_HEADER, &wire)
+    }
+
+    /// Digest of the action an intent proposes: what an approver signs (SPEC §3.6). `None` for other kinds.
+    #[must_use]
+    pub fn action(&self) -> Option<Hash> {
+        let Body::Intent(intent) = &self.body else { return None };
+        action_of(&self.agent, &intent.call, self.run, self.seq)
+    }
+}
+
+/// Digest of an action: SHA-256 over a domain line and the canonical JSON of agent, call, run and seq.
+#[must_use]
+pub fn action_of(agent: &AgentName, call: &Call, run: RunId, seq: Seq) -> Option<Hash> {
+    #[derive(Serialize)]
+    struct Action<'a> {
+        agent: &'a AgentName,
+        call: &'a Call,
+        run: RunId,
+        seq: Seq,
+    }
+    serde_json::to_string(&Action { agent, call, run, seq }).ok().map(|json| action_digest(&json))
+}
+
+/// One record of the operator's chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorRecord {
+    /// What the operator does.
+    pub body: OperatorBody,
+    /// Origin of the log this is for: no other log accepts it.
+    pub log: KeyName,
+    /// Leaf hash of the operator's previous entry; absent at seq 0.
+    pub prev: Option<Hash>,
+    /// Position in the operator's chain.
+    pub seq: Seq,
+    /// The operator's clock; never less than the record before.
+    pub time: UnixMillis,
+}
+
+/// What an operator's record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorBody {
+    /// A payload object may be deleted.
+    Erase(Erase),
+    /// A key is granted or revoked.
+    Key(KeyChange),
+    /// A policy bundle may be used.
+    Policy(Policy),
+}
+
+/// A payload object may be deleted. Every proof stays valid; only the content is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Erase {
+    /// Digest of the object.
+    pub digest: Hash,
+    /// Why, in words.
+    pub reason: Text<512>,
+}
+
+/// A key is granted or revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum KeyChange {
+    /// The key counts from this entry on.
+    Grant(Grant),
+    /// The key counts up to this entry, and never again.
+    Revoke(Revoke),
+}
+
+/// A key counts from this entry on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Agents it speaks for; sorted, each once, at least one.
+    pub agents: Vec<AgentScope>,
+    /// What it may sign: records of runs, or approvals in a role.
+    pub role: KeyRole,
+    /// The key: name, key id, type 0x01 and 32 bytes, as a C2SP vkey.
+    pub vkey: Text<384>,
+}
+
+/// What a granted key may sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum KeyRole {
+    /// Approval statements, in this role.
+    Approver(Word),
+    /// Records of runs.
+    Kernel,
+}
+
+/// A key counts up to this entry, and never again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// Why, in words.
+    pub reason: Text<512>,
+    /// The key as it was granted.
+    pub vkey: Text<384>,
+}
+
+/// A policy bundle may be used from this entry on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Digest of the bundle.
+    pub bundle: Hash,
+    /// Name for people.
+    pub name: Text<128>,
+    /// Length of the bundle's encoding in bytes.
+    pub size: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OperatorKind {
+    Erase,
+    Key,
+    Policy,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OperatorWire {
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    erase: Option<Erase>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    key: Option<KeyChange>,
+    kind: OperatorKind,
+    log: KeyName,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    policy: Option<Policy>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    prev: Option<Hash>,
+    seq: Seq,
+    time: UnixMillis,
+}
+
+impl OperatorBody {
+    const fn kind(&self) -> OperatorKind {
+        match self {
+            Self::Erase(_) => OperatorKind::Erase,
+            Self::Key(_) => OperatorKind::Key,
+            Self::Policy(_) => OperatorKind::Policy,
+        }
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        if let Self::Key(KeyChange::Grant(grant)) = self {
+            let sorted = grant.agents.windows(2).all(|pair| pair[0] < pair[1]);
+            if grant.agents.is_empty() || grant.agents.len() > LIST_MAX || !sorted {
+                return Err(RecordError::Inconsistent("agents are not 1 to 64 scopes, sorted, each once"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OperatorRecord {
+    /// Reads the text of an operator's note.
+    ///
+    /// # Errors
+    /// When the text is not the one encoding of an operator record (SPEC §3.1, §4).
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        parse_text(
+            OPERATOR_HEADER,
+            text,
+            |wire: OperatorWire| {
+                let OperatorWire { erase, key, kind, log, policy, prev, seq, time } = wire;
+                let bodies = [
+                    erase.map(OperatorBody::Erase),
+                    key.map(OperatorBody::Key),
+                    policy.map(OperatorBody::Policy),
+                ];
+                let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
+                Ok(Self { body, log, prev, seq, time })
+            },
+            Self::text,
+        )
+    }
+
+    /// The text of this record's note.
+    ///
+    /// # Errors
+    /// When fields contradict one another.
+    pub fn text(&self) -> Result<String, RecordError> {
+        if self.prev.is_none() != (self.seq == Seq::ZERO) {
+            return Err(RecordError::Prev);
+        }
+        self.body.check()?;
+        let (mut erase, mut key, mut policy) = (None, None, None);
+        match self.body.clone() {
+            OperatorBody::Erase(body) => erase = Some(body),
+            OperatorBody::Key(body) => key = Some(body),
+            OperatorBody::Policy(body) => policy = Some(body),
+        }
+        let (kind, log, prev, seq, time) =
+            (self.body.kind(), self.log.clone(), self.prev, self.seq, self.time);
+        print_text(OPERATOR_HEADER, &OperatorWire { erase, key, kind, log, policy, prev, seq, time })
+    }
+}
+
+/// What an approver signs: an answer about one exact action (SPEC §3.6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statement {
+    /// Digest of the action.
+    pub action: Hash,
+    /// The answer.
+    pub answer: Answer,
+    /// The intent's deadline, so that the approver knows what they sign.
+    pub deadline: UnixMillis,
+    /// Seq of the held intent.
+    pub intent: Seq,
+    /// Origin of the log.
+    pub log: KeyName,
+    /// The role in which the approver answers.
+    pub role: Word,
+    /// The run.
+    pub run: RunId,
+    /// SHA-256 of exactly what the approver was shown.
+    pub shown: Hash,
+}
+
+/// An approver's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The call may run, once.
+    Approve,
+    /// It may not.
+    Refuse,
+}
+
+impl Statement {
+    /// Reads the text of an approver's note.
+    ///
+    /// # Errors
+    /// When the text is not the one encoding of a statement.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        parse_text(APPROVAL_HEADER, text, Ok, Self::text)
+    }
+
+    /// The text of this statement's note.
+    ///
+    /// # Errors
+    /// When the text would not fit an entry.
+    pub fn text(&self) -> Result<String, RecordError> {
+        print_text(APPROVAL_HEADER, self)
+    }
+}
+
+/// An optional field that is present has a value: `null` has no canonical place here.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The one value among several optional ones.
+fn only<T, const N: usize>(candidates: [Option<T>; N]) -> Option<T> {
+    let mut present = candidates.into_iter().flatten();
+    let first = present.next()?;
+    present.next().is_none().then_some(first)
+}
+
+fn parse_text<Wire: DeserializeOwned, T>(
+    header: &'static str,
+    text: &str,
+    build: impl FnOnce(Wire) -> Result<T, RecordError>,
+    print: impl FnOnce(&T) -> Result<String, RecordError>,
+) -> Result<T, RecordError> {
+    if text.len() > ENTRY_BYTES_MAX {
+        return Err(RecordError::TooLong(text.len()));
+    }
+    let rest = text.strip_prefix(header).and_then(|rest| rest.strip_prefix('\n'));
+    let rest = rest.ok_or(RecordError::Header(header))?;
+    let json = rest.strip_suffix('\n').filter(|json| !json.contains('\n')).ok_or(RecordError::Lines)?;
+    let wire = serde_json::from_str(json).map_err(|error| RecordError::Json(error.to_string()))?;
+    let value = build(wire)?;
+    // SPEC §3.1: exactly one encoding. Order, white space, escapes and numbers are all checked by this.
+    if print(&value)? != text {
+        return Err(RecordError::NotCanonical);
+    }
+    Ok(value)
+}
+
+fn print_text(header: &'static str, wire: &impl Serialize) -> Result<String, RecordError> {
+    let json = serde_json::to_string(wire).map_err(|error| RecordError::Json(error.to_string()))?;
+    if !integers_in_bounds(&json) {
+        return Err(RecordError::Inconsistent("an integer is above 2^53 - 1"));
+    }
+    let text = format!("{header}\n{json}\n");
+    if text.len() > ENTRY_BYTES_MAX {
+        return Err(RecordError::TooLong(text.len()));
+    }
+    Ok(text)
+}
+
+/// SPEC §3.1: every number of a record is an integer from 0 to 2^53 − 1. `json` is what serde printed.
+fn integers_in_bounds(json: &str) -> bool {
+    let (mut in_string, mut escaped, mut value) = (false, false, 0_u64);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'0'..=b'9' if !in_string => {
+                value = value.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
+                if value > INTEGER_MAX {
+                    return false;
+                }
+            }
+            _ => value = 0,
+        }
+    }
+    true
+}
