@@ -1,8 +1,21 @@
 #![doc = include_str!("../SPEC.md")]
 
+pub mod api;
 pub mod bundle;
+pub mod chain;
+pub mod checkpoint;
+pub mod entry;
+pub mod evidence;
 pub mod hash;
+pub mod keys;
 pub mod meter;
+pub mod note;
 pub mod payload;
+pub mod proof;
+pub mod receipt;
 pub mod record;
+pub mod tile;
+pub mod tree;
+pub mod trust;
 pub mod types;
+mod zip;

@@ -1,0 +1,241 @@
+//! The log's HTTP interface as types: what server and clients exchange (SPEC §10).
+//!
+//! What is signed or hashed never travels as JSON here: notes, checkpoints, tiles and packs are sent as the
+//! bytes they are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{AgentName, Hash, KeyName, LeafIndex, RunId, Seq, TreeSize, UnixMillis};
+
+/// Media type of a note, a checkpoint or a receipt.
+pub const MEDIA_NOTE: &str = "text/plain; charset=utf-8";
+/// Media type of tiles, entry bundles and bundles of records to be added.
+pub const MEDIA_BYTES: &str = "application/octet-stream";
+/// Media type of an evidence pack.
+pub const MEDIA_PACK: &str = "application/zip";
+/// Media type of errors (RFC 9457).
+pub const MEDIA_PROBLEM: &str = "application/problem+json";
+
+/// Most records in one request.
+pub const BATCH_RECORDS_MAX: usize = 1024;
+/// Largest body of a request that adds records, in bytes: 8 MiB.
+pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Most runs in one page of `GET /v1/runs`.
+pub const PAGE_MAX: usize = 1000;
+
+/// Answer to a bundle of records: one result for each, in their order, and one proof for all that are in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchAnswer {
+    /// The checkpoint's note under which the indices are proven.
+    pub checkpoint: String,
+    /// Multi-inclusion proof (SPEC §7.3) for the distinct indices among the results, in ascending order.
+    pub proof: Vec<Hash>,
+    /// One result for each record.
+    pub results: Vec<BatchResult>,
+}
+
+/// What became of one record of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BatchResult {
+    /// It is in the log, now or since an earlier request.
+    Index(LeafIndex),
+    /// It was refused.
+    Problem(Box<Problem>),
+}
+
+/// An error (RFC 9457). `type` is stable and says what to do; the other members help to do it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of problem, as `urn:sift:problem:<kind>`.
+    #[serde(rename = "type")]
+    pub kind: ProblemKind,
+    /// HTTP status.
+    pub status: u16,
+    /// The kind in a few words.
+    pub title: String,
+    /// What is wrong with this request.
+    pub detail: String,
+    /// Seq that would have followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_seq: Option<Seq>,
+    /// `prev` that would have followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_prev: Option<Hash>,
+    /// Index of the entry that stands in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<LeafIndex>,
+}
+
+impl Problem {
+    /// A problem of this kind.
+    #[must_use]
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            status: kind.status(),
+            title: kind.title().to_owned(),
+            detail: detail.into(),
+            expected_seq: None,
+            expected_prev: None,
+            index: None,
+        }
+    }
+}
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident = $kind:literal, $status:literal, $title:literal;)*) => {
+        /// The closed list of problem types.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum ProblemKind {
+            $($(#[$doc])* #[serde(rename = $kind)] $name,)*
+        }
+
+        impl ProblemKind {
+            /// All kinds.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The URN that stands in `type`.
+            #[must_use]
+            pub const fn urn(self) -> &'static str {
+                match self { $(Self::$name => $kind,)* }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// A few words for people.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+problems! {
+    /// The bytes are not an entry. Nothing was stored; fix the sender.
+    MalformedRecord = "urn:sift:problem:malformed-record", 400, "Not a record";
+    /// The body, the query or the media type is not what this path takes.
+    MalformedRequest = "urn:sift:problem:malformed-request", 400, "Not a request this path takes";
+    /// The signature does not verify.
+    SignatureInvalid = "urn:sift:problem:signature-invalid", 403, "The signature does not verify";
+    /// The signing key is not granted, or revoked, or granted for something else.
+    KeyNotGranted = "urn:sift:problem:key-not-granted", 403, "The key does not count here";
+    /// The run's policy bundle was not published by the operator.
+    PolicyNotPublished = "urn:sift:problem:policy-not-published", 403, "The policy bundle is not published";
+    /// The record is for another log.
+    WrongLog = "urn:sift:problem:wrong-log", 403, "The record is for another log";
+    /// No such entry, run, tile or path.
+    NotFound = "urn:sift:problem:not-found", 404, "Not found";
+    /// The path exists, but not for this method.
+    MethodNotAllowed = "urn:sift:problem:method-not-allowed", 405, "Not a method of this path";
+    /// Seq, `prev`, time, agent or key name do not follow the run's last record.
+    ChainBroken = "urn:sift:problem:chain-broken", 409, "The record does not continue its chain";
+    /// Another record with this run and seq is in the log; both are kept as evidence.
+    Equivocation = "urn:sift:problem:equivocation", 409, "Another record has this run and seq";
+    /// The operator's record contradicts the state of keys and bundles.
+    GrantRefused = "urn:sift:problem:grant-refused", 409, "The operator's record cannot be applied";
+    /// The body is larger than this path takes.
+    TooLarge = "urn:sift:problem:too-large", 413, "The body is too large";
+    /// The request did not arrive in time.
+    TooSlow = "urn:sift:problem:too-slow", 408, "The request did not arrive in time";
+    /// The queue is full. Try again after the time in `Retry-After`.
+    Busy = "urn:sift:problem:busy", 429, "The log is busy";
+    /// The log is shutting down, or stopped writing after a failure. Reads may still work.
+    NotWriting = "urn:sift:problem:not-writing", 503, "The log does not accept records now";
+    /// The server failed. It says so in its own log.
+    Internal = "urn:sift:problem:internal", 500, "The server failed";
+}
+
+/// Answer of `GET /v1/proof/inclusion`: the leaf at `index` is in the tree of `size`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InclusionAnswer {
+    /// Index of the entry.
+    pub index: LeafIndex,
+    /// Size of the tree.
+    pub size: TreeSize,
+    /// The proof, from the leaf's sibling up.
+    pub hashes: Vec<Hash>,
+}
+
+/// Answer of `GET /v1/proof/consistency`: the tree of `new` extends that of `old`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsistencyAnswer {
+    /// Size of the earlier tree.
+    pub old: TreeSize,
+    /// Size of the later tree.
+    pub new: TreeSize,
+    /// The proof.
+    pub hashes: Vec<Hash>,
+}
+
+/// A run in `GET /v1/runs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// The run.
+    pub run: RunId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// Key name that the run belongs to.
+    pub signer: KeyName,
+    /// How many records it has.
+    pub records: u64,
+    /// Time of its last record.
+    pub time: UnixMillis,
+    /// Whether it has its `close`.
+    pub closed: bool,
+}
+
+/// Answer of `GET /v1/runs`: runs in the order of their identifiers, which is that of their start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunsAnswer {
+    /// The page.
+    pub runs: Vec<RunSummary>,
+    /// Pass as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<RunId>,
+}
+
+/// Answer of `GET /v1/runs/{run}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAnswer {
+    /// The run.
+    #[serde(flatten)]
+    pub summary: RunSummary,
+    /// Leaf hash of its last record: the `prev` of the next.
+    pub head: Hash,
+    /// Index of each record, by seq.
+    pub indices: Vec<LeafIndex>,
+}
+
+/// Answer of `GET /v1/operator`: what the operator's next record must say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorAnswer {
+    /// Origin of the log.
+    pub log: KeyName,
+    /// Seq of the next record.
+    pub next_seq: Seq,
+    /// `prev` of the next record; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Hash>,
+    /// Time of the last record.
+    pub time: UnixMillis,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_types_are_their_urns() {
+        for kind in ProblemKind::ALL {
+            assert_eq!(serde_json::to_string(kind).unwrap(), format!("\"{}\"", kind.urn()));
+            assert!((400..600).contains(&kind.status()));
+        }
+    }
+}
