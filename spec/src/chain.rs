@@ -101,6 +101,14 @@ impl RunHead {
         Ok(Self { link, agent: record.agent.clone(), signer: signer.clone(), closed: false })
     }
 
+    /// The head of a run whose last record is known to have been admitted.
+    #[must_use]
+    pub fn of_last(record: &Record, signer: &KeyName, leaf: Hash) -> Self {
+        let link = Link { seq: record.seq, leaf, time: record.time };
+        let closed = matches!(record.body, Body::Close(_));
+        Self { link, agent: record.agent.clone(), signer: signer.clone(), closed }
+    }
+
     /// Continues the run with its next record.
     ///
     /// # Errors
