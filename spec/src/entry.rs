@@ -83,15 +83,39 @@ impl Entry {
         Self::seal(record.text()?, Content::Operator(record.clone()), key)
     }
 
+    /// Signs a record of a run with a key that lives elsewhere, such as in a hardware module: `sign` gives the
+    /// Ed25519 signature (RFC 8032) of its argument under `key`.
+    ///
+    /// # Errors
+    /// When the record has no encoding, the entry would be too long, or `sign` fails.
+    pub fn sign_with<E: From<EntryError>>(
+        record: &Record,
+        key: &VerifierKey,
+        sign: impl FnOnce(&[u8]) -> Result<[u8; 64], E>,
+    ) -> Result<Self, E> {
+        let text = record.text().map_err(EntryError::from)?;
+        let signature = sign(text.as_bytes())?;
+        Ok(Self::assemble(text, Content::Run(record.clone()), key, signature)?)
+    }
+
     fn seal(text: String, content: Content, key: &SignerKey) -> Result<Self, EntryError> {
         let signature = key.sign_bytes(text.as_bytes());
-        let line = crate::note::signature_line(key.verifier(), &signature);
+        Self::assemble(text, content, key.verifier(), signature)
+    }
+
+    fn assemble(
+        text: String,
+        content: Content,
+        key: &VerifierKey,
+        signature: [u8; 64],
+    ) -> Result<Self, EntryError> {
+        let line = crate::note::signature_line(key, &signature);
         let text_len = text.len();
         let bytes = [text.as_bytes(), b"\n", line.as_bytes()].concat();
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(RecordError::TooLong(bytes.len()).into());
         }
-        let (signer, key_id) = (key.verifier().name().clone(), key.verifier().id());
+        let (signer, key_id) = (key.name().clone(), key.id());
         Ok(Self { bytes, text_len, content, signer, key_id, signature })
     }
 
