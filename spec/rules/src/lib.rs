@@ -1,1 +1,58 @@
-//! Placeholder.
+//! The pure functions that must give the same answer in the kernel and at the auditor's: what a policy says
+//! about a call, and what a budget says about it.
+//!
+//! # The main path
+//!
+//! 1. [`PolicyBundle::compile`] turns the files of a bundle into rules, limits, prices and facts, or refuses.
+//! 2. [`RunState`] folds what happened in a run, record by record, into counters and facts.
+//! 3. [`RunState::input`] with a [`CallInput`] gives the [`PolicyInput`]; its bytes are committed to.
+//! 4. [`Decider::decide`] (one per worker) turns exactly those bytes into a [`Verdict`]. It never fails: every
+//!    failure is a denial that says why.
+//! 5. [`PolicyBundle::need`] is the worst case of the call; [`Ledger`] reserves it in every scope or refuses.
+//! 6. After the call, [`PolicyBundle::billed`] is what it cost, the ledger settles it, the state takes the result.
+//!
+//! # Out of scope
+//!
+//! No I/O, clock, randomness or async. Signatures, records and their chain are `sift-spec`'s, dispatch and
+//! approvals the kernel's. A policy is written by an operator whom the deployment trusts: decisions are bounded
+//! in steps, but a policy that is written to exhaust memory can do so.
+//!
+//! # Verdicts
+//!
+//! Both engines give a verdict in the same way: any denial wins; then any hold; then any permission; and without
+//! any of them the rule is [`verdict::DEFAULT_DENY`]. Whatever goes wrong in an evaluation is the rule
+//! [`verdict::EVALUATION_ERROR`]. The conventions for policies are in [`rego`] and [`cedar`].
+//!
+//! # Slicing
+//!
+//! Cedar policies are sliced by the action of their scope when a bundle is compiled, which cannot change a verdict:
+//! a policy whose scope does not match is not satisfied and cannot err. Rego is not sliced: a rule whose first
+//! condition fails costs a few instructions, and cutting it out would have to be proved harmless first.
+#![warn(missing_docs)]
+
+pub mod budget;
+pub mod bundle;
+pub mod cedar;
+mod cedar_value;
+pub mod decide;
+pub mod fact;
+pub mod input;
+pub mod json;
+pub mod ledger;
+mod need;
+pub mod price;
+pub mod rego;
+mod rego_strict;
+pub mod state;
+pub mod verdict;
+pub mod window;
+
+pub use budget::Budget;
+pub use bundle::{CompileError, PolicyBundle};
+pub use decide::{Decider, decide};
+pub use fact::FactRule;
+pub use input::{CallInput, PolicyInput};
+pub use ledger::{Ledger, LedgerError};
+pub use price::Prices;
+pub use state::RunState;
+pub use verdict::{HoldFor, Verdict};

@@ -1,0 +1,331 @@
+//! Policies in Cedar.
+//!
+//! ```cedar
+//! @id("read")
+//! permit (principal, action in [Tool::Action::"search", Tool::Action::"get_user"], resource);
+//!
+//! @id("amount") @reason("above 500")
+//! forbid (principal, action == Tool::Action::"refund", resource) when { context.args.amount > 500 };
+//!
+//! @id("refund") @reason("a person decides") @hold("supervisor") @seconds("900")
+//! forbid (principal, action == Tool::Action::"refund", resource);
+//! ```
+//!
+//! `@id` is the rule's name: required, unique. `@reason` is for people. A `forbid` with `@hold` and `@seconds` does not
+//! deny: where the other policies allow the call, it makes it wait for an approval by that role.
+//!
+//! | | |
+//! | --- | --- |
+//! | principal | `Agent::"<agent name>"` |
+//! | action | `Tool::Action::"<tool name>"`, `Model::Action::"call"`, `SubAgent::Action::"start"` |
+//! | resource | `Run::"<run>"` |
+//! | `context.args` | the tool's arguments, if they are a JSON object; else `context.call.args_error` |
+//! | `context.call` | the other members of the call: `kind`, `name`, `model`, `provider`, `max_output`, ... |
+//! | `context.facts`, `context.run`, `context.time` | as in [`crate::PolicyInput`] |
+//! | `context.data` | the bundle's `data.json` |
+//!
+//! JSON becomes Cedar so: an object is a record without its null members; an array is a set, so order and repetition are
+//! lost; an integer is a `Long`, and so is a number whose decimals are zero; another number is a `decimal` of at most
+//! four decimals. A number that fits neither denies the call.
+//!
+//! Sets have no size and records no computed member in Cedar. For every array and object in `args`, `facts` and `data`
+//! that is reached through objects alone there is therefore, by path:
+//!
+//! | | |
+//! | --- | --- |
+//! | `context.count["args.passengers"]` | number of elements of the array |
+//! | `context.keys["facts.user.payment_methods"]` | names of the object's members, as a set |
+//! | `context.columns["args.payments.id"]` | the values of the member `id` over the array's objects, as a set |
+//! | `context.items["args.payments[0]"]` | an element of the array, for the first 16 |
+//!
+//! A path does not lead through names that hold `.`, `[` or `]`.
+//!
+//! Cedar skips a policy that errs, even a `forbid`. Here any error in any policy that concerns the action is a denial.
+//! With `schema.cedarschema` the policies are validated against it (strictly) when the bundle is compiled; without one,
+//! an action is in a list of the scope only if the list names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cedar_policy::{
+    ActionConstraint, Authorizer, Context, Decision, Effect as CedarEffect, Entities, EntityId,
+    EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Request, RestrictedExpression as Expr, Schema,
+    ValidationMode, Validator,
+};
+use serde_json::{Map, Value};
+use sift_spec::types::{Text, Word};
+
+use crate::bundle::CompileError;
+use crate::cedar_value::{Shapes, convert, convert_object};
+use crate::json;
+use crate::verdict::{Fired, FiredHold, HOLD_SECONDS_MAX, HoldFor, Verdict};
+
+/// Engine and version that decides.
+pub const ENGINE: &str = "cedar/cedar-policy-4.14.1";
+
+/// A compiled Cedar policy.
+#[derive(Debug)]
+pub(crate) struct CedarPolicy {
+    shared: Arc<Shared>,
+}
+
+/// A handle on a compiled policy.
+#[derive(Debug)]
+pub(crate) struct CedarDecider {
+    authorizer: Authorizer,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    data: Option<Expr>,
+    data_shapes: Shapes,
+    entities: Entities,
+    names: Names,
+    rules: BTreeMap<String, Rule>,
+    /// Policies by the action they can concern.
+    slices: BTreeMap<EntityUid, Slice>,
+    /// Policies for an action that no scope names.
+    rest: Slice,
+}
+
+/// Entity types of requests.
+#[derive(Debug)]
+struct Names {
+    agent: EntityTypeName,
+    model: EntityUid,
+    run: EntityTypeName,
+    sub_agent: EntityUid,
+    tool: EntityTypeName,
+}
+
+/// What the annotations of a policy say.
+#[derive(Debug, Clone)]
+struct Rule {
+    fired: Fired,
+    hold: Option<HoldFor>,
+}
+
+/// The policies that can concern one action.
+#[derive(Debug, Default)]
+struct Slice {
+    base: PolicySet,
+    holds: PolicySet,
+}
+
+impl CedarPolicy {
+    pub(crate) fn compile(
+        files: &BTreeMap<&str, &str>,
+        schema: Option<&str>,
+        data: Map<String, Value>,
+    ) -> Result<Self, CompileError> {
+        let in_file = |file: &str, why: String| CompileError::Policy { file: file.to_owned(), why };
+        let mut rules = BTreeMap::new();
+        let mut policies = Vec::new();
+        for (file, source) in files {
+            let parsed: PolicySet = source.parse().map_err(|error| in_file(file, format!("{error}")))?;
+            if parsed.templates().next().is_some() {
+                return Err(in_file(file, "templates are not supported".to_owned()));
+            }
+            for policy in parsed.policies() {
+                let rule = Rule::read(policy).map_err(|why| in_file(file, why))?;
+                let name = rule.fired.rule.to_string();
+                policies.push((policy.new_id(PolicyId::new(&name)), rule.hold.is_some()));
+                if rules.insert(name.clone(), rule).is_some() {
+                    return Err(in_file(file, format!("@id({name:?}) is given twice")));
+                }
+            }
+        }
+        if policies.is_empty() {
+            return Err(CompileError::NoPolicy);
+        }
+        let entities = match schema {
+            None => Entities::empty(),
+            Some(source) => validate(source, &policies).map_err(|why| in_file("schema.cedarschema", why))?,
+        };
+
+        let in_all = |why: String| in_file(&files.keys().copied().collect::<Vec<_>>().join(", "), why);
+        let mut actions = BTreeSet::new();
+        for (policy, _) in &policies {
+            match policy.action_constraint() {
+                ActionConstraint::Any => {}
+                ActionConstraint::In(list) => actions.extend(list),
+                ActionConstraint::Eq(action) => actions.extend([action]),
+            }
+        }
+        let groups = schema.is_some();
+        let slice = |action: Option<&EntityUid>| Slice::of(&policies, action, groups).map_err(in_all);
+        let rest = slice(None)?;
+        let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
+        let slices = slices.collect::<Result<_, CompileError>>()?;
+
+        let in_data = |why| CompileError::Setting { file: "data.json".to_owned(), why };
+        let mut data_shapes = Shapes::default();
+        data_shapes.add_object("data", &data).map_err(in_data)?;
+        let data = if data.is_empty() { None } else { Some(convert_object(&data).map_err(in_data)?) };
+        let names = Names::new().map_err(in_all)?;
+        Ok(Self { shared: Arc::new(Shared { data, data_shapes, entities, names, rules, slices, rest }) })
+    }
+
+    pub(crate) fn decider(&self) -> CedarDecider {
+        CedarDecider { authorizer: Authorizer::new(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// Validates policies against a schema; gives its actions with their groups.
+fn validate(source: &str, policies: &[(Policy, bool)]) -> Result<Entities, String> {
+    let (schema, _warnings) = Schema::from_cedarschema_str(source).map_err(|error| error.to_string())?;
+    let entities = schema.action_entities().map_err(|error| error.to_string())?;
+    let all = PolicySet::from_policies(policies.iter().map(|(policy, _)| policy.clone()));
+    let all = all.map_err(|error| error.to_string())?;
+    let result = Validator::new(schema).validate(&all, ValidationMode::Strict);
+    let mut errors: Vec<String> = result.validation_errors().map(ToString::to_string).collect();
+    errors.sort();
+    if errors.is_empty() { Ok(entities) } else { Err(errors.join("; ")) }
+}
+
+impl Names {
+    fn new() -> Result<Self, String> {
+        let name = |text: &str| text.parse::<EntityTypeName>().map_err(|error| error.to_string());
+        Ok(Self {
+            agent: name("Agent")?,
+            model: EntityUid::from_type_name_and_id(name("Model::Action")?, EntityId::new("call")),
+            run: name("Run")?,
+            sub_agent: EntityUid::from_type_name_and_id(name("SubAgent::Action")?, EntityId::new("start")),
+            tool: name("Tool::Action")?,
+        })
+    }
+}
+
+impl Rule {
+    fn read(policy: &Policy) -> Result<Self, String> {
+        let id = policy.annotation("id").filter(|id| !id.is_empty());
+        let id = id.ok_or_else(|| format!("{}: every policy needs @id(\"...\")", policy.id()))?;
+        let rule: Text<128> = id.parse().map_err(|_| format!("@id({id:?}) is longer than 128 bytes"))?;
+        let reason = policy.annotation("reason").map(Text::cut);
+        let hold = match (policy.annotation("hold"), policy.annotation("seconds")) {
+            (None, None) => None,
+            (Some(_), Some(_)) if policy.effect() != CedarEffect::Forbid => {
+                return Err(format!("{id}: @hold belongs to a forbid policy"));
+            }
+            (Some(role), Some(seconds)) => {
+                let role: Word = role.parse().map_err(|error| format!("{id}: @hold: {error}"))?;
+                let seconds = seconds.parse().ok().filter(|seconds| (1..=HOLD_SECONDS_MAX).contains(seconds));
+                let seconds = seconds.ok_or_else(|| {
+                    format!("{id}: @seconds is not an integer from 1 to {HOLD_SECONDS_MAX}")
+                })?;
+                Some(HoldFor { role, seconds })
+            }
+            _ => return Err(format!("{id}: @hold and @seconds belong together")),
+        };
+        Ok(Self { fired: Fired { rule, reason }, hold })
+    }
+}
+
+impl Slice {
+    /// The policies whose scope can match `action`, or, without one, an action that no scope names. With `groups` an
+    /// action may be in a listed group, so lists match whatever the action.
+    fn of(policies: &[(Policy, bool)], action: Option<&EntityUid>, groups: bool) -> Result<Self, String> {
+        let concerns = |policy: &Policy| match policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::In(list) => groups || action.is_some_and(|action| list.contains(action)),
+            ActionConstraint::Eq(only) => Some(&only) == action,
+        };
+        let mut slice = Self::default();
+        for (policy, holds) in policies.iter().filter(|(policy, _)| concerns(policy)) {
+            let set = if *holds { &mut slice.holds } else { &mut slice.base };
+            set.add(policy.clone()).map_err(|error| error.to_string())?;
+        }
+        Ok(slice)
+    }
+}
+
+impl CedarDecider {
+    /// The verdict, or why the evaluation failed.
+    pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
+        let request = self.shared.request(input)?;
+        let action = request.action().ok_or("the request has no action")?;
+        let slice = self.shared.slices.get(action).unwrap_or(&self.shared.rest);
+        let (decision, fired) = self.evaluate(&request, &slice.base)?;
+        let fired: Vec<Fired> = fired.into_iter().map(|rule| rule.fired.clone()).collect();
+        if decision == Decision::Deny {
+            return Ok(Verdict::combine(fired, Vec::new(), Vec::new()));
+        }
+        let mut holds = Vec::new();
+        if !slice.holds.is_empty() {
+            let (_, held) = self.evaluate(&request, &slice.holds)?;
+            for Rule { fired, hold } in held {
+                let hold = hold.clone().ok_or("a hold without a role")?;
+                holds.push(FiredHold { fired: fired.clone(), hold });
+            }
+        }
+        Ok(Verdict::combine(Vec::new(), holds, fired))
+    }
+
+    fn evaluate(&self, request: &Request, policies: &PolicySet) -> Result<(Decision, Vec<&Rule>), String> {
+        let response = self.authorizer.is_authorized(request, policies, &self.shared.entities);
+        let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        if !errors.is_empty() {
+            // Cedar says nothing of their order.
+            errors.sort();
+            return Err(errors.join("; "));
+        }
+        let rule = |id: &PolicyId| self.shared.rules.get::<str>(id.as_ref()).ok_or("an unknown policy fired");
+        let fired = response.diagnostics().reason().map(rule).collect::<Result<_, _>>()?;
+        Ok((response.decision(), fired))
+    }
+}
+
+impl Shared {
+    fn request(&self, input: &[u8]) -> Result<Request, String> {
+        let mut input = json::read_object(input).map_err(|why| format!("the policy input: {why}"))?;
+        let mut call = take_object(&mut input, "call")?;
+        let kind = take_text(&call, "kind")?;
+        let action = match kind.as_str() {
+            "agent" => self.names.sub_agent.clone(),
+            "model" => self.names.model.clone(),
+            "tool" => EntityUid::from_type_name_and_id(
+                self.names.tool.clone(),
+                EntityId::new(take_text(&call, "name")?),
+            ),
+            _ => return Err("the policy input: an unknown kind of call".to_owned()),
+        };
+        let agent = EntityId::new(take_text(&input, "agent")?);
+        let args = call.remove("args");
+        let facts = take_object(&mut input, "facts")?;
+        let run = take_object(&mut input, "run")?;
+        let run_id = EntityId::new(take_text(&run, "id")?);
+
+        let mut shapes = self.data_shapes.clone();
+        shapes.add_object("facts", &facts)?;
+        let mut context = vec![
+            ("call".to_owned(), convert_object(&call)?),
+            ("facts".to_owned(), convert_object(&facts)?),
+            ("run".to_owned(), convert_object(&run)?),
+        ];
+        if let Some(args) = &args {
+            shapes.add("args", args)?;
+            context.extend(convert(args)?.map(|args| ("args".to_owned(), args)));
+        }
+        let time = input.get("time").map(convert).transpose()?.flatten();
+        context.extend(time.map(|time| ("time".to_owned(), time)));
+        context.extend(self.data.clone().map(|data| ("data".to_owned(), data)));
+        context.extend(shapes.into_records()?);
+        let context = Context::from_pairs(context).map_err(|error| error.to_string())?;
+        let principal = EntityUid::from_type_name_and_id(self.names.agent.clone(), agent);
+        let resource = EntityUid::from_type_name_and_id(self.names.run.clone(), run_id);
+        Request::new(principal, action, resource, context, None).map_err(|error| error.to_string())
+    }
+}
+
+fn take_object(object: &mut Map<String, Value>, name: &str) -> Result<Map<String, Value>, String> {
+    match object.remove(name) {
+        Some(Value::Object(member)) => Ok(member),
+        _ => Err(format!("the policy input: {name} is not an object")),
+    }
+}
+
+fn take_text(object: &Map<String, Value>, name: &str) -> Result<String, String> {
+    let text = object.get(name).and_then(Value::as_str);
+    text.map(str::to_owned).ok_or_else(|| format!("the policy input: {name} is not a string"))
+}

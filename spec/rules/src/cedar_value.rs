@@ -1,0 +1,213 @@
+//! JSON as Cedar values, and the helpers that make its arrays and objects usable in Cedar.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::RestrictedExpression as Expr;
+use serde_json::{Map, Number, Value};
+
+/// Elements of an array that are reachable by position.
+pub(crate) const ITEMS_MAX: usize = 16;
+
+/// Most decimals of a number, the bound of Cedar's `decimal`.
+const DECIMALS_MAX: usize = 4;
+
+/// A JSON value as Cedar sees it; `None` for null, which Cedar does not have.
+///
+/// # Errors
+/// When a number is neither a 64-bit signed integer nor a decimal of at most four decimals.
+pub(crate) fn convert(value: &Value) -> Result<Option<Expr>, String> {
+    Ok(Some(match value {
+        Value::Null => return Ok(None),
+        Value::Bool(value) => Expr::new_bool(*value),
+        Value::Number(number) => convert_number(number)?,
+        Value::String(text) => Expr::new_string(text.clone()),
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(convert).collect::<Result<_, _>>()?;
+            Expr::new_set(items.into_iter().flatten())
+        }
+        Value::Object(members) => convert_object(members)?,
+    }))
+}
+
+/// A JSON object as a record, without the members that are null.
+///
+/// # Errors
+/// As for [`convert`].
+pub(crate) fn convert_object(members: &Map<String, Value>) -> Result<Expr, String> {
+    let mut record = Vec::with_capacity(members.len());
+    for (name, member) in members {
+        if let Some(member) = convert(member)? {
+            record.push((name.clone(), member));
+        }
+    }
+    Expr::new_record(record).map_err(|error| error.to_string())
+}
+
+fn convert_number(number: &Number) -> Result<Expr, String> {
+    if let Some(integer) = number.as_i64() {
+        return Ok(Expr::new_long(integer));
+    }
+    // Rust prints the shortest digits that give the same number, without an exponent.
+    let text = number.as_f64().filter(|_| number.is_f64()).map(|decimal| decimal.to_string());
+    let text = text.ok_or_else(|| format!("the integer {number} does not fit 64 bits"))?;
+    match text.split_once('.') {
+        None => {
+            text.parse().map(Expr::new_long).map_err(|_| format!("the number {number} does not fit 64 bits"))
+        }
+        Some((whole, decimals)) => {
+            // Cedar's decimal is a 64-bit integer of ten-thousandths; -922337203685477 and beyond is cut off safely.
+            let fits = decimals.len() <= DECIMALS_MAX && whole.trim_start_matches('-').len() <= 14;
+            if !fits {
+                return Err(format!(
+                    "the number {number} has more than four decimals or is too large for a decimal"
+                ));
+            }
+            Ok(Expr::new_decimal(text))
+        }
+    }
+}
+
+/// What Cedar cannot ask of sets and records, by path: see [`crate::cedar`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shapes {
+    /// Number of elements of an array.
+    count: BTreeMap<String, i64>,
+    /// Names of an object's members.
+    keys: BTreeMap<String, BTreeSet<String>>,
+    /// Values of one member over an array's objects.
+    columns: BTreeMap<String, Vec<Expr>>,
+    /// Elements of an array.
+    items: BTreeMap<String, Expr>,
+}
+
+impl Shapes {
+    /// Adds the arrays and objects that are reached from `value` through objects alone.
+    ///
+    /// # Errors
+    /// As for [`convert`].
+    pub(crate) fn add(&mut self, path: &str, value: &Value) -> Result<(), String> {
+        match value {
+            Value::Array(items) => {
+                self.count
+                    .insert(path.to_owned(), i64::try_from(items.len()).map_err(|error| error.to_string())?);
+                for (position, item) in items.iter().enumerate() {
+                    if let (true, Some(item)) = (position < ITEMS_MAX, convert(item)?) {
+                        self.items.insert(format!("{path}[{position}]"), item);
+                    }
+                    for (name, member) in
+                        item.as_object().into_iter().flatten().filter(|(name, _)| is_plain(name))
+                    {
+                        self.columns.entry(format!("{path}.{name}")).or_default().extend(convert(member)?);
+                    }
+                }
+                Ok(())
+            }
+            Value::Object(members) => self.add_object(path, members),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds an object, as [`Shapes::add`] does.
+    ///
+    /// # Errors
+    /// As for [`convert`].
+    pub(crate) fn add_object(&mut self, path: &str, members: &Map<String, Value>) -> Result<(), String> {
+        self.keys.insert(path.to_owned(), members.keys().cloned().collect());
+        for (name, member) in members.iter().filter(|(name, _)| is_plain(name)) {
+            self.add(&format!("{path}.{name}"), member)?;
+        }
+        Ok(())
+    }
+
+    /// The four records.
+    ///
+    /// # Errors
+    /// Never, as names in a map are unique; Cedar's constructor says otherwise.
+    pub(crate) fn into_records(self) -> Result<[(String, Expr); 4], String> {
+        let record = |name: &str, members: Vec<(String, Expr)>| match Expr::new_record(members) {
+            Ok(record) => Ok((name.to_owned(), record)),
+            Err(error) => Err(error.to_string()),
+        };
+        let names = |names: BTreeSet<String>| Expr::new_set(names.into_iter().map(Expr::new_string));
+        Ok([
+            record("count", self.count.into_iter().map(|(path, n)| (path, Expr::new_long(n))).collect())?,
+            record("keys", self.keys.into_iter().map(|(path, keys)| (path, names(keys))).collect())?,
+            record(
+                "columns",
+                self.columns.into_iter().map(|(path, column)| (path, Expr::new_set(column))).collect(),
+            )?,
+            record("items", self.items.into_iter().collect())?,
+        ])
+    }
+}
+
+/// Whether a name can be part of a path without making two paths look alike.
+fn is_plain(name: &str) -> bool {
+    !name.contains(['.', '[', ']'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+    use cedar_policy::Context;
+    use proptest::prelude::*;
+
+    fn number(text: &str) -> Result<Option<Expr>, String> {
+        convert(&json::read(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn numbers() {
+        for fine in ["0", "-9223372036854775808", "5.0", "0.1", "-12.3456", "99999999999999.5"] {
+            let value = number(fine).unwrap().unwrap();
+            assert!(Context::from_pairs([("n".to_owned(), value)]).is_ok(), "{fine}");
+        }
+        for bad in ["18446744073709551615", "0.00001", "1.23456", "1e-7", "999999999999999.5"] {
+            assert!(number(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_would_make_paths_alike_have_none() {
+        let value = json::read(br#"{"a.b":[1],"a":{"b":[1,2]},"c[0]":[1]}"#).unwrap();
+        let mut shapes = Shapes::default();
+        shapes.add("args", &value).unwrap();
+        assert_eq!(shapes.count.into_iter().collect::<Vec<_>>(), [("args.a.b".to_owned(), 2)]);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(|n| Value::Number(n.into())),
+            any::<u64>().prop_map(|n| Value::Number(n.into())),
+            any::<f64>().prop_map(|n| Number::from_f64(n).map_or(Value::Null, Value::Number)),
+            (-1_000_000..1_000_000_i32).prop_map(|n| {
+                Number::from_f64(f64::from(n) / 10_000.0).map_or(Value::Null, Value::Number)
+            }),
+            ".{0,8}".prop_map(Value::String),
+        ];
+        leaf.prop_recursive(5, 64, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::Array),
+                proptest::collection::btree_map("[a-c.\\[]{0,3}", inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn conversion_never_panics_and_gives_a_context(value in any_json()) {
+            let mut shapes = Shapes::default();
+            let parts = shapes.add("args", &value).and_then(|()| convert(&value));
+            if let Ok(converted) = parts {
+                let mut pairs = shapes.into_records().unwrap().to_vec();
+                pairs.extend(converted.map(|value| ("args".to_owned(), value)));
+                prop_assert!(Context::from_pairs(pairs).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Facts: what tools have reported earlier in a run, remembered for the policy.
+//!
+//! `facts.toml` lists which results to remember:
+//!
+//! ```toml
+//! [[fact]]
+//! name = "reservation"              # facts.reservation in the policy
+//! tool = "get_reservation_details"  # remembered when a call of this tool succeeds with a JSON object
+//! key = "reservation_id"            # under the value of this argument, or else of this member of the result
+//! latest = false                    # true: a call without this argument sees the most recent one
+//! ```
+//!
+//! Several entries may share a name, when several tools report the same thing; they then share `key` and `latest`.
+//! A policy so relies on what tools reported, not on what the model claims.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::bundle::CompileError;
+use crate::json;
+
+/// Largest result in bytes that is remembered; a larger one makes the policy see none: 64 KiB.
+pub const FACT_BYTES_MAX: usize = 64 << 10;
+
+/// Most results remembered under one name; the oldest is forgotten first.
+pub const FACTS_PER_NAME_MAX: usize = 64;
+
+/// One entry of `facts.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactRule {
+    /// Name of the fact in policies.
+    pub name: String,
+    /// The tool whose results are remembered.
+    pub tool: String,
+    /// The argument that tells results apart.
+    pub key: String,
+    /// Whether a call without this argument sees the most recent result.
+    #[serde(default)]
+    pub latest: bool,
+}
+
+/// Reads `facts.toml`.
+pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<FactRule>, CompileError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        #[serde(default)]
+        fact: Vec<FactRule>,
+    }
+    let invalid = |why: String| CompileError::Setting { file: file.to_owned(), why };
+    let rules = toml::from_str::<File>(text).map_err(|error| invalid(error.to_string()))?.fact;
+    for (position, rule) in rules.iter().enumerate() {
+        if [&rule.name, &rule.tool, &rule.key].into_iter().any(String::is_empty) {
+            return Err(invalid(format!("fact {position}: name, tool and key must not be empty")));
+        }
+        let same = |other: &&FactRule| other.name == rule.name;
+        if let Some(first) = rules.iter().find(same) {
+            if (&first.key, first.latest) != (&rule.key, rule.latest) {
+                return Err(invalid(format!("fact {:?}: key and latest differ between entries", rule.name)));
+            }
+        }
+        if rules.iter().filter(|other| (&other.name, &other.tool) == (&rule.name, &rule.tool)).count() > 1 {
+            return Err(invalid(format!("fact {:?}: tool {:?} is listed twice", rule.name, rule.tool)));
+        }
+    }
+    Ok(rules)
+}
+
+/// The facts of one run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Facts {
+    /// By name: key and result, the most recent last.
+    remembered: BTreeMap<String, VecDeque<(String, Value)>>,
+}
+
+impl Facts {
+    /// Takes in the result of a tool call that ended well.
+    pub(crate) fn learn(
+        &mut self,
+        rules: &[FactRule],
+        tool: &str,
+        args: Option<&Map<String, Value>>,
+        result: &[u8],
+    ) {
+        for rule in rules.iter().filter(|rule| rule.tool == tool) {
+            let small = result.len() <= FACT_BYTES_MAX;
+            let report = if small { json::read_object(result).ok() } else { None };
+            let argument = args.and_then(|args| args.get(&rule.key));
+            let member = report.as_ref().and_then(|report| report.get(&rule.key));
+            let Some(key) = argument.or(member).and_then(key_text) else { continue };
+            let of_name = self.remembered.entry(rule.name.clone()).or_default();
+            // What was known is out of date, even where the new report cannot be remembered.
+            of_name.retain(|(known, _)| *known != key);
+            if let Some(report) = report {
+                of_name.push_back((key, json::sorted(Value::Object(report))));
+            }
+            if of_name.len() > FACTS_PER_NAME_MAX {
+                of_name.pop_front();
+            }
+        }
+    }
+
+    /// The facts that a call with these arguments sees.
+    pub(crate) fn seen_by(
+        &self,
+        rules: &[FactRule],
+        args: Option<&Map<String, Value>>,
+    ) -> BTreeMap<String, Value> {
+        let mut seen = BTreeMap::new();
+        for rule in rules {
+            let Some(known) = self.remembered.get(&rule.name) else { continue };
+            let fact = match args.and_then(|args| args.get(&rule.key)) {
+                Some(value) => key_text(value).and_then(|key| known.iter().find(|(name, _)| *name == key)),
+                None if rule.latest => known.back(),
+                None => None,
+            };
+            if let Some((_, report)) = fact {
+                seen.insert(rule.name.clone(), report.clone());
+            }
+        }
+        seen
+    }
+}
+
+/// Only strings, numbers and booleans tell results apart.
+fn key_text(value: &Value) -> Option<String> {
+    matches!(value, Value::String(_) | Value::Number(_) | Value::Bool(_)).then(|| json::print(value))
+}

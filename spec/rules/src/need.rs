@@ -1,0 +1,46 @@
+//! What a call needs at most and what it was billed: the same sums for kernel and auditor.
+
+use sift_spec::meter::{Amounts, Meter, Usage};
+use sift_spec::record::{Refusal, Unpriced};
+
+use crate::bundle::PolicyBundle;
+use crate::input::CallInput;
+
+impl PolicyBundle {
+    /// The worst case of a call, to be reserved before it: one call, or one sub-agent; for a model also the tokens of
+    /// every class at their bound, and the money at the dearest class and tier.
+    ///
+    /// # Errors
+    /// [`Refusal::Unpriced`] when the budget limits money and the model has no price, or one beyond all bounds.
+    pub fn need(&self, call: &CallInput) -> Result<Amounts, Refusal> {
+        let CallInput::Model { input_tokens, max_output, model, provider } = call else {
+            let meter =
+                if matches!(call, CallInput::Agent { .. }) { Meter::Agents } else { Meter::ToolCalls };
+            return Ok(Amounts::ZERO.with(meter, 1));
+        };
+        let tokens = Amounts::ZERO
+            .with(Meter::ModelCalls, 1)
+            .with(Meter::CacheReadTokens, *input_tokens)
+            .with(Meter::CacheWriteTokens, *input_tokens)
+            .with(Meter::InputTokens, *input_tokens)
+            .with(Meter::OutputTokens, *max_output)
+            .with(Meter::ReasoningTokens, *max_output)
+            .with(Meter::Tokens, input_tokens.saturating_add(*max_output));
+        match self.prices().worst_case(provider.as_str(), model.as_str(), *input_tokens, *max_output) {
+            Some(money) => Ok(tokens.with(Meter::MicroUsd, money.get())),
+            None if self.budget().limits_money() => Err(Refusal::Unpriced(Unpriced { model: model.clone() })),
+            None => Ok(tokens),
+        }
+    }
+
+    /// What a model call is settled with, once its usage is known: tokens by class, their sum, and the money at the
+    /// price of the model that was asked for. No money where the model has no price.
+    #[must_use]
+    pub fn billed(&self, provider: &str, model: &str, usage: &Usage) -> Amounts {
+        let tokens = usage.amounts().with(Meter::ModelCalls, 1);
+        match self.prices().cost(provider, model, usage) {
+            Some(money) => tokens.with(Meter::MicroUsd, money.get()),
+            None => tokens,
+        }
+    }
+}

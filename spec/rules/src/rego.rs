@@ -1,0 +1,231 @@
+//! Policies in Rego.
+//!
+//! Package `sift` holds partial sets of objects; other packages are libraries:
+//!
+//! ```rego
+//! package sift
+//!
+//! allow contains {"rule": "read"} if input.call.name in {"search", "get_user"}
+//! deny contains {"rule": "amount", "reason": "above 500"} if input.call.args.amount > 500
+//! hold contains {"rule": "refund", "reason": "a person decides", "role": "supervisor", "seconds": 900} if {
+//!     input.call.name == "refund"
+//! }
+//! ```
+//!
+//! `input` is the [`crate::PolicyInput`], `data` the bundle's `data.json`. `rule` is required; `reason` is required in
+//! `deny` and `hold`; `role` and `seconds` are required in `hold`; other members are errors.
+//!
+//! Stricter than OPA, so that no rule fails silently: a builtin or operator applied to values that it does not take, a
+//! division by zero, and a comparison by order of values of different types are evaluation errors, and so denials. Some
+//! constructs are compile errors: several definitions of a rule or function that are not one constant (write `else`),
+//! rules and comprehensions that build objects, lookups by computed paths that may meet rules, and builtins with clock,
+//! randomness, network, output, or a result out of all proportion (`numbers.range`). As in OPA, looking into a member
+//! that is not there, or into a value that has no members, is undefined and no error: a `deny` that must hold whatever
+//! the arguments are checks their types first.
+//!
+//! An evaluation takes at most [`INSTRUCTIONS_MAX`] instructions of the virtual machine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use regorus::languages::rego::compiler::Compiler;
+use regorus::rvm::RegoVM;
+use regorus::rvm::program::Program;
+use regorus::{Engine, Value};
+use sift_spec::types::{Text, Word};
+
+use crate::bundle::CompileError;
+use crate::json;
+use crate::rego_strict::{failed_in, harden};
+use crate::verdict::{Fired, FiredHold, HOLD_SECONDS_MAX, HoldFor, Verdict};
+
+/// Engine and version that decides.
+pub const ENGINE: &str = "rego/regorus-0.14.1";
+
+/// Most instructions of the virtual machine in one decision.
+pub const INSTRUCTIONS_MAX: usize = 500_000;
+
+/// Most rules that may fire in one decision.
+const FIRED_MAX: usize = 1024;
+
+/// Package of the one entry point, and so not available to policies.
+const ENTRY_PACKAGE: &str = "sift_entry";
+const ENTRY_POINT: &str = "data.sift_entry.verdict";
+
+/// The partial sets of package `sift`.
+const SETS: [&str; 3] = ["allow", "deny", "hold"];
+
+/// A compiled Rego policy.
+#[derive(Debug)]
+pub(crate) struct RegoPolicy {
+    data: Value,
+    program: Arc<Program>,
+}
+
+/// A virtual machine with the policy in it.
+#[derive(Debug)]
+pub(crate) struct RegoDecider {
+    data: Value,
+    program: Arc<Program>,
+    vm: RegoVM,
+}
+
+impl RegoPolicy {
+    pub(crate) fn compile(
+        files: &BTreeMap<&str, &str>,
+        data: serde_json::Value,
+    ) -> Result<Self, CompileError> {
+        let in_file = |file: &str, why: String| CompileError::Policy { file: file.to_owned(), why };
+        let all: Vec<&str> = files.keys().copied().collect();
+        let in_all = |why: String| in_file(&all.join(", "), why);
+        let data_json = json::print(&data);
+        let data =
+            Value::from_json_str(&data_json).map_err(|error| in_file("data.json", error.to_string()))?;
+
+        let mut engine = Engine::new();
+        engine.set_strict_builtin_errors(true);
+        for (file, source) in files {
+            let package = engine
+                .add_policy((*file).to_owned(), (*source).to_owned())
+                .map_err(|error| in_file(file, error.to_string()))?;
+            if package.split('.').nth(1) == Some(ENTRY_PACKAGE) {
+                return Err(in_file(file, format!("the package {ENTRY_PACKAGE} is taken")));
+            }
+        }
+        let declared: Vec<&str> = SETS.into_iter().filter(|set| declares(&engine, &all, set)).collect();
+        if declared.is_empty() {
+            return Err(in_all("package sift has none of the rules allow, deny and hold".to_owned()));
+        }
+        let members: Vec<String> = declared.iter().map(|set| format!("{set:?}: data.sift.{set}")).collect();
+        let entry = format!("package {ENTRY_PACKAGE}\n\nverdict := {{{}}}\n", members.join(", "));
+        engine.add_policy(ENTRY_PACKAGE.to_owned(), entry).map_err(|error| in_all(error.to_string()))?;
+
+        let compiled =
+            engine.compile_with_entrypoint(&ENTRY_POINT.into()).map_err(|error| in_all(error.to_string()))?;
+        let program = Compiler::compile_from_policy(&compiled, &[ENTRY_POINT])
+            .map_err(|error| in_all(error.to_string()))?;
+        let mut program = Arc::unwrap_or_clone(program);
+        harden(&mut program).map_err(in_all)?;
+        program.validate_limits().map_err(in_all)?;
+        let policy = Self { data, program: Arc::new(program) };
+        // Rules and data that meet under one path are found here.
+        machine(&policy.program, &policy.data).map_err(|error| in_file("data.json", error))?;
+        Ok(policy)
+    }
+
+    pub(crate) fn decider(&self) -> RegoDecider {
+        // The data fitted when the policy was compiled; a machine without it would find its rules undefined and deny.
+        let vm = machine(&self.program, &self.data).unwrap_or_default();
+        RegoDecider { data: self.data.clone(), program: Arc::clone(&self.program), vm }
+    }
+}
+
+/// Whether package `sift` has this rule. Paths that the engine cannot place are left to the compiler to refuse.
+fn declares(engine: &Engine, files: &[&str], set: &str) -> bool {
+    let path = format!("data.sift.{set}");
+    files.iter().any(|file| engine.has_declared_rule_rooted_at(file, &path).unwrap_or(false))
+}
+
+fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {
+    let mut vm = RegoVM::new();
+    vm.load_program(Arc::clone(program));
+    vm.set_max_instructions(INSTRUCTIONS_MAX);
+    vm.set_strict_builtin_errors(true);
+    vm.set_data(data.clone()).map_err(|error| error.to_string())?;
+    Ok(vm)
+}
+
+impl RegoDecider {
+    /// The verdict, or why the evaluation failed.
+    pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
+        let input = std::str::from_utf8(input).map_err(|_| "the policy input is not UTF-8".to_owned())?;
+        let input = Value::from_json_str(input).map_err(|_| "the policy input is not JSON".to_owned())?;
+        if input.as_object().is_err() {
+            return Err("the policy input is not a JSON object".to_owned());
+        }
+        self.vm.set_input(input);
+        let answer = self.vm.execute_entry_point_by_name(ENTRY_POINT);
+        self.vm.set_input(Value::Undefined);
+        match answer {
+            Ok(answer) => read(&answer),
+            Err(error) => {
+                // A machine that stopped half way is not used again.
+                self.vm = machine(&self.program, &self.data).unwrap_or_default();
+                Err(match failed_in(&error) {
+                    Some(name) => format!("{name} was applied to values that it does not take"),
+                    None => error.to_string(),
+                })
+            }
+        }
+    }
+}
+
+/// Reads the answer of the entry point: an object of the declared sets.
+fn read(answer: &Value) -> Result<Verdict, String> {
+    let answer = answer.as_object().map_err(|_| "the policy has no answer".to_owned())?;
+    let (mut allow, mut deny, mut hold) = (Vec::new(), Vec::new(), Vec::new());
+    for set in SETS {
+        let Some(fired) = answer.get(&Value::from(set)) else { continue };
+        let fired = fired.as_set().map_err(|_| format!("{set} is not a set"))?;
+        if fired.len() > FIRED_MAX {
+            return Err(format!("{set} holds more than {FIRED_MAX} rules"));
+        }
+        for element in fired.iter() {
+            let element = Element::read(element).map_err(|why| format!("an element of {set}: {why}"))?;
+            match (set, element) {
+                ("allow", Element { rule, reason, hold: None }) => allow.push(Fired { rule, reason }),
+                ("deny", Element { rule, reason: Some(reason), hold: None }) => {
+                    deny.push(Fired { rule, reason: Some(reason) });
+                }
+                ("hold", Element { rule, reason: Some(reason), hold: Some(held) }) => {
+                    hold.push(FiredHold { fired: Fired { rule, reason: Some(reason) }, hold: held });
+                }
+                (_, Element { rule, .. }) => {
+                    return Err(format!(
+                        "the element of {set} with the rule {rule:?} lacks members or has too many"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(Verdict::combine(deny, hold, allow))
+}
+
+/// An element of one of the sets.
+struct Element {
+    rule: Text<128>,
+    reason: Option<Text<512>>,
+    hold: Option<HoldFor>,
+}
+
+impl Element {
+    fn read(value: &Value) -> Result<Self, String> {
+        let object = value.as_object().map_err(|_| "not an object".to_owned())?;
+        let member = |name: &str| object.get(&Value::from(name));
+        let text = |name: &str| match member(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_ref())),
+            Some(_) => Err(format!("{name} is not a string")),
+        };
+        let known = ["rule", "reason", "role", "seconds"];
+        if object.len() != known.into_iter().filter(|name| member(name).is_some()).count() {
+            return Err("an unknown member".to_owned());
+        }
+        let rule = text("rule")?.filter(|rule| !rule.is_empty()).ok_or("no rule")?;
+        let rule = rule.parse().map_err(|_| "rule is longer than 128 bytes")?;
+        // A reason is for people, and so cut rather than refused.
+        let reason = text("reason")?.map(Text::cut);
+        let hold = match (text("role")?, member("seconds")) {
+            (None, None) => None,
+            (Some(role), Some(seconds)) => {
+                let role: Word = role.parse().map_err(|error| format!("role: {error}"))?;
+                let seconds =
+                    seconds.as_u64().ok().filter(|seconds| (1..=HOLD_SECONDS_MAX).contains(seconds));
+                let seconds = seconds.ok_or("seconds is not an integer from 1 to 604800")?;
+                Some(HoldFor { role, seconds })
+            }
+            _ => return Err("role and seconds belong together".to_owned()),
+        };
+        Ok(Self { rule, reason, hold })
+    }
+}

@@ -1,0 +1,120 @@
+//! The state of a run: what happened in it, folded into the counters and facts that policies see.
+//!
+//! Kernel and auditor fold the same records and payloads in the same order and so get the same inputs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sift_spec::record::{Effect, Status};
+use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
+
+use crate::fact::{FactRule, Facts};
+use crate::input::{CallCounts, CallInput, PolicyInput, RunInput, ToolCounts};
+
+/// Most tools listed in a run's counts that never had a call let through: names come from the model.
+pub const DENIED_TOOLS_MAX: usize = 64;
+
+/// What happened in a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunState {
+    agent: AgentName,
+    calls: CallCounts,
+    depth: u32,
+    facts: Facts,
+    labels: BTreeMap<Word, Text<256>>,
+    last_tool: Option<Text<128>>,
+    rules: Arc<[FactRule]>,
+    run: RunId,
+    started: UnixMillis,
+    tools: BTreeMap<Text<128>, ToolCounts>,
+}
+
+impl RunState {
+    /// The state after a run's `open` record: its agent, run, depth (0 without parent), time and labels, and the
+    /// facts of the bundle that decides.
+    #[must_use]
+    pub fn new(
+        agent: AgentName,
+        run: RunId,
+        depth: u32,
+        started: UnixMillis,
+        labels: BTreeMap<Word, Text<256>>,
+        rules: &[FactRule],
+    ) -> Self {
+        Self {
+            agent,
+            calls: CallCounts::default(),
+            depth,
+            facts: Facts::default(),
+            labels,
+            last_tool: None,
+            rules: rules.into(),
+            run,
+            started,
+            tools: BTreeMap::new(),
+        }
+    }
+
+    /// What a policy sees of a call that is proposed now. `seq` is the position that its intent will have.
+    #[must_use]
+    pub fn input(&self, call: CallInput, seq: Seq, time: UnixMillis) -> PolicyInput {
+        let args = call.as_tool().and_then(|(_, args)| args);
+        PolicyInput {
+            agent: self.agent.clone(),
+            facts: self.facts.seen_by(&self.rules, args),
+            run: RunInput {
+                calls: self.calls,
+                depth: self.depth,
+                id: self.run,
+                labels: self.labels.clone(),
+                last_tool: self.last_tool.clone(),
+                seq,
+                started: self.started,
+                tools: self.tools.clone(),
+            },
+            time,
+            call,
+        }
+    }
+
+    /// Takes in an `intent` record; `effect` is [`sift_spec::record::Intent::effect`], which knows of budget refusals.
+    pub fn on_intent(&mut self, call: &CallInput, effect: Effect) {
+        let passed = effect != Effect::Deny;
+        let count = match (passed, call) {
+            (false, _) => &mut self.calls.denied,
+            (true, CallInput::Agent { .. }) => &mut self.calls.agent,
+            (true, CallInput::Model { .. }) => &mut self.calls.model,
+            (true, CallInput::Tool { .. }) => &mut self.calls.tool,
+        };
+        add_one(count);
+        if effect == Effect::Hold {
+            add_one(&mut self.calls.held);
+        }
+        let CallInput::Tool { name, .. } = call else { return };
+        if passed {
+            self.last_tool = Some(name.clone());
+            add_one(&mut self.tools.entry(name.clone()).or_default().allowed);
+        } else if let Some(counts) = self.tools.get_mut(name) {
+            add_one(&mut counts.denied);
+        } else if self.tools.values().filter(|counts| counts.allowed == 0).count() < DENIED_TOOLS_MAX {
+            self.tools.insert(name.clone(), ToolCounts { denied: 1, ..ToolCounts::default() });
+        }
+    }
+
+    /// Takes in the `outcome` record of a call, with the exact bytes of its result; empty where there are none.
+    pub fn on_outcome(&mut self, call: &CallInput, status: Status, result: &[u8]) {
+        let CallInput::Tool { name, args, .. } = call else { return };
+        if status != Status::Ok {
+            return;
+        }
+        if let Some(counts) = self.tools.get_mut(name) {
+            add_one(&mut counts.ok);
+        }
+        self.facts.learn(&self.rules, name.as_str(), args.as_ref(), result);
+    }
+}
+
+/// A run has fewer than 2^53 records, so a count cannot overflow; it would stand still rather than wrap.
+const fn add_one(count: &mut u64) {
+    *count = count.saturating_add(1);
+}

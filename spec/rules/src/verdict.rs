@@ -1,0 +1,153 @@
+//! What a policy says about one call.
+
+use serde::{Deserialize, Serialize};
+use sift_spec::record::{Effect, LIST_MAX};
+use sift_spec::types::{Text, Word};
+
+/// The rule of a denial that no rule of the policy asked for: nothing allowed the call.
+pub const DEFAULT_DENY: &str = "sift.default-deny";
+
+/// The rule of a denial because the policy could not be evaluated.
+pub const EVALUATION_ERROR: &str = "sift.evaluation-error";
+
+/// The rule of a denial because rules asked for approvals by different roles.
+pub const CONFLICTING_HOLDS: &str = "sift.conflicting-holds";
+
+/// Longest time in seconds that a call may wait for an approval: seven days.
+pub const HOLD_SECONDS_MAX: u64 = 7 * 24 * 3600;
+
+/// What a policy says about one call. Equal bundle and equal input bytes give an equal verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Allow, deny or hold.
+    pub effect: Effect,
+    /// Who must approve, and how soon; present exactly when the effect is `hold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldFor>,
+    /// Names of the rules that decided: sorted, each once, at most 64.
+    pub rules: Vec<Text<128>>,
+    /// Why, in words for people, in the order of the rules and each once, at most 64.
+    pub reasons: Vec<Text<512>>,
+}
+
+/// Who must approve a held call, and within which time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldFor {
+    /// The role of the approver.
+    pub role: Word,
+    /// Seconds from the decision to the deadline, from 1 to [`HOLD_SECONDS_MAX`].
+    pub seconds: u64,
+}
+
+/// A rule that fired.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Fired {
+    pub(crate) rule: Text<128>,
+    pub(crate) reason: Option<Text<512>>,
+}
+
+/// A rule that asks for an approval.
+#[derive(Debug, Clone)]
+pub(crate) struct FiredHold {
+    pub(crate) fired: Fired,
+    pub(crate) hold: HoldFor,
+}
+
+impl Verdict {
+    /// A denial by [`EVALUATION_ERROR`].
+    #[must_use]
+    pub fn evaluation_error(why: &str) -> Self {
+        Self::single(Effect::Deny, EVALUATION_ERROR, why)
+    }
+
+    /// The verdict on which both engines agree: any denial, else any hold, else any permission, else a denial.
+    pub(crate) fn combine(deny: Vec<Fired>, hold: Vec<FiredHold>, allow: Vec<Fired>) -> Self {
+        if !deny.is_empty() {
+            return Self::of(Effect::Deny, None, deny);
+        }
+        let mut holds = hold.iter().map(|held| &held.hold);
+        if let Some(first) = holds.next() {
+            if holds.any(|other| other.role != first.role) {
+                return Self::single(Effect::Deny, CONFLICTING_HOLDS, "conflicting holds");
+            }
+            let seconds = hold.iter().map(|held| held.hold.seconds).min().unwrap_or(first.seconds);
+            let hold_for = HoldFor { role: first.role.clone(), seconds };
+            return Self::of(Effect::Hold, Some(hold_for), hold.into_iter().map(|held| held.fired).collect());
+        }
+        if allow.is_empty() {
+            return Self::single(Effect::Deny, DEFAULT_DENY, "no rule of the policy allows this call");
+        }
+        Self::of(Effect::Allow, None, allow)
+    }
+
+    fn single(effect: Effect, rule: &str, reason: &str) -> Self {
+        Self { effect, hold: None, rules: vec![Text::cut(rule)], reasons: vec![Text::cut(reason)] }
+    }
+
+    fn of(effect: Effect, hold: Option<HoldFor>, mut fired: Vec<Fired>) -> Self {
+        fired.sort();
+        let mut rules: Vec<Text<128>> = Vec::new();
+        let mut reasons: Vec<Text<512>> = Vec::new();
+        for Fired { rule, reason } in fired {
+            if rules.len() < LIST_MAX && rules.last() != Some(&rule) {
+                rules.push(rule);
+            }
+            match reason {
+                Some(reason) if reasons.len() < LIST_MAX && !reasons.contains(&reason) => {
+                    reasons.push(reason)
+                }
+                _ => {}
+            }
+        }
+        Self { effect, hold, rules, reasons }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fired(rule: &str) -> Fired {
+        Fired { rule: Text::cut(rule), reason: Some(Text::cut(&format!("because of {rule}"))) }
+    }
+
+    fn held(rule: &str, role: &str, seconds: u64) -> FiredHold {
+        FiredHold { fired: fired(rule), hold: HoldFor { role: role.parse().unwrap(), seconds } }
+    }
+
+    fn names(verdict: &Verdict) -> Vec<&str> {
+        verdict.rules.iter().map(Text::as_str).collect()
+    }
+
+    #[test]
+    fn denial_before_hold_before_permission() {
+        let verdict = Verdict::combine(vec![fired("d")], vec![held("h", "boss", 9)], vec![fired("a")]);
+        assert_eq!((verdict.effect, names(&verdict)), (Effect::Deny, vec!["d"]));
+        let verdict = Verdict::combine(vec![], vec![held("h", "boss", 9)], vec![fired("a")]);
+        assert_eq!((verdict.effect, names(&verdict)), (Effect::Hold, vec!["h"]));
+        let verdict = Verdict::combine(vec![], vec![], vec![fired("b"), fired("a"), fired("b")]);
+        assert_eq!((verdict.effect, names(&verdict)), (Effect::Allow, vec!["a", "b"]));
+        let verdict = Verdict::combine(vec![], vec![], vec![]);
+        assert_eq!((verdict.effect, names(&verdict)), (Effect::Deny, vec![DEFAULT_DENY]));
+    }
+
+    #[test]
+    fn holds_share_a_role_and_the_shortest_deadline_counts() {
+        let verdict = Verdict::combine(vec![], vec![held("x", "boss", 90), held("y", "boss", 30)], vec![]);
+        assert_eq!(verdict.hold, Some(HoldFor { role: "boss".parse().unwrap(), seconds: 30 }));
+        assert_eq!(names(&verdict), ["x", "y"]);
+        let verdict = Verdict::combine(vec![], vec![held("x", "boss", 90), held("y", "auditor", 30)], vec![]);
+        assert_eq!((verdict.effect, names(&verdict)), (Effect::Deny, vec![CONFLICTING_HOLDS]));
+        assert_eq!(verdict.reasons[0].as_str(), "conflicting holds");
+    }
+
+    #[test]
+    fn lists_end_at_64() {
+        let many = (0..200).map(|n| fired(&format!("rule-{n:03}"))).collect();
+        let verdict = Verdict::combine(many, vec![], vec![]);
+        assert_eq!((verdict.rules.len(), verdict.reasons.len()), (64, 64));
+        assert!(verdict.rules.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}
