@@ -9,6 +9,8 @@ pub mod evidence;
 pub mod hash;
 pub mod keys;
 pub mod meter;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod note;
 pub mod payload;
 pub mod proof;
