@@ -73,21 +73,36 @@ pub(crate) struct HashStream {
 }
 
 impl HashStream {
-    /// Starts a stream from the caller's entropy and everything that is to be verified.
-    pub(crate) fn new<'a>(entropy: &[u8; 32], transcript: impl Iterator<Item = &'a [u8]>) -> Self {
+    /// Starts the transcript of a batch from the caller's entropy.
+    pub(crate) fn seed(entropy: &[u8; 32]) -> BatchTranscript {
         let mut hasher = Sha256::new();
         hasher.update(b"sift/batch@v1\n");
         hasher.update(entropy);
-        for part in transcript {
-            hasher.update(part);
-        }
-        Self { seed: Hash::from_bytes(hasher.finalize().into()), counter: 0 }
+        BatchTranscript(hasher)
     }
 
     /// The next 32 bytes.
     pub(crate) fn block(&mut self) -> [u8; 32] {
         self.counter += 1;
         *sha256(&[self.seed.as_bytes(), &self.counter.to_be_bytes()]).as_bytes()
+    }
+}
+
+/// All that is verified in one batch, before the first coefficient is drawn.
+pub(crate) struct BatchTranscript(Sha256);
+
+impl BatchTranscript {
+    /// Adds one signature. Fixed lengths first, so that no two batches have one transcript.
+    pub(crate) fn item(&mut self, public_key: &[u8; 32], signature: &[u8; 64], message: &[u8]) {
+        self.0.update(public_key);
+        self.0.update(signature);
+        self.0.update((message.len() as u64).to_be_bytes());
+        self.0.update(message);
+    }
+
+    /// The stream that the coefficients are drawn from.
+    pub(crate) fn stream(self) -> HashStream {
+        HashStream { seed: Hash::from_bytes(self.0.finalize().into()), counter: 0 }
     }
 }
 

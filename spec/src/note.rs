@@ -119,10 +119,14 @@ impl VerifierKey {
     /// Makes a key of its parts.
     ///
     /// # Errors
-    /// When the bytes are not a point of the curve, or one of small order, under which anybody can sign.
+    /// When the bytes are not the one encoding of a point of the curve, or the point is one of small order,
+    /// under which anybody can sign.
     pub fn new(name: KeyName, key_type: KeyType, public: &[u8; 32]) -> Result<Self, KeyError> {
-        let strong = ed25519_dalek::VerifyingKey::from_bytes(public).is_ok_and(|key| !key.is_weak());
-        if !strong {
+        // One key has one encoding: the point that the bytes name must print them again.
+        let usable = |key: ed25519_dalek::VerifyingKey| {
+            !key.is_weak() && key.to_edwards().compress().as_bytes() == public
+        };
+        if !ed25519_dalek::VerifyingKey::from_bytes(public).is_ok_and(usable) {
             return Err(KeyError::Weak);
         }
         let key = ed25519_zebra::VerificationKey::try_from(*public).map_err(|_| KeyError::Weak)?;
@@ -402,15 +406,15 @@ pub fn verify_batch(items: &[BatchItem<'_>], entropy: &[u8; 32]) -> Vec<bool> {
             let key: ed25519_zebra::VerificationKeyBytes = item.key.key.into();
             batch.queue((key, ed25519_zebra::Signature::from_bytes(item.signature), item.message));
         }
-        let transcript = items.iter().map(|item| &item.signature[..]);
-        if batch.verify(Coefficients::new(entropy, transcript)).is_ok() {
+        if batch.verify(Coefficients::new(entropy, items)).is_ok() {
             return vec![true; items.len()];
         }
     }
     items.iter().map(|item| item.key.verify(item.message, item.signature)).collect()
 }
 
-/// The random coefficients of a batch, drawn from the caller's entropy and the signatures themselves.
+/// The random coefficients of a batch, drawn from the caller's entropy and everything that is to be verified:
+/// whoever could foresee them before fixing a message could make the sum of a batch come out right.
 struct Coefficients {
     stream: HashStream,
     block: [u8; 32],
@@ -418,8 +422,12 @@ struct Coefficients {
 }
 
 impl Coefficients {
-    fn new<'a>(entropy: &[u8; 32], transcript: impl Iterator<Item = &'a [u8]>) -> Self {
-        Self { stream: HashStream::new(entropy, transcript), block: [0; 32], used: 32 }
+    fn new(entropy: &[u8; 32], items: &[BatchItem<'_>]) -> Self {
+        let mut transcript = HashStream::seed(entropy);
+        for item in items {
+            transcript.item(&item.key.public(), item.signature, item.message);
+        }
+        Self { stream: transcript.stream(), block: [0; 32], used: 32 }
     }
 
     fn fill(&mut self, target: &mut [u8]) {
