@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, verify_cosignature};
+use crate::checkpoint::{Checkpoint, CheckpointError, parse_size, verify_cosignature};
 use crate::note::{KeyError, KeyType, NOTE_BYTES_MAX, Note, NoteError, VerifierKey};
 
 /// Most lines of each kind; the specification asks for at least 32.
@@ -124,8 +124,12 @@ impl TrustPolicy {
         let mut policy = Self { logs: Vec::new(), operator: None, members: Vec::new(), quorum: None };
         let mut quorum = None;
         for (position, line) in text.split('\n').enumerate() {
-            let line = line.trim_matches([' ', '\t', '\r']);
             let fail = |why: String| PolicyError::Line { line: position + 1, why };
+            // tlog-policy: octets 0x09, 0x0A, 0x20-0x7E and 0x80-0xFF, white space is space and tab.
+            if line.bytes().any(|byte| byte == 0x7f || (byte < 0x20 && byte != b'\t')) {
+                return Err(fail("a control character, such as a carriage return".to_owned()));
+            }
+            let line = line.trim_matches([' ', '\t']);
             if let Some(directive) = line.strip_prefix(DIRECTIVE) {
                 policy.directive(directive).map_err(fail)?;
             } else if !line.is_empty() && !line.starts_with('#') {
@@ -138,7 +142,8 @@ impl TrustPolicy {
     }
 
     fn directive(&mut self, directive: &str) -> Result<(), String> {
-        let Some(vkey) = directive.strip_prefix("operator ") else {
+        let words: Vec<&str> = directive.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+        let ["operator", vkey] = words[..] else {
             return Err(format!(
                 "{DIRECTIVE}{directive}: the one directive is \"{DIRECTIVE}operator <vkey>\""
             ));
@@ -146,7 +151,7 @@ impl TrustPolicy {
         if self.operator.is_some() {
             return Err("a second operator".to_owned());
         }
-        self.operator = Some(self.key(vkey.trim(), KeyType::Ed25519)?);
+        self.operator = Some(self.key(vkey, KeyType::Ed25519)?);
         Ok(())
     }
 
@@ -168,7 +173,9 @@ impl TrustPolicy {
                     "any" => 1,
                     "all" => members.len(),
                     number => {
-                        number.parse().map_err(|_| format!("{number:?} is not all, any or a number"))?
+                        let refuse = || format!("{number:?} is not all, any or a number");
+                        let size = parse_size(number).ok_or_else(refuse)?;
+                        usize::try_from(size.get()).map_err(|_| refuse())?
                     }
                 };
                 if !distinct || !(1..=members.len()).contains(&threshold) {
@@ -237,15 +244,10 @@ impl TrustPolicy {
         // 1. It is a note, and its text is a checkpoint.
         let note = Note::parse(note, NOTE_BYTES_MAX)?;
         let checkpoint = Checkpoint::parse(note.text)?;
-        // 2. A listed log of this origin signed it. A failing line of a known key rejects the note.
-        let keys: Vec<VerifierKey> = self
-            .logs
-            .iter()
-            .filter(|log| *log.key.name() == checkpoint.origin)
-            .map(|log| log.key.clone())
-            .collect();
+        // 2. A listed log of this origin signed it. A failing line of any known key rejects the note.
+        let keys: Vec<VerifierKey> = self.logs.iter().map(|log| log.key.clone()).collect();
         let log = match note.verify(&keys) {
-            Ok(signed) => signed.first().map(|key| (*key).clone()),
+            Ok(signed) => signed.into_iter().find(|key| *key.name() == checkpoint.origin).cloned(),
             Err(NoteError::NoKnownSignature) => None,
             Err(error) => return Err(error.into()),
         };
