@@ -124,7 +124,11 @@ impl Bundle {
     }
 
     fn encoded_len(&self) -> usize {
-        let file = |(path, content): (&String, &Vec<u8>)| path.len() + content.len() + 24;
+        // Exactly what `encode` prints: what `new` accepts and what `decode` accepts are the same bundles.
+        let file = |(path, content): (&String, &Vec<u8>)| {
+            let digits = content.len().checked_ilog10().unwrap_or(0) as usize + 1;
+            path.len() + 1 + digits + 1 + content.len() + 1
+        };
         BUNDLE_HEADER.len() + 1 + self.files.iter().map(file).sum::<usize>()
     }
 }
@@ -167,6 +171,7 @@ mod tests {
             b"sift/bundle@v1\ndata.json 2\n{}\nempty/file 0\n\npolicy.rego 13\npackage sift\n\n"
         );
         assert_eq!(Bundle::decode(&bytes).unwrap(), bundle());
+        assert_eq!(bundle().encoded_len(), bytes.len());
         for position in 0..bytes.len() {
             assert!(
                 Bundle::decode(&bytes[..position]).is_err()
@@ -176,6 +181,22 @@ mod tests {
             flipped[position] ^= 1;
             assert!(Bundle::decode(&flipped).map_or(true, |other| other.digest() != bundle().digest()));
         }
+    }
+
+    #[test]
+    fn new_and_decode_have_one_bound() {
+        let room = BUNDLE_BYTES_MAX - "sift/bundle@v1\na 8388586\n\n".len();
+        let of = |length: usize| Bundle::new([("a".to_owned(), vec![b'x'; length])]);
+        let largest = of(room).unwrap().encode();
+        assert_eq!(largest.len(), BUNDLE_BYTES_MAX);
+        assert!(Bundle::decode(&largest).is_ok());
+        assert_eq!(of(room + 1), Err(BundleError::TooLarge));
+        let mut too_large = largest;
+        too_large.push(b'x');
+        assert_eq!(Bundle::decode(&too_large), Err(BundleError::TooLarge));
+        let many = |count: usize| Bundle::new((0..count).map(|n| (format!("{n:04}"), Vec::new())));
+        assert!(Bundle::decode(&many(BUNDLE_FILES_MAX).unwrap().encode()).is_ok());
+        assert_eq!(many(BUNDLE_FILES_MAX + 1), Err(BundleError::TooLarge));
     }
 
     #[test]
