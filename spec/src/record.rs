@@ -586,6 +586,9 @@ impl Body {
             }
             Self::Intent(intent) => {
                 let decision = &intent.decision;
+                if let Call::Tool(ToolCall { proposed_by: Some(model_call), .. }) = &intent.call {
+                    demand(*model_call < seq, "a call is proposed by a model call before it")?;
+                }
                 demand(decision.rules.len() <= LIST_MAX, "more than 64 rules")?;
                 demand(decision.reasons.len() <= LIST_MAX, "more than 64 reasons")?;
                 demand(
@@ -605,10 +608,16 @@ impl Body {
                     "a denied call holds nothing",
                 )
             }
-            Self::Outcome(outcome) => demand(
-                outcome.error.is_some() == (outcome.status != Status::Ok),
-                "\"error\" says what went wrong, unless the status is ok",
-            ),
+            Self::Outcome(outcome) => {
+                demand(outcome.intent < seq, "an outcome answers an intent before it")?;
+                demand(
+                    outcome.error.is_some() == (outcome.status != Status::Ok),
+                    "\"error\" says what went wrong, unless the status is ok",
+                )
+            }
+            Self::Approval(approval) => {
+                demand(approval.intent < seq, "an approval answers an intent before it")
+            }
             Self::Beat(beat) => demand(beat.records == seq.get(), "\"records\" is not the seq"),
             Self::Close(close) => {
                 demand(close.census.values().all(|n| *n > 0), "the census lists a kind that does not occur")?;
@@ -617,7 +626,7 @@ impl Body {
                     "the census does not add up to the seq",
                 )
             }
-            Self::Approval(_) | Self::Halt(_) => Ok(()),
+            Self::Halt(_) => Ok(()),
         }
     }
 }

@@ -97,9 +97,6 @@ impl RightEdge {
     }
 
     /// Appends a leaf.
-    ///
-    /// # Panics
-    /// At 2^53 − 1 leaves, which no log reaches.
     pub fn push(&mut self, leaf: Hash) {
         // Each trailing one of the size is a subtree that the new leaf completes.
         let complete = self.size.get().trailing_ones() as usize;

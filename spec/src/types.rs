@@ -133,10 +133,13 @@ impl TreeSize {
         }
     }
 
-    /// Size of the smallest tree that holds `index`.
+    /// Size of the smallest tree that holds `index`; at the bound of SPEC §3.1, which no log reaches, the bound.
     #[must_use]
     pub const fn holding(index: LeafIndex) -> Self {
-        Self(index.0 + 1)
+        match index.next() {
+            Some(next) => Self(next.0),
+            None => Self(INTEGER_MAX),
+        }
     }
 }
 
