@@ -4,7 +4,7 @@
 //! nothing may be added to it, nobody but the signer can make a second entry that says the same.
 
 use crate::hash::leaf_hash;
-use crate::note::{BatchItem, KeyId, Note, NoteError, SignerKey, VerifierKey};
+use crate::note::{BatchItem, KeyId, KeyType, Note, NoteError, SignerKey, VerifierKey};
 use crate::record::{ENTRY_BYTES_MAX, OPERATOR_HEADER, OperatorRecord, RECORD_HEADER, Record, RecordError};
 use crate::types::{Hash, KeyName};
 
@@ -170,12 +170,13 @@ impl Entry {
         BatchItem { key, message: &self.bytes[..self.text_len], signature: &self.signature }
     }
 
-    /// Checks the signature alone; name and id must be the key's.
+    /// Checks the signature alone; name and id must be the key's, and its type 0x01.
     ///
     /// # Errors
     /// When `key` did not sign this entry.
     pub fn verify(&self, key: &VerifierKey) -> Result<(), EntryError> {
         let named = *key.name() == self.signer && key.id() == self.key_id;
+        let named = named && key.key_type() == KeyType::Ed25519;
         if named && key.verify(&self.bytes[..self.text_len], &self.signature) {
             Ok(())
         } else {

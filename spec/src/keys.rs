@@ -18,8 +18,8 @@ pub enum GrantError {
     /// Records and statements are signed by plain Ed25519 keys.
     #[error("a granted key is of type 0x01")]
     KeyType,
-    /// The name is that of the log or the operator.
-    #[error("the name {0} belongs to the log or its operator")]
+    /// The name is that of the log or the operator, or the public key is the operator's.
+    #[error("the name {0}, or its public key, belongs to the log or its operator")]
     ReservedName(KeyName),
     /// This public key, or this name and key id, was granted before.
     #[error("this key was granted at index {0}; a key is granted once")]
@@ -138,7 +138,8 @@ impl KeyRing {
         if key.key_type() != KeyType::Ed25519 {
             return Err(GrantError::KeyType);
         }
-        if *key.name() == self.log || key.name() == self.operator.name() {
+        let reserved = *key.name() == self.log || key.name() == self.operator.name();
+        if reserved || key.public() == self.operator.public() {
             return Err(GrantError::ReservedName(key.name().clone()));
         }
         let slot = (key.name().clone(), key.id());
