@@ -117,9 +117,8 @@ fn head(root: Hash, n: u64) -> TreeHead {
 
 #[test]
 fn known_roots_of_eight_leaves() {
-    let leaves = [
-        "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
-    ];
+    let leaves =
+        ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
     let roots = [
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -186,7 +185,8 @@ fn known_roots_around_tile_boundaries() {
             }
             proofs += 1;
         }
-        for old in [1, 2, 3, 254, 255, 256, 257, 512, 65_535, 65_536, n - 1, n].into_iter().filter(|old| *old <= n)
+        for old in
+            [1, 2, 3, 254, 255, 256, 257, 512, 65_535, 65_536, n - 1, n].into_iter().filter(|old| *old <= n)
         {
             let proof = prove_consistency(size(old), size(n), &tiled).unwrap();
             assert_eq!(proof, prove_consistency(size(old), size(n), &tree).unwrap(), "{old} to {n}");
@@ -543,10 +543,7 @@ fn ct_merkle_agrees() {
 struct Stored(Vec<tlog_tiles::tlog::Hash>);
 
 impl tlog_tiles::tlog::HashReader for Stored {
-    fn read_hashes(
-        &self,
-        indexes: &[u64],
-    ) -> Result<Vec<tlog_tiles::tlog::Hash>, tlog_tiles::tlog::Error> {
+    fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<tlog_tiles::tlog::Hash>, tlog_tiles::tlog::Error> {
         Ok(indexes.iter().map(|at| self.0[*at as usize]).collect())
     }
 }
