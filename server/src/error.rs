@@ -1,0 +1,131 @@
+//! What can go wrong, and the one place where it becomes an HTTP answer.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sift_spec::api::{MEDIA_PROBLEM, Problem, ProblemKind};
+use sift_spec::chain::ChainError;
+use sift_spec::entry::EntryError;
+use sift_spec::keys::{AuthorityError, GrantError};
+use sift_spec::types::{Hash, KeyName, LeafIndex, Seq};
+
+use crate::store::StoreError;
+
+/// Why the log does not admit an entry. Whoever sent it is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The bytes are not an entry.
+    #[error(transparent)]
+    Malformed(EntryError),
+    /// The signature does not verify.
+    #[error("the signature of {0} does not verify")]
+    Signature(KeyName),
+    /// The key does not count here.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// An operator's record by another key than the operator's.
+    #[error("only the operator's key signs operator records; {0} is not it")]
+    NotOperator(KeyName),
+    /// The record does not continue its chain.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Another record has this place.
+    #[error(
+        "seq {seq} of this chain is in the log with other bytes, at index {index}; both are kept as evidence"
+    )]
+    Equivocation {
+        /// The place.
+        seq: Seq,
+        /// The admitted entry.
+        index: LeafIndex,
+    },
+    /// The operator's record cannot be applied.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// The policy bundle is not published.
+    #[error("the operator has not published the policy bundle {0}")]
+    PolicyNotPublished(Hash),
+}
+
+/// Why a request has no answer of its own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("{0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("there is no {0}")]
+    NotFound(String),
+    #[error("{0}")]
+    MethodNotAllowed(&'static str),
+    #[error("at most {0} bytes are taken here")]
+    TooLarge(usize),
+    #[error("the body did not arrive within {0} seconds")]
+    TooSlow(u64),
+    #[error("the queue is full; try again in a second")]
+    Busy,
+    #[error("the log accepts no records now: it is stopping, or stopped after a failed write")]
+    NotWriting,
+    #[error("the store could not be read")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Internal(&'static str),
+}
+
+impl Refusal {
+    /// The problem that the sender is told.
+    pub(crate) fn problem(&self) -> Problem {
+        let kind = match self {
+            Self::Malformed(_) => ProblemKind::MalformedRecord,
+            Self::Signature(_) => ProblemKind::SignatureInvalid,
+            Self::Authority(_) | Self::NotOperator(_) => ProblemKind::KeyNotGranted,
+            Self::Chain(ChainError::Log(_)) => ProblemKind::WrongLog,
+            Self::Chain(_) => ProblemKind::ChainBroken,
+            Self::Equivocation { .. } => ProblemKind::Equivocation,
+            Self::Grant(_) => ProblemKind::GrantRefused,
+            Self::PolicyNotPublished(_) => ProblemKind::PolicyNotPublished,
+        };
+        let mut problem = Problem::new(kind, self.to_string());
+        match self {
+            Self::Chain(ChainError::Gap { expected, .. }) => problem.expected_seq = Some(*expected),
+            Self::Chain(ChainError::Prev { expected, .. }) => problem.expected_prev = Some(*expected),
+            Self::Equivocation { index, .. } => problem.index = Some(*index),
+            _ => {}
+        }
+        problem
+    }
+}
+
+impl RequestError {
+    fn problem(&self) -> Problem {
+        let kind = match self {
+            Self::Refused(refusal) => return refusal.problem(),
+            Self::Malformed(_) => ProblemKind::MalformedRequest,
+            Self::NotFound(_) => ProblemKind::NotFound,
+            Self::MethodNotAllowed(_) => ProblemKind::MethodNotAllowed,
+            Self::TooLarge(_) => ProblemKind::TooLarge,
+            Self::TooSlow(_) => ProblemKind::TooSlow,
+            Self::Busy => ProblemKind::Busy,
+            Self::NotWriting => ProblemKind::NotWriting,
+            Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
+        };
+        Problem::new(kind, self.to_string())
+    }
+}
+
+impl IntoResponse for RequestError {
+    fn into_response(self) -> Response {
+        if let Self::Store(error) = &self {
+            tracing::error!(%error, "a request failed");
+        }
+        let problem = self.problem();
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_PROBLEM));
+        if matches!(self, Self::Busy) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,89 @@
+//! Evidence packs of runs, as far as the log can fill them: entries and proof. Bundles and payload objects
+//! are added by whoever holds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sift_spec::entry::Entry;
+use sift_spec::evidence::Pack;
+use sift_spec::keys::KeyRing;
+use sift_spec::note::{KeyId, Note};
+use sift_spec::record::{Body, ENTRY_BYTES_MAX};
+use sift_spec::types::{KeyName, LeafIndex, RunId};
+
+use crate::store::{ChainId, Store, StoreError};
+use crate::view::{View, ViewError};
+
+/// Why there is no pack.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EvidenceError {
+    #[error("no such run")]
+    NoRun,
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Pack(#[from] sift_spec::evidence::PackError),
+}
+
+impl From<StoreError> for EvidenceError {
+    fn from(error: StoreError) -> Self {
+        Self::View(error.into())
+    }
+}
+
+/// The pack of a run under a view's checkpoint: its entries, and the operator's entries that they rest on.
+pub(crate) fn pack(store: &Store, view: &View, run: RunId) -> Result<Vec<u8>, EvidenceError> {
+    let rows = store.rows(ChainId::Run(run))?;
+    let mut entries = BTreeMap::new();
+    let mut rests_on = BTreeSet::new();
+    // Rows of later commits than the view's are not in its tree.
+    for row in rows.into_iter().filter(|row| row.index.is_in(view.head.size)) {
+        let bytes = read(store, row.index)?;
+        let entry = Entry::parse(bytes).map_err(|error| damaged(row.index, &error.to_string()))?;
+        authority(&entry, &view.keys, &mut rests_on);
+        entries.insert(row.index, entry.into_bytes());
+    }
+    if entries.is_empty() {
+        return Err(EvidenceError::NoRun);
+    }
+    for index in rests_on {
+        entries.insert(index, read(store, index)?);
+    }
+    let indices: Vec<LeafIndex> = entries.keys().copied().collect();
+    let proof = view.multi_inclusion(store, &indices)?;
+    let checkpoint = view.checkpoint.clone();
+    let (bundles, objects) = (BTreeMap::new(), BTreeMap::new());
+    Ok(Pack { run, checkpoint, entries, proof, bundles, objects }.write()?)
+}
+
+/// Collects the operator's entries that `entry` rests on: grants, revocations, the published bundle.
+fn authority(entry: &Entry, keys: &KeyRing, indices: &mut BTreeSet<LeafIndex>) {
+    let mut key = |name: &KeyName, id: KeyId| {
+        if let Some(known) = keys.get(name, id) {
+            indices.insert(known.granted);
+            indices.extend(known.revoked);
+        }
+    };
+    key(entry.signer(), entry.key_id());
+    match entry.record().map(|record| &record.body) {
+        Some(Body::Open(open)) => indices.extend(keys.published(&open.policy)),
+        Some(Body::Approval(approval)) => {
+            // A statement that is no note is the verifier's to find; here it only has no key.
+            if let Ok(note) = Note::parse(approval.statement.as_str().as_bytes(), ENTRY_BYTES_MAX) {
+                for line in &note.signatures {
+                    if let Ok(name) = line.name.parse() {
+                        key(&name, line.id);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read(store: &Store, index: LeafIndex) -> Result<Vec<u8>, EvidenceError> {
+    store.entry(index)?.ok_or_else(|| damaged(index, "it is missing"))
+}
+
+fn damaged(index: LeafIndex, why: &str) -> EvidenceError {
+    StoreError::Damaged(format!("entry {index}: {why}")).into()
+}

@@ -1,0 +1,254 @@
+//! The sequencer: the one writer, and the one commit point.
+//!
+//! It takes everything that waits, decides about each entry in turn, appends what it admits to the tree,
+//! signs the new head, and makes all of it durable in one write. Only then does anybody hear of it. There is
+//! no timer: while one round is being written the next one gathers.
+//!
+//! After a failed write the sequencer stops. It does not know what the disk holds, so it does not go on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sift_spec::chain::{OperatorHead, RunHead};
+use sift_spec::checkpoint::Checkpoint;
+use sift_spec::entry::{Content, Entry};
+use sift_spec::keys::KeyRing;
+use sift_spec::note::SignerKey;
+use sift_spec::proof::TreeHead;
+use sift_spec::record::{Body, OperatorRecord, Record};
+use sift_spec::tree::RightEdge;
+use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::Refusal;
+use crate::store::{ChainId, Commit, Row, Store, StoreError};
+use crate::tile::{EdgeTiles, Tile};
+use crate::view::View;
+
+/// Entries that one commit takes at most, so that nobody waits for ever behind others.
+const COMMIT_ENTRIES_MAX: usize = 8192;
+
+/// Heads of runs that are kept in memory; the others are read again when they are needed.
+const HEADS_MAX: usize = 65_536;
+
+/// A checkpoint is kept for good whenever the tree has grown past a multiple of this.
+const CHECKPOINT_EVERY: u64 = 256;
+
+/// Entries of one request, signatures checked.
+pub(crate) struct Submission {
+    pub(crate) entries: Vec<Result<Entry, Refusal>>,
+    pub(crate) reply: oneshot::Sender<Answer>,
+}
+
+/// What became of a request, and the tree in which it did. No answer at all means: not written.
+pub(crate) struct Answer {
+    pub(crate) results: Vec<Result<LeafIndex, Refusal>>,
+    pub(crate) view: Arc<View>,
+}
+
+/// Everything the sequencer knows, rebuilt by [`crate::recovery`] on start.
+pub(crate) struct Sequencer {
+    pub(crate) store: Arc<Store>,
+    pub(crate) key: SignerKey,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) operator: OperatorHead,
+    pub(crate) edge: RightEdge,
+    pub(crate) tiles: EdgeTiles,
+    pub(crate) heads: HashMap<RunId, RunHead>,
+    pub(crate) views: watch::Sender<Arc<View>>,
+}
+
+/// One round: what will be written, and what was decided on top of the store.
+#[derive(Default)]
+struct Round {
+    commit: Commit,
+    complete: Vec<(sift_spec::tile::TileId, Arc<Tile>)>,
+    /// Records of this round by place, for duplicates within it.
+    places: HashMap<(ChainId, Seq), Row>,
+}
+
+impl Sequencer {
+    /// Runs until all senders are gone.
+    ///
+    /// # Errors
+    /// When a write or read of the store failed; nobody was answered who should not have been.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Submission>) -> Result<(), StoreError> {
+        while let Some(first) = queue.blocking_recv() {
+            let mut entries = first.entries.len();
+            let mut submissions = vec![first];
+            while entries < COMMIT_ENTRIES_MAX
+                && let Ok(submission) = queue.try_recv()
+            {
+                entries += submission.entries.len();
+                submissions.push(submission);
+            }
+            self.round(submissions)?;
+        }
+        Ok(())
+    }
+
+    /// Decides, writes, and then answers.
+    fn round(&mut self, submissions: Vec<Submission>) -> Result<(), StoreError> {
+        let mut round = Round::default();
+        let mut answers = Vec::with_capacity(submissions.len());
+        for Submission { entries, reply } in submissions {
+            let decide = |entry: Result<Entry, Refusal>| match entry {
+                Ok(entry) => self.admit(entry, &mut round),
+                Err(refusal) => Ok(Err(refusal)),
+            };
+            let results = entries.into_iter().map(decide).collect::<Result<Vec<_>, StoreError>>()?;
+            answers.push((results, reply));
+        }
+        let view = self.write(round)?;
+        // Only between rounds: a head that this round moved was not in the store until now.
+        if self.heads.len() > HEADS_MAX {
+            self.heads.clear();
+        }
+        for (results, reply) in answers {
+            // A client that went away has its records all the same.
+            let _ = reply.send(Answer { results, view: Arc::clone(&view) });
+        }
+        Ok(())
+    }
+
+    /// Decides about one entry. The outer error is the store's, the inner one the sender's.
+    fn admit(&mut self, entry: Entry, round: &mut Round) -> Result<Result<LeafIndex, Refusal>, StoreError> {
+        let leaf = entry.leaf();
+        let (chain, seq) = match entry.content() {
+            Content::Run(record) => (ChainId::Run(record.run), record.seq),
+            Content::Operator(record) => (ChainId::Operator, record.seq),
+        };
+        // 1. A place that is taken stays as it is: the same bytes have the same index for ever.
+        if let Some(row) = self.taken(chain, seq, round)? {
+            if row.leaf == leaf {
+                return Ok(Ok(row.index));
+            }
+            if self.store.equivocation(chain, seq)?.is_none() {
+                round.commit.equivocations.push((chain, seq, entry.into_bytes()));
+            }
+            return Ok(Err(Refusal::Equivocation { seq, index: row.index }));
+        }
+        // 2. Authority and chain, at the index it would get.
+        let Ok(index) = LeafIndex::new(self.edge.size().get()) else {
+            return Err(StoreError::Damaged("the log is full".to_owned()));
+        };
+        let admitted = match entry.content() {
+            Content::Run(record) => self.admit_record(record, &entry, leaf, index)?,
+            Content::Operator(record) => self.admit_operator(record, leaf, index),
+        };
+        if let Err(refusal) = admitted {
+            return Ok(Err(refusal));
+        }
+        // 3. It is in the tree.
+        self.edge.push(leaf);
+        self.tiles.push(leaf, &mut round.complete);
+        let row = Row { index, leaf };
+        round.places.insert((chain, seq), row);
+        round.commit.rows.push((chain, seq, row));
+        round.commit.entries.push((index, entry.into_bytes()));
+        Ok(Ok(index))
+    }
+
+    /// The record that has this place, in this round or before.
+    fn taken(&mut self, chain: ChainId, seq: Seq, round: &Round) -> Result<Option<Row>, StoreError> {
+        if let Some(row) = round.places.get(&(chain, seq)) {
+            return Ok(Some(*row));
+        }
+        let next = match chain {
+            ChainId::Operator => self.operator.next_seq(),
+            ChainId::Run(run) => match self.head(run)? {
+                Some(head) => head.seq().next().unwrap_or(seq),
+                None => Seq::ZERO,
+            },
+        };
+        if seq < next { self.store.row(chain, seq) } else { Ok(None) }
+    }
+
+    /// The head of a run, from memory or from its last entry.
+    fn head(&mut self, run: RunId) -> Result<Option<&mut RunHead>, StoreError> {
+        if !self.heads.contains_key(&run) {
+            let Some((_, row)) = self.store.last_row(ChainId::Run(run))? else { return Ok(None) };
+            let damaged = || StoreError::Damaged(format!("entry {} is not a record of run {run}", row.index));
+            let entry =
+                Entry::parse(self.store.entry(row.index)?.ok_or_else(damaged)?).map_err(|_| damaged())?;
+            let record = entry.record().filter(|record| record.run == run).ok_or_else(damaged)?;
+            self.heads.insert(run, RunHead::of_last(record, entry.signer(), row.leaf));
+        }
+        Ok(self.heads.get_mut(&run))
+    }
+
+    fn admit_record(
+        &mut self,
+        record: &Record,
+        entry: &Entry,
+        leaf: Hash,
+        index: LeafIndex,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        if let Err(error) = self.keys.kernel(entry.signer(), entry.key_id(), &record.agent, index) {
+            return Ok(Err(error.into()));
+        }
+        if let Some(head) = self.head(record.run)? {
+            return Ok(head.extend(record, entry.signer(), leaf).map_err(Refusal::from));
+        }
+        let head = match RunHead::open(record, entry.signer(), leaf, self.keys.log()) {
+            Ok(head) => head,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if let Body::Open(open) = &record.body
+            && self.keys.published(&open.policy).is_none()
+        {
+            return Ok(Err(Refusal::PolicyNotPublished(open.policy)));
+        }
+        self.heads.insert(record.run, head);
+        Ok(Ok(()))
+    }
+
+    fn admit_operator(
+        &mut self,
+        record: &OperatorRecord,
+        leaf: Hash,
+        index: LeafIndex,
+    ) -> Result<(), Refusal> {
+        let mut head = self.operator.clone();
+        head.extend(record, leaf, self.keys.log())?;
+        Arc::make_mut(&mut self.keys).apply(index, &record.body)?;
+        self.operator = head;
+        Ok(())
+    }
+
+    /// Makes the round durable and publishes its view.
+    fn write(&mut self, round: Round) -> Result<Arc<View>, StoreError> {
+        let Round { mut commit, complete, .. } = round;
+        let grown = !commit.entries.is_empty();
+        if !grown && commit.equivocations.is_empty() {
+            return Ok(Arc::clone(&self.views.borrow()));
+        }
+        if !grown {
+            self.store.commit(&commit)?;
+            return Ok(Arc::clone(&self.views.borrow()));
+        }
+        let head = TreeHead { size: self.edge.size(), root: self.edge.root() };
+        let checkpoint = sign(&self.key, self.keys.log(), head)?;
+        let before = self.views.borrow().head.size;
+        let keep = before.get() / CHECKPOINT_EVERY < head.size.get() / CHECKPOINT_EVERY;
+        commit.checkpoint = Some((head.size, checkpoint.clone(), keep || before == TreeSize::ZERO));
+        let partial = self.tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone())));
+        commit.tiles = complete.into_iter().chain(partial).collect();
+        self.store.commit(&commit)?;
+        let tiles = commit.tiles.into_iter().collect();
+        let view = Arc::new(View { head, checkpoint, keys: Arc::clone(&self.keys), tiles });
+        self.views.send_replace(Arc::clone(&view));
+        Ok(view)
+    }
+}
+
+/// Signs the checkpoint of a tree head.
+pub(crate) fn sign(
+    key: &SignerKey,
+    log: &sift_spec::types::KeyName,
+    head: TreeHead,
+) -> Result<String, StoreError> {
+    let checkpoint =
+        Checkpoint::new(log.clone(), head).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    Ok(checkpoint.sign(key))
+}

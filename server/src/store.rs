@@ -1,0 +1,323 @@
+//! The store: one RocksDB, one synced write batch a commit.
+//!
+//! | column | key | value |
+//! | --- | --- | --- |
+//! | `entries` | index | the entry's bytes |
+//! | `tiles` | level, index | the tile's hashes, however many there are |
+//! | `chain` | run (16 zero bytes for the operator), seq | index, leaf hash |
+//! | `checkpoints` | size | a checkpoint's note, one for each 256 entries or so |
+//! | `equivocations` | run, seq | the first other entry that was offered for them |
+//! | `meta` | name | format, origin, log key, newest checkpoint |
+//!
+//! Integers are big-endian, so that keys sort as numbers do. Nothing here is trusted on reopening before
+//! [`crate::recovery`] has compared it with the signed checkpoint.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
+    IteratorMode, Options, WriteBatch, WriteOptions,
+};
+use sift_spec::tile::{TILE_WIDTH, TileId, Tiles, parse_hashes};
+use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
+
+use crate::tile::Tile;
+
+const ENTRIES: &str = "entries";
+const TILES: &str = "tiles";
+const CHAIN: &str = "chain";
+const CHECKPOINTS: &str = "checkpoints";
+const EQUIVOCATIONS: &str = "equivocations";
+const META: &str = "meta";
+
+/// What this program writes, and the only thing it reads.
+const FORMAT: &[u8] = b"sift-server store 1";
+
+/// Memory for blocks read from disk, in bytes.
+const BLOCK_CACHE_BYTES: usize = 64 << 20;
+
+/// Memory for rows not yet in a file, in bytes, for each of the two large columns.
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+
+/// Why the store could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// RocksDB says so.
+    #[error("the store failed: {0}")]
+    Rocks(#[from] rocksdb::Error),
+    /// Another process has it open.
+    #[error("the store is in use by another process; stop it first")]
+    InUse,
+    /// Written by another program or version.
+    #[error("this folder holds no store of this program's format")]
+    Format,
+    /// A row is not what was written.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Whose record a row of the chain column is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ChainId {
+    Operator,
+    Run(RunId),
+}
+
+impl ChainId {
+    /// A run is never 16 zero bytes: a UUID has a version.
+    const fn bytes(&self) -> &[u8; 16] {
+        match self {
+            Self::Operator => &[0; 16],
+            Self::Run(run) => run.as_bytes(),
+        }
+    }
+
+    fn key(&self, seq: u64) -> [u8; 24] {
+        let mut key = [0; 24];
+        key[..16].copy_from_slice(self.bytes());
+        key[16..].copy_from_slice(&seq.to_be_bytes());
+        key
+    }
+}
+
+/// Where a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) index: LeafIndex,
+    pub(crate) leaf: Hash,
+}
+
+/// One commit: everything that becomes durable at once.
+#[derive(Default)]
+pub(crate) struct Commit {
+    pub(crate) entries: Vec<(LeafIndex, Vec<u8>)>,
+    pub(crate) rows: Vec<(ChainId, Seq, Row)>,
+    pub(crate) tiles: Vec<(TileId, Arc<Tile>)>,
+    pub(crate) equivocations: Vec<(ChainId, Seq, Vec<u8>)>,
+    /// The newest checkpoint, and whether it is kept for good.
+    pub(crate) checkpoint: Option<(TreeSize, String, bool)>,
+}
+
+/// The log's store.
+pub(crate) struct Store {
+    db: DB,
+}
+
+impl Store {
+    /// Opens the store in `dir`; makes it when `create` is set and refuses a missing one otherwise.
+    pub(crate) fn open(dir: &Path, create: bool) -> Result<Self, StoreError> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let column = |name: &str| {
+            let mut block = BlockBasedOptions::default();
+            block.set_block_cache(&cache);
+            block.set_bloom_filter(10.0, false);
+            let mut options = Options::default();
+            // Hashes do not compress; notes are text.
+            options.set_compression_type(match name {
+                TILES | CHAIN => DBCompressionType::None,
+                _ => DBCompressionType::Lz4,
+            });
+            if matches!(name, ENTRIES | TILES) {
+                options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+            }
+            options.set_block_based_table_factory(&block);
+            ColumnFamilyDescriptor::new(name, options)
+        };
+        let mut options = Options::default();
+        options.create_if_missing(create);
+        options.create_missing_column_families(create);
+        options.set_paranoid_checks(true);
+        let columns = [ENTRIES, TILES, CHAIN, CHECKPOINTS, EQUIVOCATIONS, META].map(column);
+        let db = DB::open_cf_descriptors(&options, dir, columns).map_err(|error| {
+            let in_use = error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains("lock");
+            if in_use { StoreError::InUse } else { error.into() }
+        })?;
+        let store = Self { db };
+        match store.meta("format")? {
+            Some(format) if format == FORMAT => {}
+            None if create
+                && store.db.iterator_cf(store.column(ENTRIES)?, IteratorMode::Start).next().is_none() =>
+            {
+                store.set_meta(&[("format", FORMAT)])?;
+            }
+            _ => return Err(StoreError::Format),
+        }
+        Ok(store)
+    }
+
+    fn column(&self, name: &str) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(name).ok_or_else(|| StoreError::Damaged(format!("no column {name}")))
+    }
+
+    /// A named value.
+    pub(crate) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get_cf(self.column(META)?, name)?)
+    }
+
+    /// Writes named values, durably and together.
+    pub(crate) fn set_meta(&self, values: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        let column = self.column(META)?;
+        let mut batch = WriteBatch::default();
+        values.iter().for_each(|(name, value)| batch.put_cf(column, name, value));
+        self.write(batch)
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        Ok(self.db.write_opt(batch, &options)?)
+    }
+
+    /// Makes a commit durable: all of it or, after a crash, none of it.
+    pub(crate) fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        let (entries, tiles, chain) = (self.column(ENTRIES)?, self.column(TILES)?, self.column(CHAIN)?);
+        let mut batch = WriteBatch::default();
+        for (index, entry) in &commit.entries {
+            batch.put_cf(entries, index.get().to_be_bytes(), entry);
+        }
+        for (chain_id, seq, row) in &commit.rows {
+            let value = [&row.index.get().to_be_bytes()[..], row.leaf.as_bytes()].concat();
+            batch.put_cf(chain, chain_id.key(seq.get()), value);
+        }
+        for (id, tile) in &commit.tiles {
+            let bytes: Vec<u8> = tile.hashes().iter().flat_map(|hash| *hash.as_bytes()).collect();
+            batch.put_cf(tiles, tile_key(*id), bytes);
+        }
+        for (chain_id, seq, entry) in &commit.equivocations {
+            batch.put_cf(self.column(EQUIVOCATIONS)?, chain_id.key(seq.get()), entry);
+        }
+        if let Some((size, note, keep)) = &commit.checkpoint {
+            batch.put_cf(self.column(META)?, "checkpoint", note);
+            if *keep {
+                batch.put_cf(self.column(CHECKPOINTS)?, size.get().to_be_bytes(), note);
+            }
+        }
+        self.write(batch)
+    }
+
+    /// An entry's bytes.
+    pub(crate) fn entry(&self, index: LeafIndex) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get_cf(self.column(ENTRIES)?, index.get().to_be_bytes())?)
+    }
+
+    /// The entries from `first` on, `count` of them.
+    pub(crate) fn entries(&self, first: u64, count: u16) -> Result<Vec<Box<[u8]>>, StoreError> {
+        let start = first.to_be_bytes();
+        let rows = self.db.iterator_cf(self.column(ENTRIES)?, IteratorMode::From(&start, Direction::Forward));
+        let mut entries = Vec::with_capacity(usize::from(count));
+        for (row, expected) in rows.take(usize::from(count)).zip(first..) {
+            let (key, entry) = row?;
+            if *key != expected.to_be_bytes() {
+                break;
+            }
+            entries.push(entry);
+        }
+        if entries.len() == usize::from(count) {
+            Ok(entries)
+        } else {
+            Err(StoreError::Damaged(format!("entry {} is missing", first + entries.len() as u64)))
+        }
+    }
+
+    /// Index of the last stored entry.
+    pub(crate) fn last_index(&self) -> Result<Option<u64>, StoreError> {
+        match self.db.iterator_cf(self.column(ENTRIES)?, IteratorMode::End).next() {
+            None => Ok(None),
+            Some(row) => Ok(Some(u64::from_be_bytes(key_bytes(&row?.0)?))),
+        }
+    }
+
+    /// Where the record `seq` of a chain stands.
+    pub(crate) fn row(&self, chain: ChainId, seq: Seq) -> Result<Option<Row>, StoreError> {
+        let value = self.db.get_cf(self.column(CHAIN)?, chain.key(seq.get()))?;
+        value.map(|value| parse_row(&value)).transpose()
+    }
+
+    /// All records of a chain, by seq.
+    pub(crate) fn rows(&self, chain: ChainId) -> Result<Vec<Row>, StoreError> {
+        let start = chain.key(0);
+        let rows = self.db.iterator_cf(self.column(CHAIN)?, IteratorMode::From(&start, Direction::Forward));
+        let mut found = Vec::new();
+        for row in rows {
+            let (key, value) = row?;
+            if !key.starts_with(chain.bytes()) {
+                break;
+            }
+            if *key != chain.key(found.len() as u64) {
+                return Err(StoreError::Damaged(format!("seq {} of {chain:?} is missing", found.len())));
+            }
+            found.push(parse_row(&value)?);
+        }
+        Ok(found)
+    }
+
+    /// The last record of a chain.
+    pub(crate) fn last_row(&self, chain: ChainId) -> Result<Option<(u64, Row)>, StoreError> {
+        let end = chain.key(u64::MAX);
+        let mut rows = self.db.iterator_cf(self.column(CHAIN)?, IteratorMode::From(&end, Direction::Reverse));
+        match rows.next() {
+            None => Ok(None),
+            Some(row) => {
+                let (key, value) = row?;
+                if !key.starts_with(chain.bytes()) {
+                    return Ok(None);
+                }
+                Ok(Some((u64::from_be_bytes(key_bytes(&key[16..])?), parse_row(&value)?)))
+            }
+        }
+    }
+
+    /// Up to `count` runs whose identifiers come after `after`.
+    pub(crate) fn runs(&self, after: Option<RunId>, count: usize) -> Result<Vec<RunId>, StoreError> {
+        let mut start = after.map_or(ChainId::Operator, ChainId::Run).key(u64::MAX);
+        let mut runs = Vec::new();
+        let mut rows = self.db.raw_iterator_cf(self.column(CHAIN)?);
+        while runs.len() < count {
+            // The key of the last possible seq is never used, so the next key belongs to the next run.
+            rows.seek(start);
+            let Some(key) = rows.key() else { break };
+            let run: [u8; 16] = key_bytes(key.get(..16).unwrap_or_default())?;
+            let run = RunId::from_bytes(run).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            start = ChainId::Run(run).key(u64::MAX);
+            runs.push(run);
+        }
+        rows.status()?;
+        Ok(runs)
+    }
+
+    /// The first other entry that was offered for a record's place.
+    pub(crate) fn equivocation(&self, chain: ChainId, seq: Seq) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get_cf(self.column(EQUIVOCATIONS)?, chain.key(seq.get()))?)
+    }
+}
+
+impl Tiles for Store {
+    type Error = StoreError;
+
+    fn tile(&self, tile: TileId, width: u16) -> Result<Vec<Hash>, StoreError> {
+        let missing =
+            || StoreError::Damaged(format!("tile {} of level {} is too narrow", tile.index, tile.level));
+        let row = self.db.get_pinned_cf(self.column(TILES)?, tile_key(tile))?.ok_or_else(missing)?;
+        let bytes = row.get(..usize::from(width) * 32).ok_or_else(missing)?;
+        parse_hashes(bytes).ok_or_else(missing)
+    }
+}
+
+fn tile_key(tile: TileId) -> [u8; 9] {
+    const { assert!(TILE_WIDTH == 256) };
+    let mut key = [tile.level; 9];
+    key[1..].copy_from_slice(&tile.index.to_be_bytes());
+    key
+}
+
+fn key_bytes<const N: usize>(key: &[u8]) -> Result<[u8; N], StoreError> {
+    key.try_into().map_err(|_| StoreError::Damaged(format!("a key of {} bytes", key.len())))
+}
+
+fn parse_row(value: &[u8]) -> Result<Row, StoreError> {
+    let damaged = || StoreError::Damaged("a row of the chain column is not 40 bytes".to_owned());
+    let (index, leaf) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let index = LeafIndex::new(u64::from_be_bytes(*index)).map_err(|_| damaged())?;
+    Ok(Row { index, leaf: Hash::try_from(leaf).map_err(|_| damaged())? })
+}
