@@ -1,1 +1,36 @@
-//! Placeholder.
+//! The verifier: evidence in, a report out.
+//!
+//! # The main path
+//!
+//! 1. A trust file says which log, witnesses and operator are believed: [`files::read_trust`].
+//! 2. One of four verify functions follows the numbered steps of SPEC §11: [`proof::verify`] for an entry and its
+//!    receipt, `run::verify` for an evidence pack, [`log::verify`] for a whole log, [`consistency::verify`] for
+//!    two heads.
+//! 3. It gives a [`Report`]: what was verified, each [`finding::Finding`], and what was left unchecked. What cannot be
+//!    checked at all is [`CannotCheck`].
+//! 4. [`text`] prints the report for people, [`Report::to_json`] for programs; [`exit`] maps it to an exit code.
+//!
+//! Nothing here touches a network but [`http`], which is used only for a log that is given as a URL.
+//!
+//! # Out of scope
+//!
+//! Storing evidence, following a log over time, and judging whether a policy is a good one.
+#![warn(missing_docs)]
+
+mod chain;
+mod checkpoint;
+pub mod consistency;
+pub mod error;
+pub mod exit;
+pub mod files;
+pub mod finding;
+pub mod http;
+pub mod log;
+pub mod proof;
+pub mod report;
+pub mod source;
+pub mod text;
+
+pub use error::CannotCheck;
+pub use finding::{Code, Concern, Finding, Gap, Severity, Unchecked};
+pub use report::{Claim, Report, Verdict};

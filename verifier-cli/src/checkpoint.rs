@@ -1,0 +1,44 @@
+//! Checkpoints by a trust file: the step that every verb starts with.
+
+use sift_spec::proof::TreeHead;
+use sift_spec::trust::{TrustError, TrustPolicy, VerifiedCheckpoint};
+
+use crate::finding::{Code, Concern};
+use crate::report::{Claim, Proven, Report};
+
+impl Proven for VerifiedCheckpoint {
+    fn claim(&self) -> Claim {
+        let checkpoint = self.checkpoint();
+        let TreeHead { size, root } = checkpoint.head;
+        let witnesses: Vec<&str> = self.witnesses().iter().map(|(name, _)| name.as_str()).collect();
+        let witnessed = match witnesses.as_slice() {
+            [] => "no witness was asked for".to_owned(),
+            names => format!("witnessed by {}", names.join(", ")),
+        };
+        let detail =
+            format!("{} signed a tree of {size} entries with root {root}; {witnessed}", checkpoint.origin);
+        Claim { what: "checkpoint", count: 1, detail }
+    }
+}
+
+/// Checks a checkpoint's note by the trust file, and says in the report what it found.
+pub(crate) fn verify(note: &[u8], trust: &TrustPolicy, report: &mut Report) -> Option<VerifiedCheckpoint> {
+    match trust.verify(note) {
+        Ok(checkpoint) => {
+            report.claim(&checkpoint);
+            Some(checkpoint)
+        }
+        Err(error) => {
+            report.reject(code_of(&error), Concern::whole(), error);
+            None
+        }
+    }
+}
+
+/// The code of a checkpoint that is not believed.
+pub(crate) const fn code_of(error: &TrustError) -> Code {
+    match error {
+        TrustError::NotWitnessed { .. } => Code::NotWitnessed,
+        TrustError::Note(_) | TrustError::Checkpoint(_) | TrustError::UnknownLog(_) => Code::CheckpointInvalid,
+    }
+}

@@ -1,0 +1,134 @@
+//! Two checkpoints of one log: does one extend the other, or did the log show two histories? (SPEC §7.1)
+
+use sift_spec::proof::{Proof, ProofError, ProveError, TreeHead, prove_consistency, verify_consistency};
+use sift_spec::tile::{TileError, TiledTree};
+use sift_spec::tree::{Nodes as _, RightEdge};
+use sift_spec::trust::{TrustPolicy, VerifiedCheckpoint};
+use sift_spec::types::{Hash, TreeSize};
+
+use crate::checkpoint;
+use crate::error::CannotCheck;
+use crate::finding::{Code, Concern};
+use crate::report::{Claim, Proven, Report, Verb};
+use crate::source::{Source, SourceTiles};
+
+/// What the proof comes from.
+#[derive(Clone, Copy, Default)]
+pub enum Basis<'a> {
+    /// Nothing: enough for heads of equal size, or of an empty tree.
+    #[default]
+    None,
+    /// A proof that was handed over.
+    Proof(&'a Proof),
+    /// A log to read tiles from; they are checked against the larger head.
+    Log(&'a dyn Source),
+}
+
+/// Two heads of one log of which one extends the other.
+#[derive(Debug)]
+struct VerifiedConsistency {
+    old: TreeHead,
+    new: TreeHead,
+    _assertion: (),
+}
+
+impl Proven for VerifiedConsistency {
+    fn claim(&self) -> Claim {
+        let detail = match (self.old.size, self.new.size) {
+            (old, new) if old == new => format!("both heads are the tree of {old} entries"),
+            (old, new) => format!("the tree of {new} entries starts with the tree of {old} entries, unchanged"),
+        };
+        Claim { what: "consistency", count: 1, detail }
+    }
+}
+
+/// Checks that of two checkpoints of one log, in any order, the larger extends the smaller.
+///
+/// # Errors
+/// When the checkpoints are of two logs, a proof is needed and there is none, or tiles cannot be read.
+pub fn verify(
+    first: &[u8],
+    second: &[u8],
+    basis: Basis<'_>,
+    trust: &TrustPolicy,
+) -> Result<Report, CannotCheck> {
+    let mut report = Report::new(Verb::Consistency, "two checkpoints");
+    // 1. Both checkpoints are believed.
+    let first = checkpoint::verify(first, trust, &mut report);
+    let second = checkpoint::verify(second, trust, &mut report);
+    let (Some(first), Some(second)) = (first, second) else { return Ok(report) };
+    // 2. They are of one log.
+    let [(old, old_by), (new, new_by)] = sorted(&first, &second);
+    if old_by.checkpoint().origin != new_by.checkpoint().origin {
+        let origin = |by: &VerifiedCheckpoint| by.checkpoint().origin.to_string();
+        return Err(CannotCheck::TwoLogs(origin(&first), origin(&second)));
+    }
+    // 3. Equal sizes have equal roots; the empty tree is the start of every other.
+    let split = || format!("tree of {} with root {}; tree of {} with root {}", old.size, old.root, new.size, new.root);
+    let trivial = old.size == new.size || old.size == TreeSize::ZERO;
+    let proof = match basis {
+        _ if trivial => Proof::default(),
+        Basis::None => return Err(CannotCheck::NoProof(old.size.get(), new.size.get())),
+        Basis::Proof(proof) => proof.clone(),
+        // 4. Tiles that lead to the larger head are those of its tree, so the smaller head is judged by them.
+        Basis::Log(source) => match from_tiles(source, old, new)? {
+            FromTiles::Proof(proof) => proof,
+            FromTiles::NotOfNew(root) => {
+                let detail = format!("the tiles of {} lead to the root {root}, not {}", source.name(), new.root);
+                report.reject(Code::TileDiffers, Concern::whole(), detail);
+                return Ok(report);
+            }
+        },
+    };
+    // 5. The proof proves it.
+    match verify_consistency(&old, &new, &proof) {
+        Ok(()) => report.claim(&VerifiedConsistency { old, new, _assertion: () }),
+        Err(ProofError::Root) if trivial || matches!(basis, Basis::Log(_)) => {
+            report.reject(Code::HeadsInconsistent, Concern::whole(), split());
+        }
+        Err(error) => {
+            report.reject(Code::ConsistencyUnproven, Concern::whole(), format!("{error}: {}", split()));
+        }
+    }
+    Ok(report)
+}
+
+/// Smaller tree first.
+fn sorted<'a>(
+    first: &'a VerifiedCheckpoint,
+    second: &'a VerifiedCheckpoint,
+) -> [(TreeHead, &'a VerifiedCheckpoint); 2] {
+    let mut pair = [first, second].map(|by| (by.checkpoint().head, by));
+    pair.sort_by_key(|(head, _)| head.size);
+    pair
+}
+
+enum FromTiles {
+    Proof(Proof),
+    /// The tiles lead to this root instead.
+    NotOfNew(Hash),
+}
+
+fn from_tiles(source: &dyn Source, old: TreeHead, new: TreeHead) -> Result<FromTiles, CannotCheck> {
+    let tiles = SourceTiles(source);
+    let tree = TiledTree::new(new.size, &tiles);
+    let broken = |error: TileError<CannotCheck>| match error {
+        TileError::Read(error) => error,
+        error @ TileError::Narrow(_) => {
+            CannotCheck::Fetch { log: source.name(), path: "tile".to_owned(), why: error.to_string() }
+        }
+    };
+    let row = tree.read(&RightEdge::nodes(new.size)).map_err(broken)?;
+    let root = RightEdge::from_row(new.size, row).map(|edge| edge.root());
+    match root {
+        Some(root) if root == new.root => {}
+        root => return Ok(FromTiles::NotOfNew(root.unwrap_or(new.root))),
+    }
+    match prove_consistency(old.size, new.size, &tree) {
+        Ok(proof) => Ok(FromTiles::Proof(proof)),
+        Err(ProveError::Read(error)) => Err(broken(error)),
+        Err(ProveError::Request(error)) => {
+            Err(CannotCheck::Fetch { log: source.name(), path: "tile".to_owned(), why: error.to_string() })
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Why something could not be checked: missing files, an unusable trust file, the network. Never the evidence's
+//! fault; what the evidence is guilty of is a [`crate::finding::Finding`].
+
+use std::io;
+use std::path::PathBuf;
+
+use sift_spec::trust::PolicyError;
+
+/// Why something could not be checked, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotCheck {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is larger than anything of its kind.
+    #[error("{} is larger than {bytes_max} bytes, the most that {what} can have: is it another file?", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        what: &'static str,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The trust file is none.
+    #[error("{} is not a trust file: {source}", path.display())]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PolicyError,
+    },
+    /// The trust file has no operator.
+    #[error(
+        "{} names no operator, and without one nobody's key counts: add the line \
+         \"#sift:operator <vkey>\" with the vkey that the operator gave you", path.display()
+    )]
+    NoOperator {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The log lacks a resource.
+    #[error("{log} has no {path}: the copy is incomplete, or older than the checkpoint")]
+    Missing {
+        /// Directory or URL.
+        log: String,
+        /// The resource.
+        path: String,
+    },
+    /// A resource of the log cannot be fetched.
+    #[error("cannot fetch {path} from {log}: {why}")]
+    Fetch {
+        /// Directory or URL.
+        log: String,
+        /// The resource.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// Two checkpoints of different logs.
+    #[error("the checkpoints are of two logs, {0} and {1}: only heads of one log can be compared")]
+    TwoLogs(String, String),
+    /// Neither a proof nor a log to make one from.
+    #[error(
+        "the heads have {0} and {1} entries, and comparing them takes a proof: \
+         give --proof FILE, or --log DIR|URL to make one"
+    )]
+    NoProof(u64, u64),
+    /// The file of a consistency proof is not one.
+    #[error("{} is not a consistency proof: one hash in base64 on each line", .0.display())]
+    ProofFile(PathBuf),
+    /// The operating system gives no random bytes.
+    #[error("the operating system gives no random bytes, which checking signatures in batches needs: {0}")]
+    Random(String),
+}

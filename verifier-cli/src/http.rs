@@ -1,0 +1,111 @@
+//! The network: all of it, and used only when a log is given as a URL.
+
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode, Url};
+use tokio::runtime::Runtime;
+
+use crate::error::CannotCheck;
+use crate::source::Source;
+
+/// Longest time for one request, in seconds.
+const REQUEST_SECONDS_MAX: u64 = 60;
+
+/// How often a request is made that fails for a reason that may pass.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// A log at a URL.
+#[derive(Debug)]
+pub struct HttpSource {
+    prefix: Url,
+    client: Client,
+    runtime: Runtime,
+}
+
+/// Why a request gave no answer.
+enum Failure {
+    /// Asking again will not help.
+    Final(String),
+    /// It may.
+    Passing(String),
+}
+
+impl HttpSource {
+    /// The log at this prefix: `checkpoint` and `tile/...` are appended to it.
+    ///
+    /// # Errors
+    /// When the URL is none, or no client can be set up.
+    pub fn new(prefix: &str) -> Result<Self, CannotCheck> {
+        let fail = |why: String| CannotCheck::Fetch { log: prefix.to_owned(), path: "anything".to_owned(), why };
+        // A path without final slash would lose its last segment when another is joined to it.
+        let url = Url::parse(&format!("{}/", prefix.trim_end_matches('/')));
+        let url = url.map_err(|error| fail(error.to_string()))?;
+        // Fails only when a provider is installed already, and then there is one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .timeout(Duration::from_secs(REQUEST_SECONDS_MAX))
+            .user_agent(concat!("sift-verify/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| fail(chain(&error)))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| fail(error.to_string()))?;
+        Ok(Self { prefix: url, client, runtime })
+    }
+
+    async fn get(&self, url: Url, bytes_max: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let passing = |error: reqwest::Error| Failure::Passing(chain(&error));
+        let mut answer = self.client.get(url).send().await.map_err(passing)?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Err(Failure::Passing(format!("the server answered {status}")));
+            }
+            status => return Err(Failure::Final(format!("the server answered {status}"))),
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(passing)? {
+            if bytes.len() + chunk.len() > bytes_max {
+                return Err(Failure::Final(format!("longer than {bytes_max} bytes")));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(bytes))
+    }
+}
+
+impl Source for HttpSource {
+    fn name(&self) -> String {
+        self.prefix.to_string()
+    }
+
+    fn fetch(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, CannotCheck> {
+        let fail = |why: String| CannotCheck::Fetch { log: self.name(), path: path.to_owned(), why };
+        let url = self.prefix.join(path).map_err(|error| fail(error.to_string()))?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.runtime.block_on(self.get(url.clone(), bytes_max)) {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Passing(_)) if attempt < ATTEMPTS_MAX => {
+                    std::thread::sleep(Duration::from_millis(100 << attempt));
+                }
+                Err(Failure::Passing(why) | Failure::Final(why)) => return Err(fail(why)),
+            }
+        }
+    }
+}
+
+/// An error and what caused it: reqwest says the useful part last.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
