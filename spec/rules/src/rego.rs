@@ -25,7 +25,7 @@
 //!
 //! An evaluation takes at most [`INSTRUCTIONS_MAX`] instructions of the virtual machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regorus::languages::rego::compiler::Compiler;
@@ -84,6 +84,7 @@ impl RegoPolicy {
 
         let mut engine = Engine::new();
         engine.set_strict_builtin_errors(true);
+        let mut declared = BTreeSet::new();
         for (file, source) in files {
             let package = engine
                 .add_policy((*file).to_owned(), (*source).to_owned())
@@ -91,8 +92,13 @@ impl RegoPolicy {
             if package.split('.').nth(1) == Some(ENTRY_PACKAGE) {
                 return Err(in_file(file, format!("the package {ENTRY_PACKAGE} is taken")));
             }
+            for set in SETS.into_iter().filter(|_| package == "data.sift") {
+                let found = engine.has_declared_rule_rooted_at(file, set);
+                if found.map_err(|error| in_file(file, error.to_string()))? {
+                    declared.insert(set);
+                }
+            }
         }
-        let declared: Vec<&str> = SETS.into_iter().filter(|set| declares(&engine, &all, set)).collect();
         if declared.is_empty() {
             return Err(in_all("package sift has none of the rules allow, deny and hold".to_owned()));
         }
@@ -102,6 +108,16 @@ impl RegoPolicy {
 
         let compiled =
             engine.compile_with_entrypoint(&ENTRY_POINT.into()).map_err(|error| in_all(error.to_string()))?;
+        // A set that the entry point does not ask for would be a denial that never happens.
+        let is_asked =
+            |path: &str| match path.strip_prefix("data.sift.").and_then(|rest| rest.split(['.', '[']).next())
+            {
+                Some(root) => !SETS.contains(&root) || declared.contains(root),
+                None => true,
+            };
+        if let Some(path) = compiled.get_rules().keys().find(|path| !is_asked(path)) {
+            return Err(in_all(format!("{path} is not a rule of package sift")));
+        }
         let program = Compiler::compile_from_policy(&compiled, &[ENTRY_POINT])
             .map_err(|error| in_all(error.to_string()))?;
         let mut program = Arc::unwrap_or_clone(program);
@@ -118,12 +134,6 @@ impl RegoPolicy {
         let vm = machine(&self.program, &self.data).unwrap_or_default();
         RegoDecider { data: self.data.clone(), program: Arc::clone(&self.program), vm }
     }
-}
-
-/// Whether package `sift` has this rule. Paths that the engine cannot place are left to the compiler to refuse.
-fn declares(engine: &Engine, files: &[&str], set: &str) -> bool {
-    let path = format!("data.sift.{set}");
-    files.iter().any(|file| engine.has_declared_rule_rooted_at(file, &path).unwrap_or(false))
 }
 
 fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {

@@ -10,6 +10,7 @@
 //! * what can be wrong without an error is refused: definitions of one rule or function that may contradict one another,
 //!   rules and comprehensions that build objects and may set a member twice, and lookups in `data` by a computed path
 //!   that may meet rules;
+//! * rules and functions that call themselves, through others too, are refused: the compiler finds only some;
 //! * only the builtins listed here may occur: none has a clock, randomness, network or output, and none makes much from
 //!   little (`numbers.range`).
 //!
@@ -82,6 +83,9 @@ const OPERATORS: &[Strict] = operators! {
     ">=" |args| order(args, &BoolOp::Ge);
 };
 
+/// Longest chain of calls between rules and functions.
+const CALLS_DEEP_MAX: usize = 64;
+
 /// Error numbers below this are genuine size limits of regular expressions.
 const ERROR_BASE: usize = usize::MAX / 2;
 
@@ -139,7 +143,71 @@ pub(crate) fn harden(program: &mut Program) -> Result<(), String> {
         }
         check(instruction)?;
     }
-    Ok(())
+    check_calls(program)
+}
+
+/// Rules and functions may call one another, but never in a circle, and not deeper than [`CALLS_DEEP_MAX`]: the virtual
+/// machine follows calls on the stack of its thread.
+fn check_calls(program: &Program) -> Result<(), String> {
+    let mut attributed = 0;
+    let mut callees: Vec<Vec<usize>> = Vec::with_capacity(program.rule_infos.len());
+    for rule in &program.rule_infos {
+        let bodies = rule.definitions.iter().flatten().chain(rule.destructuring_blocks.iter().flatten());
+        let mut called = Vec::new();
+        for start in bodies {
+            called.extend(calls_from(program, *start as usize));
+        }
+        attributed += called.len();
+        callees.push(called);
+    }
+    let entries =
+        program.entry_points.values().map(|start| calls_from(program, *start).count()).sum::<usize>();
+    let all =
+        program.instructions.iter().filter(|instruction| callee(program, instruction).is_some()).count();
+    if attributed + entries != all {
+        return Err("the calls of this program cannot be followed".to_owned());
+    }
+    // Length of the longest chain of calls from each rule, by passes: a circle never settles.
+    let mut deepest = vec![0_usize; callees.len()];
+    for _ in 0..=CALLS_DEEP_MAX {
+        let next: Vec<usize> = callees
+            .iter()
+            .map(|called| {
+                called.iter().filter_map(|rule| deepest.get(*rule)).max().map_or(0, |deep| deep + 1)
+            })
+            .collect();
+        if next == deepest {
+            return Ok(());
+        }
+        deepest = next;
+    }
+    let worst = deepest.iter().zip(&program.rule_infos).max_by_key(|(deep, _)| **deep);
+    let name = worst.map_or("a rule", |(_, rule)| rule.name.as_str());
+    Err(format!("{name} calls itself, or calls go deeper than {CALLS_DEEP_MAX}"))
+}
+
+/// The rules called between `start` and the end of that body.
+fn calls_from(program: &Program, start: usize) -> impl Iterator<Item = usize> + '_ {
+    let body = program.instructions.iter().skip(start);
+    let is_end = |instruction: &Instruction| {
+        matches!(
+            instruction,
+            Instruction::RuleReturn {} | Instruction::DestructuringSuccess {} | Instruction::Return { .. }
+        )
+    };
+    body.take_while(move |instruction| !is_end(instruction))
+        .filter_map(|instruction| callee(program, instruction))
+}
+
+fn callee(program: &Program, instruction: &Instruction) -> Option<usize> {
+    match instruction {
+        Instruction::CallRule { rule_index, .. } => Some(usize::from(*rule_index)),
+        Instruction::FunctionCall { params_index } => {
+            let params = program.instruction_data.get_function_call_params(*params_index)?;
+            Some(usize::from(params.func_rule_index))
+        }
+        _ => None,
+    }
 }
 
 /// The operator, destination, left and right register of an instruction that must become a call.

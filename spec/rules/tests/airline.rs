@@ -13,7 +13,23 @@ use sift_spec::record::{Effect, Status};
 use sift_spec::types::{RunId, Seq, Text, UnixMillis};
 
 /// How often each rule decided. Every denial was checked against the airline's text: see the bundles' README.
-const EXPECTED: &[(&str, &str, usize)] = &[];
+const EXPECTED: &[(&str, &str, usize)] = &[
+    ("allow", "book", 15),
+    ("allow", "change", 72),
+    ("allow", "harmless", 89),
+    ("allow", "lookup", 356),
+    ("allow", "model", 1243),
+    ("allow", "transfer", 22),
+    ("deny", "bags-free-charged", 4),
+    ("deny", "book-bag-allowance", 7),
+    ("deny", "book-one-certificate", 4),
+    ("deny", "book-payments-max", 3),
+    ("deny", "cancel-flown", 7),
+    ("deny", "cancel-not-covered", 10),
+    ("deny", "flights-basic-economy", 15),
+    ("deny", "flights-payment-kind", 3),
+    ("hold", "certificate-approval", 3),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -78,12 +94,15 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
         for message in conversation["traj"].as_array().unwrap() {
             let mut proposals = Vec::new();
             if message["role"] == "assistant" {
-                proposals.push((None, CallInput::Model {
-                    input_tokens: prompt_bytes,
-                    max_output: 4096,
-                    model: "gpt-4o".parse().unwrap(),
-                    provider: "openai".parse().unwrap(),
-                }));
+                proposals.push((
+                    None,
+                    CallInput::Model {
+                        input_tokens: prompt_bytes,
+                        max_output: 4096,
+                        model: "gpt-4o".parse().unwrap(),
+                        provider: "openai".parse().unwrap(),
+                    },
+                ));
             }
             prompt_bytes += message["content"].as_str().unwrap_or_default().len() as u64;
             for call in message["tool_calls"].as_array().into_iter().flatten() {
@@ -96,7 +115,11 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
                 let (other_input, other) = by_cedar.propose(&call);
                 let shown = String::from_utf8_lossy(&input);
                 assert_eq!(input, other_input);
-                assert_eq!((verdict.effect, &verdict.rules), (other.effect, &other.rules), "{other:?}\n{shown}");
+                assert_eq!(
+                    (verdict.effect, &verdict.rules),
+                    (other.effect, &other.rules),
+                    "{other:?}\n{shown}"
+                );
                 assert_eq!(verdict.hold, other.hold);
                 calls += 1;
                 for rule in &verdict.rules {
@@ -127,6 +150,7 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
     for ((effect, rule), count) in &table {
         println!("{effect:<6} {rule:<26} {count:>5}");
     }
-    let table: Vec<_> = table.iter().map(|((effect, rule), n)| (effect.as_str(), rule.as_str(), *n)).collect();
+    let table: Vec<_> =
+        table.iter().map(|((effect, rule), n)| (effect.as_str(), rule.as_str(), *n)).collect();
     assert_eq!(table, EXPECTED);
 }

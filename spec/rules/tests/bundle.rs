@@ -19,13 +19,16 @@ fn there_is_no_default() {
 
 #[test]
 fn unknown_files_are_named() {
-    for path in ["policy.txt", "sub/data.json", "Budget.toml", "prices.json", "tests/a.txt", "rego", "readme.md"] {
+    for path in
+        ["policy.txt", "sub/data.json", "Budget.toml", "prices.json", "tests/a.txt", "rego", "readme.md"]
+    {
         let error = compile(&[REGO, (path, "{}")]).unwrap_err();
         assert_eq!(error, CompileError::UnknownFile(path.to_owned()));
     }
     for path in ["README.md", "tests/a.json", "tests/deep/b.json", "lib/more.rego"] {
         let content = if path.ends_with("rego") { "package lib\nx := 1\n" } else { "{" };
-        assert!(compile(&[REGO, (path, content)]).is_ok(), "{path}");
+        let result = compile(&[REGO, (path, content)]);
+        assert!(result.is_ok(), "{path}: {result:?}");
     }
 }
 
@@ -102,7 +105,10 @@ fn needs_and_bills() {
     };
     let bundle = compile(&[REGO, ("prices.toml", prices), ("budget.toml", "[run]\nmicro_usd = 5")]).unwrap();
     let need = bundle.need(&model("m")).unwrap();
-    assert_eq!((need.get(Meter::MicroUsd), need.get(Meter::Tokens), need.get(Meter::ModelCalls)), (300, 110, 1));
+    assert_eq!(
+        (need.get(Meter::MicroUsd), need.get(Meter::Tokens), need.get(Meter::ModelCalls)),
+        (300, 110, 1)
+    );
     assert!(matches!(bundle.need(&model("other")), Err(Refusal::Unpriced(_))));
     let usage = Usage { input: 90, cache_read: 10, output: 4, reasoning: 6, ..Usage::default() };
     let billed = bundle.billed("p", "m", &usage);

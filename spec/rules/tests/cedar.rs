@@ -38,7 +38,8 @@ forbid (principal, action == Tool::Action::"refund", resource) when { context.ar
 #[test]
 fn a_forbid_that_errs_denies() {
     // Cedar would skip the forbid and allow.
-    let policy = ALL.to_owned() + "@id(\"f\") forbid (principal, action, resource) when { context.args.missing > 1 };";
+    let policy =
+        ALL.to_owned() + "@id(\"f\") forbid (principal, action, resource) when { context.args.missing > 1 };";
     assert!(denied_by_error(&verdict(&policy, "{}")));
     assert_eq!(verdict(&policy, r#"{"missing":0}"#).effect, Effect::Allow);
 }
@@ -61,8 +62,9 @@ fn every_error_in_a_policy_denies() {
     ] {
         for kind in ["forbid", "permit", "@hold(\"boss\") @seconds(\"5\") forbid"] {
             let (annotations, effect) = kind.rsplit_once(' ').unwrap_or(("", kind));
-            let policy =
-                format!("{ALL}@id(\"f\") {annotations} {effect} (principal, action, resource) when {{ {condition} }};");
+            let policy = format!(
+                "{ALL}@id(\"f\") {annotations} {effect} (principal, action, resource) when {{ {condition} }};"
+            );
             assert!(denied_by_error(&verdict(&policy, args)), "{policy}");
         }
     }
@@ -70,7 +72,9 @@ fn every_error_in_a_policy_denies() {
 
 #[test]
 fn values_that_cedar_lacks_deny() {
-    for args in [r#"{"n":18446744073709551615}"#, r#"{"n":0.00001}"#, r#"{"n":[[1.23456]]}"#, r#"{"n":1,"n":1}"#] {
+    for args in
+        [r#"{"n":18446744073709551615}"#, r#"{"n":0.00001}"#, r#"{"n":[[1.23456]]}"#, r#"{"n":1,"n":1}"#]
+    {
         assert!(denied_by_error(&verdict(ALL, args)), "{args}");
     }
     for args in [r#"{"n":null}"#, r#"{"n":[null,1.5,[],{}]}"#, r#"{"n":5.0,"":{"__proto__":1}}"#] {
@@ -120,10 +124,15 @@ fn arrays_and_objects_by_path() {
 #[test]
 fn conflicting_holds_deny() {
     let hold = |id: &str, role: &str, seconds: u32| {
-        format!("@id(\"{id}\") @hold(\"{role}\") @seconds(\"{seconds}\") forbid (principal, action, resource);\n")
+        format!(
+            "@id(\"{id}\") @hold(\"{role}\") @seconds(\"{seconds}\") forbid (principal, action, resource);\n"
+        )
     };
     let same = verdict(&(ALL.to_owned() + &hold("a", "boss", 90) + &hold("b", "boss", 30)), "{}");
-    assert_eq!((same.effect, names(&same), same.hold.unwrap().seconds), (Effect::Hold, vec!["a", "b"], 30));
+    assert_eq!(
+        (same.effect, names(&same), same.hold.as_ref().unwrap().seconds),
+        (Effect::Hold, vec!["a", "b"], 30)
+    );
     let differ = verdict(&(ALL.to_owned() + &hold("a", "boss", 90) + &hold("b", "auditor", 30)), "{}");
     assert_eq!((differ.effect, names(&differ)), (Effect::Deny, vec![CONFLICTING_HOLDS]));
 }
@@ -173,7 +182,13 @@ namespace Tool {
     let error = build(&policy("context.args.m > 1")).unwrap_err().to_string();
     assert!(error.contains("schema.cedarschema"), "{error}");
     assert!(compile(&[("p.cedar", ALL), ("schema.cedarschema", "entity")]).is_err());
-    assert!(compile(&[("p.rego", "package sift\nallow contains {\"rule\": \"a\"}\n"), ("schema.cedarschema", schema)]).is_err());
+    assert!(
+        compile(&[
+            ("p.rego", "package sift\nallow contains {\"rule\": \"a\"}\n"),
+            ("schema.cedarschema", schema)
+        ])
+        .is_err()
+    );
 }
 
 #[test]
@@ -197,8 +212,12 @@ fn slicing_does_not_change_a_verdict() {
             for depth in ["0", "1"] {
                 let input = String::from_utf8(tool(name, args)).unwrap();
                 let input = input.replace("\"depth\":0", &format!("\"depth\":{depth}"));
-                let (sliced, whole) = (decide(&scoped, input.as_bytes()), decide(&unscoped, input.as_bytes()));
-                assert_eq!((sliced.effect, &sliced.hold, &sliced.rules), (whole.effect, &whole.hold, &whole.rules));
+                let (sliced, whole) =
+                    (decide(&scoped, input.as_bytes()), decide(&unscoped, input.as_bytes()));
+                assert_eq!(
+                    (sliced.effect, &sliced.hold, &sliced.rules),
+                    (whole.effect, &whole.hold, &whole.rules)
+                );
             }
         }
     }

@@ -80,10 +80,8 @@ fn identical_calls_wall_clock_and_depth() {
         ..Limits::default()
     };
     ledger.open(&open(1, None, bounded, 500)).unwrap();
-    let same = |seq, time| Reserve {
-        identity: Some(Hash::from_bytes([7; 32])),
-        ..reserve(1, seq, calls(1), time)
-    };
+    let same =
+        |seq, time| Reserve { identity: Some(Hash::from_bytes([7; 32])), ..reserve(1, seq, calls(1), time) };
     ledger.reserve(&same(1, 500)).unwrap().unwrap();
     ledger.settle(&settle(1, 1, calls(1), 500)).unwrap();
     ledger.reserve(&same(2, 500)).unwrap().unwrap();
@@ -112,9 +110,18 @@ fn misuse_is_an_error_and_changes_nothing() {
     for (event, error) in [
         (Event::Open(open(1, None, Limits::default(), 100)), LedgerError::RunExists(run(1))),
         (Event::Open(open(2, Some(3), Limits::default(), 100)), LedgerError::RunUnknown(run(3))),
-        (Event::Open(open(2, None, Limits::default(), 99)), LedgerError::TimeBackwards { time: at(99), latest: at(100) }),
-        (Event::Reserve(reserve(1, 5, calls(1), 100)), LedgerError::SeqNotAfter { seq: seq(5), last: seq(5) }),
-        (Event::Reserve(reserve(1, 4, calls(1), 100)), LedgerError::SeqNotAfter { seq: seq(4), last: seq(5) }),
+        (
+            Event::Open(open(2, None, Limits::default(), 99)),
+            LedgerError::TimeBackwards { time: at(99), latest: at(100) },
+        ),
+        (
+            Event::Reserve(reserve(1, 5, calls(1), 100)),
+            LedgerError::SeqNotAfter { seq: seq(5), last: seq(5) },
+        ),
+        (
+            Event::Reserve(reserve(1, 4, calls(1), 100)),
+            LedgerError::SeqNotAfter { seq: seq(4), last: seq(5) },
+        ),
         (Event::Reserve(reserve(2, 1, calls(1), 100)), LedgerError::RunUnknown(run(2))),
         (Event::Reserve(reserve(1, 6, huge, 100)), LedgerError::Overflow),
         (Event::Settle(settle(1, 6, calls(1), 100)), LedgerError::NoHold { run: run(1), seq: seq(6) }),
@@ -197,7 +204,10 @@ fn a_cap_is_never_passed_by_256_interleaved_callers() {
         let total = ledger.kernel_total(Window::Day, at(time)).get(Meter::ToolCalls);
         assert_eq!(total, held + billed, "conservation");
         assert!(total <= cap, "overshoot: {total}");
-        assert_eq!(ledger.agent_total(&"a".parse().unwrap(), Window::Day, at(time)).get(Meter::ToolCalls), total);
+        assert_eq!(
+            ledger.agent_total(&"a".parse().unwrap(), Window::Day, at(time)).get(Meter::ToolCalls),
+            total
+        );
     }
     assert!(granted > 200 && refused > 1000, "{granted} {refused}");
 }
@@ -239,7 +249,11 @@ impl Model {
         let mut fine = limits.meters.iter().all(|limit| fits(run, limit));
         while let Some(owner) = above {
             let (parent, limits) = &self.runs[&owner];
-            fine &= limits.meters.iter().filter(|limit| limit.scope == Scope::Run).all(|limit| fits(owner, limit));
+            fine &= limits
+                .meters
+                .iter()
+                .filter(|limit| limit.scope == Scope::Run)
+                .all(|limit| fits(owner, limit));
             above = *parent;
         }
         fine

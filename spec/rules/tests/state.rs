@@ -14,7 +14,8 @@ const FACTS: &str = "[[fact]]\nname = \"user\"\ntool = \"get_user\"\nkey = \"use
     [[fact]]\nname = \"order\"\ntool = \"make_order\"\nkey = \"order_id\"\n";
 
 fn bundle() -> PolicyBundle {
-    compile(&[("p.rego", "package sift\nallow contains {\"rule\": \"all\"}\n"), ("facts.toml", FACTS)]).unwrap()
+    compile(&[("p.rego", "package sift\nallow contains {\"rule\": \"all\"}\n"), ("facts.toml", FACTS)])
+        .unwrap()
 }
 
 fn state() -> RunState {
@@ -132,7 +133,8 @@ fn one_encoding() {
         let text = String::from_utf8(bytes).unwrap();
         assert!(PolicyInput::from_bytes(format!("{text} ").as_bytes()).is_err());
     }
-    let text = String::from_utf8(document(&state, call("t", r#"{"b":{"y":1,"x":2},"a":1.5}"#)).to_bytes()).unwrap();
+    let text =
+        String::from_utf8(document(&state, call("t", r#"{"b":{"y":1,"x":2},"a":1.5}"#)).to_bytes()).unwrap();
     assert!(text.contains(r#""args":{"a":1.5,"b":{"x":2,"y":1}}"#), "{text}");
     assert!(text.contains(r#""facts":{"user":{"a":{"b":[null,1.5],"c":2},"z":1}}"#), "{text}");
 }
