@@ -1,6 +1,8 @@
 //! What several test binaries share: a seeded generator, honest objects, ways to damage them.
 #![allow(dead_code)] // each binary uses a part
 
+pub(crate) mod honest;
+
 use sift_spec::hash::leaf_hash;
 use sift_spec::proof::Proof;
 use sift_spec::types::{Hash, LeafIndex, TreeSize};
