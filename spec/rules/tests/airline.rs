@@ -74,18 +74,24 @@ impl Replay {
     }
 }
 
-#[test]
-fn rego_and_cedar_say_the_same_about_every_recorded_call() {
+/// The recorded conversations, if they are here.
+fn conversations() -> Option<Vec<Value>> {
     let data = root().join("../shared/data/tau-airline-gpt-4o.json");
     let Ok(text) = std::fs::read(&data) else {
         println!("skipped: {} is not here", data.display());
-        return;
+        return None;
     };
-    let conversations: Vec<Value> = serde_json::from_slice(&text).unwrap();
+    Some(serde_json::from_slice(&text).unwrap())
+}
+
+#[test]
+fn rego_and_cedar_say_the_same_about_every_recorded_call() {
+    let Some(conversations) = conversations() else { return };
     let (rego, cedar) = (bundle("rego"), bundle("cedar"));
     let mut table: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut tools: BTreeSet<(String, Effect)> = BTreeSet::new();
     let mut calls = 0;
+    let mut inputs = Vec::new();
     for (number, conversation) in conversations.iter().enumerate() {
         let mut by_rego = Replay::new(&rego, number);
         let mut by_cedar = Replay::new(&cedar, number);
@@ -122,6 +128,9 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
                 );
                 assert_eq!(verdict.hold, other.hold);
                 calls += 1;
+                if call.as_tool().is_some() {
+                    inputs.push(input.clone());
+                }
                 for rule in &verdict.rules {
                     *table.entry((verdict.effect.to_string(), rule.to_string())).or_default() += 1;
                 }
@@ -153,4 +162,95 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
     let table: Vec<_> =
         table.iter().map(|((effect, rule), n)| (effect.as_str(), rule.as_str(), *n)).collect();
     assert_eq!(table, EXPECTED);
+    compare_with_the_interpreter(&rego, &inputs);
+}
+
+/// The hardened program against regorus's interpreter in its strict mode, on the recorded calls and on damaged ones:
+/// an error there is an error here, and otherwise the verdict is the same, unless values of different types were
+/// compared by order, which only the hardened program refuses.
+fn compare_with_the_interpreter(bundle: &PolicyBundle, inputs: &[Vec<u8>]) {
+    let files = Bundle::decode(bundle.encoding()).unwrap();
+    let mut interpreter = regorus::Engine::new();
+    interpreter.set_strict_builtin_errors(true);
+    for (path, content) in files.files() {
+        let text = String::from_utf8(content.clone()).unwrap();
+        match path.as_str() {
+            "data.json" => interpreter.add_data_json(&text).unwrap(),
+            "airline.rego" => drop(interpreter.add_policy(path.clone(), text).unwrap()),
+            _ => {}
+        }
+    }
+    let mut rules_of = |set: &str, input: &str| {
+        interpreter.set_input_json(input).unwrap();
+        let fired = interpreter.eval_rule(format!("data.sift.{set}")).ok()?;
+        let name = |element: &regorus::Value| element["rule"].as_string().unwrap().to_string();
+        Some(fired.as_set().unwrap().iter().map(name).collect::<BTreeSet<_>>())
+    };
+    let mut decider = bundle.decider();
+    let (mut errors, mut stricter, mut same) = (0, 0, 0);
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for input in inputs {
+        for damage in 0..6 {
+            let mut document: Value = serde_json::from_slice(input).unwrap();
+            for part in ["call", "facts"].into_iter().cycle().take(damage) {
+                damage_one(&mut document[part], &mut seed);
+            }
+            let text = sift_rules::json::print(&document);
+            let verdict = decider.decide(text.as_bytes());
+            let is_error =
+                verdict.rules.iter().any(|rule| rule.as_str() == sift_rules::verdict::EVALUATION_ERROR);
+            let sets = ["deny", "hold", "allow"].map(|set| rules_of(set, &text));
+            if sets.iter().any(Option::is_none) {
+                assert!(is_error, "the interpreter fails, the program does not: {verdict:?}\n{text}");
+                errors += 1;
+                continue;
+            }
+            if is_error {
+                assert!(
+                    damage > 0 && verdict.reasons[0].as_str().starts_with(['<', '>']),
+                    "{verdict:?}\n{text}"
+                );
+                stricter += 1;
+                continue;
+            }
+            let expected = sets.into_iter().flatten().find(|set| !set.is_empty());
+            let expected =
+                expected.unwrap_or_else(|| BTreeSet::from([sift_rules::verdict::DEFAULT_DENY.to_owned()]));
+            let found: BTreeSet<String> = verdict.rules.iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{text}");
+            same += 1;
+        }
+    }
+    println!("against the interpreter: {same} alike, {errors} errors in both, {stricter} only here");
+    assert!(same > 0 && errors > 0);
+}
+
+/// Replaces or removes one member or element at a random place.
+fn damage_one(value: &mut Value, seed: &mut u64) {
+    let mut next = |bound: usize| {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        (*seed % bound as u64) as usize
+    };
+    let mut place = value;
+    loop {
+        let stop = next(4) == 0;
+        let children = match &*place {
+            Value::Object(members) => members.len(),
+            Value::Array(items) => items.len(),
+            _ => 0,
+        };
+        if stop || children == 0 {
+            break;
+        }
+        let child = next(children);
+        place = match place {
+            Value::Object(members) => members.values_mut().nth(child).unwrap(),
+            Value::Array(items) => &mut items[child],
+            _ => unreachable!("a scalar has no children"),
+        };
+    }
+    let kinds = [r"null", "7", "-1.5", r#""text""#, "[]", "{}", "true", r#"["a",1]"#, r#"{"a":null}"#];
+    *place = serde_json::from_str(kinds[next(kinds.len())]).unwrap();
 }
