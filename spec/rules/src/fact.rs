@@ -56,11 +56,9 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<FactRule>, CompileErro
         if [&rule.name, &rule.tool, &rule.key].into_iter().any(String::is_empty) {
             return Err(invalid(format!("fact {position}: name, tool and key must not be empty")));
         }
-        let same = |other: &&FactRule| other.name == rule.name;
-        if let Some(first) = rules.iter().find(same) {
-            if (&first.key, first.latest) != (&rule.key, rule.latest) {
-                return Err(invalid(format!("fact {:?}: key and latest differ between entries", rule.name)));
-            }
+        let mut same_name = rules.iter().filter(|other| other.name == rule.name);
+        if same_name.any(|other| (&other.key, other.latest) != (&rule.key, rule.latest)) {
+            return Err(invalid(format!("fact {:?}: key and latest differ between entries", rule.name)));
         }
         if rules.iter().filter(|other| (&other.name, &other.tool) == (&rule.name, &rule.tool)).count() > 1 {
             return Err(invalid(format!("fact {:?}: tool {:?} is listed twice", rule.name, rule.tool)));

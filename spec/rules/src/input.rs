@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sift_spec::record::Call;
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
 use crate::json;
@@ -65,6 +66,22 @@ pub enum CallInput {
 }
 
 impl CallInput {
+    /// A call as its record proposes it; `args` are the exact bytes that a tool call's record commits to, and are not
+    /// looked at for other calls.
+    #[must_use]
+    pub fn of(call: &Call, args: &[u8]) -> Self {
+        match call {
+            Call::Agent(call) => Self::Agent { name: call.agent.clone() },
+            Call::Model(call) => Self::Model {
+                input_tokens: call.input.tokens,
+                max_output: call.max_output,
+                model: call.model.clone(),
+                provider: call.provider.clone(),
+            },
+            Call::Tool(call) => Self::tool(call.name.clone(), args),
+        }
+    }
+
     /// A tool call from the exact argument bytes that the record commits to.
     #[must_use]
     pub fn tool(name: Text<128>, args: &[u8]) -> Self {

@@ -29,6 +29,7 @@
 //! a policy whose scope does not match is not satisfied and cannot err. Rego is not sliced: a rule whose first
 //! condition fails costs a few instructions, and cutting it out would have to be proved harmless first.
 #![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod budget;
 pub mod bundle;
@@ -53,6 +54,7 @@ pub use decide::{Decider, decide};
 pub use fact::FactRule;
 pub use input::{CallInput, PolicyInput};
 pub use ledger::{Ledger, LedgerError};
+pub use need::identity;
 pub use price::Prices;
 pub use state::RunState;
 pub use verdict::{HoldFor, Verdict};

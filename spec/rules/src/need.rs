@@ -1,7 +1,9 @@
 //! What a call needs at most and what it was billed: the same sums for kernel and auditor.
 
+use sift_spec::hash::object_digest;
 use sift_spec::meter::{Amounts, Meter, Usage};
 use sift_spec::record::{Refusal, Unpriced};
+use sift_spec::types::Hash;
 
 use crate::bundle::PolicyBundle;
 use crate::input::CallInput;
@@ -42,5 +44,26 @@ impl PolicyBundle {
             Some(money) => tokens.with(Meter::MicroUsd, money.get()),
             None => tokens,
         }
+    }
+}
+
+/// What identical tool calls of a run share: a digest over the tool's name and the exact argument bytes. Not salted, so
+/// it belongs into a ledger and never into a record.
+#[must_use]
+pub fn identity(tool: &str, args: &[u8]) -> Hash {
+    // The length keeps name and arguments apart.
+    let head = format!("sift/identical@v1\n{} {tool}\n", tool.len());
+    object_digest(&[head.as_bytes(), args].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_tells_name_and_arguments_apart() {
+        assert_eq!(identity("a", b"{}"), identity("a", b"{}"));
+        let all = [identity("a", b"{}"), identity("a", b"{ }"), identity("a\n{}", b""), identity("b", b"{}")];
+        assert!(all.iter().enumerate().all(|(n, one)| !all[..n].contains(one)));
     }
 }

@@ -1,8 +1,9 @@
 //! What a policy says about one call.
 
 use serde::{Deserialize, Serialize};
-use sift_spec::record::{Effect, LIST_MAX};
-use sift_spec::types::{Text, Word};
+use sift_spec::payload::Commitment;
+use sift_spec::record::{Decision, Effect, Hold, LIST_MAX};
+use sift_spec::types::{INTEGER_MAX, Text, UnixMillis, Word};
 
 /// The rule of a denial that no rule of the policy asked for: nothing allowed the call.
 pub const DEFAULT_DENY: &str = "sift.default-deny";
@@ -60,6 +61,18 @@ impl Verdict {
     #[must_use]
     pub fn evaluation_error(why: &str) -> Self {
         Self::single(Effect::Deny, EVALUATION_ERROR, why)
+    }
+
+    /// The verdict as an intent records it: `input` commits to the bytes that were decided, `time` is the intent's, from
+    /// which the deadline of a hold runs.
+    #[must_use]
+    pub fn into_decision(self, input: Commitment, time: UnixMillis) -> Decision {
+        let Self { effect, hold, rules, reasons } = self;
+        let hold = hold.map(|HoldFor { role, seconds }| {
+            let deadline = time.get().saturating_add(seconds.saturating_mul(1000)).min(INTEGER_MAX);
+            Hold { deadline: UnixMillis::new(deadline).unwrap_or(time), role }
+        });
+        Decision { effect, hold, input, reasons, rules }
     }
 
     /// The verdict on which both engines agree: any denial, else any hold, else any permission, else a denial.

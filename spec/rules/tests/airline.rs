@@ -2,6 +2,7 @@
 //!
 //! Both must say the same about every call. The data is not part of the project: without it the test says so and
 //! passes.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! What a bundle may hold, and what its settings mean.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

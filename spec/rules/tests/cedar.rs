@@ -1,4 +1,5 @@
 //! Cedar bundles: conventions, and every way an evaluation can go wrong, which must all deny.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The ledger against a plain model that keeps every event and adds everything up each time.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! The state of a run: counters and facts, and the document made of them.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
