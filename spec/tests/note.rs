@@ -132,7 +132,8 @@ fn every_change_of_a_note_is_refused_here_and_there() {
     let key = kernel_key();
     let keys = std::slice::from_ref(key.verifier());
     let good = key.sign_note("an honest text\nof two lines\n").into_bytes();
-    let verify = |bytes: &[u8]| Note::parse(bytes, NOTE_BYTES_MAX).and_then(|note| Ok(note.verify(keys)?.len()));
+    let verify =
+        |bytes: &[u8]| Note::parse(bytes, NOTE_BYTES_MAX).and_then(|note| Ok(note.verify(keys)?.len()));
     assert_eq!(verify(&good), Ok(1));
     let mut tried = 0;
     for at in 0..good.len() {

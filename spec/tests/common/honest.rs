@@ -15,7 +15,7 @@ use sift_spec::proof::{Proof, TreeHead, prove_inclusion, prove_multi_inclusion};
 use sift_spec::receipt::Receipt;
 use sift_spec::record::{
     AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Grant, Halt,
-    HaltCause, Hold, InputBound, Intent, Kind, KeyChange, KeyRole, LimitRefusal, Limits, MeterLimit,
+    HaltCause, Hold, InputBound, Intent, KeyChange, KeyRole, Kind, LimitRefusal, Limits, MeterLimit,
     ModelAnswer, ModelCall, Open, OperatorBody, OperatorRecord, Outcome, Parent, Policy, Record, Refusal,
     Revoke, Scope, Statement, Status, ToolCall, Window,
 };
@@ -156,7 +156,10 @@ fn bodies() -> Vec<Body> {
     let open = Open {
         build: p("sift-kernel 0.1.0"),
         engine: p("rego/regorus-0.14.1"),
-        labels: BTreeMap::from([(p("environment"), p("test")), (p("ticket"), p("T-1 \u{e9}\u{1f6eb}\n\"x\""))]),
+        labels: BTreeMap::from([
+            (p("environment"), p("test")),
+            (p("ticket"), p("T-1 \u{e9}\u{1f6eb}\n\"x\"")),
+        ]),
         limits,
         log: p(LOG),
         parent: None,
@@ -169,20 +172,20 @@ fn bodies() -> Vec<Body> {
         provider: p("openai"),
         request: commitment(0),
     };
+    // 97 tokens of input at 2.5 micro-dollars, 256 of output at 10: 2802.5, rounded up.
     let hold = Amounts::ZERO
+        .with(Meter::CacheReadTokens, 97)
+        .with(Meter::CacheWriteTokens, 97)
         .with(Meter::InputTokens, 97)
         .with(Meter::MicroUsd, 2803)
         .with(Meter::ModelCalls, 1)
         .with(Meter::OutputTokens, 256)
+        .with(Meter::ReasoningTokens, 256)
         .with(Meter::Tokens, 353);
     let usage = Usage { input: 21, output: 8, ..Usage::default() };
     let billed = usage.amounts().with(Meter::MicroUsd, 133).with(Meter::ModelCalls, 1);
-    let answer = ModelAnswer {
-        id: Some(p("resp-1")),
-        method: p("provider"),
-        served: p("gpt-4o-2024-08-06"),
-        usage,
-    };
+    let answer =
+        ModelAnswer { id: Some(p("resp-1")), method: p("provider"), served: p("gpt-4o-2024-08-06"), usage };
     vec![
         Body::Open(Box::new(open)),
         Body::Intent(Box::new(Intent {
