@@ -14,6 +14,8 @@ pub(crate) fn code_of(error: &ChainError, seq: Seq, last: Option<Seq>) -> Code {
         ChainError::Prev { .. } => Code::PrevDiffers,
         ChainError::Time { .. } => Code::TimeBackwards,
         ChainError::Closed => Code::AfterClose,
-        ChainError::Open | ChainError::Log(_) | ChainError::Agent(_) | ChainError::Signer(_) => Code::RunMismatch,
+        ChainError::Open | ChainError::Log(_) | ChainError::Agent(_) | ChainError::Signer(_) => {
+            Code::RunMismatch
+        }
     }
 }

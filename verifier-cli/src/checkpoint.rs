@@ -1,5 +1,7 @@
 //! Checkpoints by a trust file: the step that every verb starts with.
 
+use sift_spec::checkpoint::Checkpoint;
+use sift_spec::note::{NOTE_BYTES_MAX, Note};
 use sift_spec::proof::TreeHead;
 use sift_spec::trust::{TrustError, TrustPolicy, VerifiedCheckpoint};
 
@@ -39,6 +41,16 @@ pub(crate) fn verify(note: &[u8], trust: &TrustPolicy, report: &mut Report) -> O
 pub(crate) const fn code_of(error: &TrustError) -> Code {
     match error {
         TrustError::NotWitnessed { .. } => Code::NotWitnessed,
-        TrustError::Note(_) | TrustError::Checkpoint(_) | TrustError::UnknownLog(_) => Code::CheckpointInvalid,
+        TrustError::Note(_) | TrustError::Checkpoint(_) | TrustError::UnknownLog(_) => {
+            Code::CheckpointInvalid
+        }
+    }
+}
+
+/// What a checkpoint says, believed or not: where its entries claim to stand, so that later steps can look.
+pub(crate) fn claimed(note: &str, believed: Option<&VerifiedCheckpoint>) -> Option<Checkpoint> {
+    match believed {
+        Some(verified) => Some(verified.checkpoint().clone()),
+        None => Checkpoint::parse(Note::parse(note.as_bytes(), NOTE_BYTES_MAX).ok()?.text).ok(),
     }
 }

@@ -36,7 +36,9 @@ impl Proven for VerifiedConsistency {
     fn claim(&self) -> Claim {
         let detail = match (self.old.size, self.new.size) {
             (old, new) if old == new => format!("both heads are the tree of {old} entries"),
-            (old, new) => format!("the tree of {new} entries starts with the tree of {old} entries, unchanged"),
+            (old, new) => {
+                format!("the tree of {new} entries starts with the tree of {old} entries, unchanged")
+            }
         };
         Claim { what: "consistency", count: 1, detail }
     }
@@ -64,7 +66,9 @@ pub fn verify(
         return Err(CannotCheck::TwoLogs(origin(&first), origin(&second)));
     }
     // 3. Equal sizes have equal roots; the empty tree is the start of every other.
-    let split = || format!("tree of {} with root {}; tree of {} with root {}", old.size, old.root, new.size, new.root);
+    let split = || {
+        format!("tree of {} with root {}; tree of {} with root {}", old.size, old.root, new.size, new.root)
+    };
     let trivial = old.size == new.size || old.size == TreeSize::ZERO;
     let proof = match basis {
         _ if trivial => Proof::default(),
@@ -74,7 +78,8 @@ pub fn verify(
         Basis::Log(source) => match from_tiles(source, old, new)? {
             FromTiles::Proof(proof) => proof,
             FromTiles::NotOfNew(root) => {
-                let detail = format!("the tiles of {} lead to the root {root}, not {}", source.name(), new.root);
+                let detail =
+                    format!("the tiles of {} lead to the root {root}, not {}", source.name(), new.root);
                 report.reject(Code::TileDiffers, Concern::whole(), detail);
                 return Ok(report);
             }

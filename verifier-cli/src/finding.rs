@@ -236,7 +236,10 @@ mod tests {
             .collect();
         for (position, (code, meaning)) in codes.iter().enumerate() {
             assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{code}");
-            assert!(meaning.ends_with('.') && meaning.starts_with(|c: char| c.is_ascii_uppercase()), "{code}");
+            assert!(
+                meaning.ends_with('.') && meaning.starts_with(|c: char| c.is_ascii_uppercase()),
+                "{code}"
+            );
             assert!(codes.iter().take(position).all(|(other, _)| other != code), "{code} twice");
         }
         assert_eq!(serde_json::to_string(&Code::ChainGap).unwrap(), "\"chain-gap\"");

@@ -36,7 +36,8 @@ impl HttpSource {
     /// # Errors
     /// When the URL is none, or no client can be set up.
     pub fn new(prefix: &str) -> Result<Self, CannotCheck> {
-        let fail = |why: String| CannotCheck::Fetch { log: prefix.to_owned(), path: "anything".to_owned(), why };
+        let fail =
+            |why: String| CannotCheck::Fetch { log: prefix.to_owned(), path: "anything".to_owned(), why };
         // A path without final slash would lose its last segment when another is joined to it.
         let url = Url::parse(&format!("{}/", prefix.trim_end_matches('/')));
         let url = url.map_err(|error| fail(error.to_string()))?;

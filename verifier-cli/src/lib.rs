@@ -4,7 +4,7 @@
 //!
 //! 1. A trust file says which log, witnesses and operator are believed: [`files::read_trust`].
 //! 2. One of four verify functions follows the numbered steps of SPEC §11: [`proof::verify`] for an entry and its
-//!    receipt, `run::verify` for an evidence pack, [`log::verify`] for a whole log, [`consistency::verify`] for
+//!    receipt, [`run::verify`] for an evidence pack, [`log::verify`] for a whole log, [`consistency::verify`] for
 //!    two heads.
 //! 3. It gives a [`Report`]: what was verified, each [`finding::Finding`], and what was left unchecked. What cannot be
 //!    checked at all is [`CannotCheck`].
@@ -17,6 +17,7 @@
 //! Storing evidence, following a log over time, and judging whether a policy is a good one.
 #![warn(missing_docs)]
 
+pub mod args;
 mod chain;
 mod checkpoint;
 pub mod consistency;
@@ -26,8 +27,10 @@ pub mod files;
 pub mod finding;
 pub mod http;
 pub mod log;
+pub mod progress;
 pub mod proof;
 pub mod report;
+pub mod run;
 pub mod source;
 pub mod text;
 

@@ -81,7 +81,8 @@ struct VerifiedSignatures {
 
 impl Proven for VerifiedSignatures {
     fn claim(&self) -> Claim {
-        let detail = format!("{}, each by a key that counts at its index", Many(self.signatures, "signature"));
+        let detail =
+            format!("{}, each by a key that counts at its index", Many(self.signatures, "signature"));
         Claim { what: "signatures", count: self.signatures, detail }
     }
 }
@@ -172,7 +173,8 @@ fn conclude(report: &mut Report, findings: &[Finding], head: TreeHead, tiles: u6
         report.claim(&VerifiedChains { runs, operator_records, _assertion: () });
     }
     if audit.runs_open() > 0 {
-        let detail = format!("{} without close: running, or stopped without a word", Many(audit.runs_open(), "run"));
+        let detail =
+            format!("{} without close: running, or stopped without a word", Many(audit.runs_open(), "run"));
         report.leave(Gap::RunOpen, Concern::whole(), detail);
     }
     let detail = "use `sift-verify run` on a run's pack";

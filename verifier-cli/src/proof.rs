@@ -81,7 +81,8 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
             if let Body::Open(open) = &record.body
                 && trust.logs().iter().all(|log| *log.key.name() != open.log)
             {
-                let detail = format!("the run is one of the log {}, which the trust file does not list", open.log);
+                let detail =
+                    format!("the run is one of the log {}, which the trust file does not list", open.log);
                 report.reject(Code::RunMismatch, concern.clone(), detail);
             }
             let detail = format!(

@@ -112,6 +112,17 @@ impl Report {
         self
     }
 
+    /// The same report about a subject that has a better name, such as that of its file.
+    #[must_use]
+    pub fn about(mut self, subject: impl fmt::Display) -> Self {
+        self.rename(subject.to_string());
+        self
+    }
+
+    pub(crate) fn rename(&mut self, subject: String) {
+        self.subject = subject;
+    }
+
     /// What was asked for.
     #[must_use]
     pub const fn verb(&self) -> Verb {

@@ -67,7 +67,9 @@ impl Source for Directory {
         let file = match File::open(&full) {
             Ok(file) => file,
             // `NotADirectory` is a full tile in place of the folder of its partial ones.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(error) => return Err(fail(error)),
         };
         let mut bytes = Vec::new();

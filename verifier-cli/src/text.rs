@@ -108,8 +108,11 @@ impl Page {
             return;
         }
         self.heading("In numbers");
-        let counts: Vec<String> =
-            report.counts().iter().map(|(name, number)| format!("{} {number}", name.replace('_', " "))).collect();
+        let counts: Vec<String> = report
+            .counts()
+            .iter()
+            .map(|(name, number)| format!("{} {number}", name.replace('_', " ")))
+            .collect();
         self.wrap("  ", &counts.join(", "));
     }
 

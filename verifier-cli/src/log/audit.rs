@@ -93,7 +93,8 @@ impl Audit {
         findings: &mut Vec<Finding>,
     ) {
         self.tally.operator_records += 1;
-        let mut reject = |code, why: String| findings.push(Finding::rejects(code, Concern::entry(index), why));
+        let mut reject =
+            |code, why: String| findings.push(Finding::rejects(code, Concern::entry(index), why));
         let last = self.operator_head.leaf().map(|_| self.operator_head.next_seq());
         let last = last.and_then(|next| sift_spec::types::Seq::new(next.get().saturating_sub(1)).ok());
         if let Err(error) = self.operator_head.extend(record, leaf, &self.origin) {
@@ -195,7 +196,8 @@ impl Audit {
         for (kind, number) in Kind::ALL.into_iter().zip(self.tally.kinds) {
             report.count(kind.name(), number);
         }
-        for (name, number) in ["intents_allowed", "intents_denied", "intents_held"].into_iter().zip(self.tally.effects)
+        for (name, number) in
+            ["intents_allowed", "intents_denied", "intents_held"].into_iter().zip(self.tally.effects)
         {
             report.count(name, number);
         }
@@ -210,7 +212,9 @@ impl Tally {
         }
         if let Body::Intent(intent) = &record.body {
             let effect = intent.effect();
-            for (known, number) in [Effect::Allow, Effect::Deny, Effect::Hold].into_iter().zip(&mut self.effects) {
+            for (known, number) in
+                [Effect::Allow, Effect::Deny, Effect::Hold].into_iter().zip(&mut self.effects)
+            {
                 *number += u64::from(known == effect);
             }
         }

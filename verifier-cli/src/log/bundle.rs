@@ -101,7 +101,9 @@ pub(super) fn compare_tile(
     let path = TilePath::Hashes { tile, width };
     let served = parse_hashes(&tile_bytes(source, path)?);
     let differs = match &served {
-        Some(served) => hashes.iter().enumerate().position(|(position, hash)| served.get(position) != Some(hash)),
+        Some(served) => {
+            hashes.iter().enumerate().position(|(position, hash)| served.get(position) != Some(hash))
+        }
         None => Some(0),
     };
     Ok(differs.map(|position| {

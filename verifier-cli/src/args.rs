@@ -1,0 +1,157 @@
+//! The command line: verbs, options, and a help that teaches.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Checks what Sift recorded about AI agents, without trusting whoever shows it to you.
+///
+/// Evidence is checked against a trust file: the keys of the log, its witnesses and its operator, which you got
+/// from someone else than the evidence. Nothing here uses a network, unless you give a URL.
+#[derive(Debug, Parser)]
+#[command(version, styles = STYLES, max_term_width = 100, after_help = "\
+Exit codes:
+  0  verified
+  1  evidence rejected
+  2  could not check: a file is missing, the trust file is unusable, the network fails
+
+A trust file is a C2SP tlog-policy file with one line of Sift's own:
+  log log.example+5d7c1a2f+AW...          the log's key, named like its origin
+  #sift:operator ops.example+0f3e9b77+AX...  the key that grants all other keys
+  quorum none                             or witnesses, and how many must vouch
+
+Examples:
+  sift-verify run --trust trust.txt 0193a6c4-....sift
+  sift-verify proof --trust trust.txt --entry 17.note --receipt 17.tlog-proof
+  sift-verify log --trust trust.txt ./mirror
+  sift-verify consistency --trust trust.txt monday.checkpoint friday.checkpoint --log ./mirror")]
+pub struct Cli {
+    /// What to check.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What all verbs share.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Trust file: whom to believe
+    #[arg(long, value_name = "FILE")]
+    pub trust: PathBuf,
+    /// Print the report as one line of JSON for each subject
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but findings and errors; the exit code says the rest
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Reject evidence of which anything could not be checked
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// What to check.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// One entry and its receipt: is it in the log?
+    ///
+    /// Checks that the log committed to exactly these bytes. An operator's signature is checked too; whether a
+    /// kernel's key counts cannot be told from a receipt alone: check the run's pack for that.
+    #[command(after_help = "\
+Example:
+  sift-verify proof --trust trust.txt --entry 17.note --receipt 17.tlog-proof")]
+    Proof {
+        /// Common options.
+        #[command(flatten)]
+        common: Common,
+        /// The entry: its exact bytes
+        #[arg(long, value_name = "FILE")]
+        entry: PathBuf,
+        /// The receipt: a C2SP .tlog-proof
+        #[arg(long, value_name = "FILE")]
+        receipt: PathBuf,
+    },
+    /// A run, from its evidence pack: did the agent do what is recorded, and only what was allowed?
+    ///
+    /// Checks inclusion, keys, signatures and the chain; matches payloads with their commitments; makes every policy
+    /// decision again about an input that is derived again; checks approvals; adds every sum again.
+    #[command(after_help = "\
+Examples:
+  sift-verify run --trust trust.txt 0193a6c4-....sift
+  sift-verify run --trust trust.txt --json *.sift > reports.jsonl
+  sift-verify run --trust trust.txt --open running.sift   a run that has not ended yet")]
+    Run {
+        /// Common options.
+        #[command(flatten)]
+        common: Common,
+        /// Accept a run that is still in progress: without its close, and with calls under way
+        #[arg(long)]
+        open: bool,
+        /// Evidence packs
+        #[arg(value_name = "PACK", required = true)]
+        packs: Vec<PathBuf>,
+    },
+    /// A whole log: is every entry, tile and signature what it must be?
+    ///
+    /// Hashes every entry again, computes every tile and the root, checks every signature against the keys in force
+    /// at its index, and every run's chain.
+    #[command(after_help = "\
+Examples:
+  sift-verify log --trust trust.txt ./mirror
+  sift-verify log --trust trust.txt https://log.example/
+  sift-verify log --trust trust.txt --checkpoint old.checkpoint ./mirror")]
+    Log {
+        /// Common options.
+        #[command(flatten)]
+        common: Common,
+        /// Check up to this checkpoint instead of the one that the log serves
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// Worker threads; all cores when absent
+        #[arg(long, value_name = "N")]
+        threads: Option<std::num::NonZeroUsize>,
+        /// Directory or URL that holds `checkpoint` and `tile/` (C2SP tlog-tiles)
+        #[arg(value_name = "DIR|URL")]
+        log: String,
+    },
+    /// Two checkpoints of one log: does one extend the other, or did the log show two histories?
+    #[command(after_help = "\
+Examples:
+  sift-verify consistency --trust trust.txt mine.checkpoint theirs.checkpoint --log ./mirror
+  sift-verify consistency --trust trust.txt old.checkpoint new.checkpoint --proof old-new.proof")]
+    Consistency {
+        /// Common options.
+        #[command(flatten)]
+        common: Common,
+        /// One checkpoint
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The other
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// A consistency proof: one hash in base64 on each line
+        #[arg(long, value_name = "FILE", conflicts_with = "log")]
+        proof: Option<PathBuf>,
+        /// A log to make the proof from
+        #[arg(long, value_name = "DIR|URL")]
+        log: Option<String>,
+    },
+}
+
+impl Verb {
+    /// What all verbs share.
+    #[must_use]
+    pub const fn common(&self) -> &Common {
+        match self {
+            Self::Proof { common, .. }
+            | Self::Run { common, .. }
+            | Self::Log { common, .. }
+            | Self::Consistency { common, .. } => common,
+        }
+    }
+}

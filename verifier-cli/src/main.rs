@@ -1,0 +1,123 @@
+//! `sift-verify`: reads the command line and files, calls the library, prints the report, sets the exit code.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sift_spec::proof::{PROOF_HASHES_MAX, Proof};
+use sift_spec::trust::TrustPolicy;
+use sift_spec::types::Hash;
+use sift_verify::args::{Cli, Common, Verb};
+use sift_verify::consistency::{self, Basis};
+use sift_verify::exit::Exit;
+use sift_verify::progress::Bar;
+use sift_verify::{CannotCheck, Report, files, log, proof, run, source, text};
+
+fn main() -> ExitCode {
+    let verb = Cli::parse().verb;
+    let common = verb.common();
+    let exit = match files::read_trust(&common.trust) {
+        Ok(trust) => verify(&verb, &trust),
+        Err(error) => complain(&error),
+    };
+    ExitCode::from(exit.code())
+}
+
+fn verify(verb: &Verb, trust: &TrustPolicy) -> Exit {
+    let common = verb.common();
+    match verb {
+        Verb::Proof { entry, receipt, .. } => answer(common, verify_proof(entry, receipt, trust)),
+        Verb::Run { .. } if trust.operator().is_none() => {
+            complain(&CannotCheck::NoOperator { path: common.trust.clone() })
+        }
+        // The worst of several packs counts.
+        Verb::Run { packs, open, .. } => {
+            let exits = packs.iter().map(|pack| answer(common, verify_run(pack, *open, trust)));
+            exits.max().unwrap_or(Exit::CouldNotCheck)
+        }
+        Verb::Log { checkpoint, threads, log, .. } => {
+            let options = Bar::new(common.quiet);
+            let options = log::Options { threads: *threads, progress: &options };
+            answer(common, verify_log(log, checkpoint.as_deref(), &options, trust))
+        }
+        Verb::Consistency { old, new, proof, log, .. } => {
+            answer(common, verify_consistency([old, new], proof.as_deref(), log.as_deref(), trust))
+        }
+    }
+}
+
+fn verify_proof(entry: &Path, receipt: &Path, trust: &TrustPolicy) -> Result<Report, CannotCheck> {
+    let (entry_bytes, receipt) = (files::read(entry, files::ENTRY)?, files::read(receipt, files::RECEIPT)?);
+    Ok(proof::verify(&entry_bytes, &receipt, trust).about(entry.display()))
+}
+
+fn verify_run(pack: &Path, allow_open: bool, trust: &TrustPolicy) -> Result<Report, CannotCheck> {
+    let bytes = files::read(pack, files::PACK)?;
+    Ok(run::verify(&bytes, trust, &run::Options { allow_open }).about(pack.display()))
+}
+
+fn verify_log(
+    log: &str,
+    checkpoint: Option<&Path>,
+    options: &log::Options<'_>,
+    trust: &TrustPolicy,
+) -> Result<Report, CannotCheck> {
+    let checkpoint = checkpoint.map(|path| files::read(path, files::CHECKPOINT)).transpose()?;
+    log::verify(&*source::open(log)?, checkpoint.as_deref(), trust, options)
+}
+
+fn verify_consistency(
+    checkpoints: [&Path; 2],
+    proof: Option<&Path>,
+    log: Option<&str>,
+    trust: &TrustPolicy,
+) -> Result<Report, CannotCheck> {
+    let [old, new] = checkpoints;
+    let subject = format!("{} and {}", old.display(), new.display());
+    let (old, new) = (files::read(old, files::CHECKPOINT)?, files::read(new, files::CHECKPOINT)?);
+    let proof = proof.map(read_consistency_proof).transpose()?;
+    let log = log.map(source::open).transpose()?;
+    let basis = match (&proof, &log) {
+        (Some(proof), _) => Basis::Proof(proof),
+        (None, Some(log)) => Basis::Log(&**log),
+        (None, None) => Basis::None,
+    };
+    Ok(consistency::verify(&old, &new, basis, trust)?.about(subject))
+}
+
+fn read_consistency_proof(path: &Path) -> Result<Proof, CannotCheck> {
+    let bytes = files::read(path, files::PROOF)?;
+    let hashes = std::str::from_utf8(&bytes).ok().and_then(|text| {
+        let lines = text.lines().filter(|line| !line.is_empty());
+        lines.map(str::parse).collect::<Result<Vec<Hash>, _>>().ok()
+    });
+    let hashes = hashes.filter(|hashes| hashes.len() <= PROOF_HASHES_MAX);
+    hashes.map(Proof).ok_or_else(|| CannotCheck::ProofFile(path.to_owned()))
+}
+
+fn answer(common: &Common, report: Result<Report, CannotCheck>) -> Exit {
+    match report {
+        Ok(report) => {
+            let report = report.judged(common.strict);
+            print(common, &report);
+            Exit::from(&report)
+        }
+        Err(error) => complain(&error),
+    }
+}
+
+fn print(common: &Common, report: &Report) {
+    let text = match (common.json, common.quiet) {
+        (true, _) => report.to_json().map(|json| json + "\n").unwrap_or_default(),
+        (false, true) => text::render_findings(report),
+        (false, false) => text::render(report),
+    };
+    // Who closes the pipe early still gets the exit code.
+    let _ = anstream::stdout().write_all(text.as_bytes());
+}
+
+fn complain(error: &CannotCheck) -> Exit {
+    let _ = writeln!(anstream::stderr(), "sift-verify: could not check: {error}");
+    Exit::from(error)
+}

@@ -1,0 +1,231 @@
+//! Decisions, made again: about the input that records and payloads give, not the one that the kernel states.
+//!
+//! A kernel could decide honestly about an invented input. So the run is folded from its records once more, the
+//! policy input of each call is derived from that, and only then is the policy asked. Where payloads are withheld,
+//! the parts that rest on them are taken from the stated input, and the report says so.
+
+use std::collections::BTreeMap;
+
+use sift_rules::{CallInput, Decider, PolicyBundle, PolicyInput, RunState, Verdict};
+use sift_spec::record::{Body, Call, Decision, Effect, Intent, Outcome, Status};
+use sift_spec::types::{INTEGER_MAX, Seq};
+
+use super::entries::RunEntry;
+use super::payload::Payloads;
+use super::record::Story;
+use crate::finding::{Code, Concern, Gap};
+use crate::report::{Claim, Proven, Report};
+use crate::text::Many;
+
+/// Decisions that came out again.
+#[derive(Debug)]
+pub(super) struct VerifiedDecisions {
+    decisions: u64,
+    /// Of them, those whose stated input was derived in full as well.
+    inputs: u64,
+    _assertion: (),
+}
+
+impl Proven for VerifiedDecisions {
+    fn claim(&self) -> Claim {
+        let (decisions, inputs) = (Many(self.decisions, "decision"), self.inputs);
+        let detail =
+            format!("{decisions} made again with the same result; {inputs} of the inputs derived in full");
+        Claim { what: "decisions", count: self.decisions, detail }
+    }
+}
+
+/// Derives every input and makes every decision again.
+pub(super) fn verify(
+    story: &Story<'_>,
+    bundle: &PolicyBundle,
+    payloads: &Payloads,
+    report: &mut Report,
+) -> Option<VerifiedDecisions> {
+    let mark = report.mark();
+    let mut replay = Replay::new(story, bundle, payloads);
+    for record in story.records {
+        match &record.record.body {
+            Body::Intent(intent) => replay.intent(record, intent, report),
+            Body::Outcome(outcome) => replay.outcome(outcome),
+            Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => {}
+        }
+    }
+    let Replay { decisions, inputs, undecided, partial, .. } = replay;
+    if undecided + partial > 0 {
+        let detail = format!("{undecided} not made again; {partial} about an input that was derived in part");
+        report.leave(Gap::DecisionUnchecked, Concern::run(story.run), detail);
+    }
+    let verified = report.clean_since(mark) && decisions > 0;
+    verified.then_some(VerifiedDecisions { decisions, inputs, _assertion: () })
+}
+
+struct Replay<'a> {
+    bundle: &'a PolicyBundle,
+    payloads: &'a Payloads,
+    decider: Decider,
+    state: RunState,
+    /// Calls by seq of their intent, for their outcomes.
+    calls: BTreeMap<Seq, Seen>,
+    /// Whether a withheld payload may have told the kernel a fact.
+    facts_unknown: bool,
+    decisions: u64,
+    inputs: u64,
+    undecided: u64,
+    partial: u64,
+}
+
+/// A call as the policy saw it.
+struct Seen {
+    call: CallInput,
+    /// Whether its arguments come from the payload that the record commits to.
+    args_known: bool,
+}
+
+impl<'a> Replay<'a> {
+    fn new(story: &Story<'_>, bundle: &'a PolicyBundle, payloads: &'a Payloads) -> Self {
+        let opened = &story.first.record;
+        let (agent, labels) = (opened.agent.clone(), story.open.labels.clone());
+        let state = RunState::new(agent, story.run, story.depth(), opened.time, labels, bundle.facts());
+        Self {
+            bundle,
+            payloads,
+            decider: bundle.decider(),
+            state,
+            calls: BTreeMap::new(),
+            facts_unknown: false,
+            decisions: 0,
+            inputs: 0,
+            undecided: 0,
+            partial: 0,
+        }
+    }
+
+    fn intent(&mut self, record: &RunEntry, intent: &Intent, report: &mut Report) {
+        let stated = self.payloads.content(&intent.decision.input);
+        let mut seen = self.see(&intent.call);
+        let mut input = self.state.input(seen.call.clone(), record.record.seq, record.record.time);
+        let derived = seen.args_known && !self.facts_unknown;
+        // The input to decide about: derived where it can be, else stated, with every part that can be compared.
+        let bytes = match (derived, stated) {
+            (true, None) => Some(input.to_bytes()),
+            (false, None) => None,
+            (true, Some(stated)) => {
+                self.inputs += 1;
+                Some(stated.to_vec())
+            }
+            (false, Some(stated)) => {
+                self.partial += 1;
+                if let Ok(stated) = PolicyInput::from_bytes(stated) {
+                    // Which facts a call sees depends on its arguments.
+                    input.facts = stated.facts;
+                    if !seen.args_known && same_tool(&stated.call, &seen.call) {
+                        seen.call = stated.call.clone();
+                        input.call = stated.call;
+                    }
+                }
+                Some(stated.to_vec())
+            }
+        };
+        if let Some(stated) = stated
+            && input.to_bytes() != stated
+        {
+            report.reject(Code::InputDiffers, record.concern(), difference(&input, stated));
+        }
+        match bytes {
+            None => self.undecided += 1,
+            Some(bytes) => {
+                self.decisions += 1;
+                let verdict = self.decider.decide(&bytes);
+                if let Some(detail) = contradiction(&intent.decision, &verdict, record) {
+                    report.reject(Code::DecisionDiffers, record.concern(), detail);
+                }
+            }
+        }
+        self.state.on_intent(&seen.call, intent.effect());
+        if intent.effect() != Effect::Deny {
+            self.calls.insert(record.record.seq, seen);
+        }
+    }
+
+    fn outcome(&mut self, outcome: &Outcome) {
+        let Some(seen) = self.calls.remove(&outcome.intent) else { return };
+        let result = match &outcome.result {
+            None => Some(&b""[..]),
+            Some(commitment) => self.payloads.content(commitment),
+        };
+        let tells_facts = |(tool, _): (&str, _)| self.bundle.facts().iter().any(|rule| rule.tool == tool);
+        if outcome.status == Status::Ok && seen.call.as_tool().is_some_and(tells_facts) {
+            self.facts_unknown |= result.is_none() || !seen.args_known;
+        }
+        self.state.on_outcome(&seen.call, outcome.status, result.unwrap_or_default());
+    }
+
+    fn see(&self, call: &Call) -> Seen {
+        match call {
+            Call::Agent(call) => {
+                Seen { call: CallInput::Agent { name: call.agent.clone() }, args_known: true }
+            }
+            Call::Model(call) => {
+                let (model, provider) = (call.model.clone(), call.provider.clone());
+                let (input_tokens, max_output) = (call.input.tokens, call.max_output);
+                Seen {
+                    call: CallInput::Model { input_tokens, max_output, model, provider },
+                    args_known: true,
+                }
+            }
+            Call::Tool(call) => match self.payloads.content(&call.args) {
+                Some(args) => Seen { call: CallInput::tool(call.name.clone(), args), args_known: true },
+                None => {
+                    let name = call.name.clone();
+                    Seen { call: CallInput::Tool { args: None, args_error: None, name }, args_known: false }
+                }
+            },
+        }
+    }
+}
+
+fn same_tool(a: &CallInput, b: &CallInput) -> bool {
+    let name = |call: &CallInput| call.as_tool().map(|(name, _)| name.to_owned());
+    name(a).is_some() && name(a) == name(b)
+}
+
+/// Where a stated input differs from the derived one.
+fn difference(derived: &PolicyInput, stated: &[u8]) -> String {
+    let stated = match PolicyInput::from_bytes(stated) {
+        Ok(stated) => stated,
+        Err(why) => return format!("the stated input is no policy input: {why}"),
+    };
+    let parts = [
+        ("agent", stated.agent != derived.agent),
+        ("call", stated.call != derived.call),
+        ("facts", stated.facts != derived.facts),
+        ("run", stated.run != derived.run),
+        ("time", stated.time != derived.time),
+    ];
+    let parts: Vec<&str> = parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
+    format!("the stated input differs from the one that records and payloads give in: {}", parts.join(", "))
+}
+
+/// Where the record contradicts the verdict.
+fn contradiction(decision: &Decision, verdict: &Verdict, record: &RunEntry) -> Option<String> {
+    if decision.effect != verdict.effect {
+        return Some(format!("the record says {}, the policy says {}", decision.effect, verdict.effect));
+    }
+    if decision.rules != verdict.rules {
+        return Some("the record names other rules than the ones that fired".to_owned());
+    }
+    if decision.reasons != verdict.reasons {
+        return Some("the record gives other reasons than the policy".to_owned());
+    }
+    let time_ms = record.record.time.get();
+    let deadline_ms = |seconds: u64| time_ms.saturating_add(seconds.saturating_mul(1000)).min(INTEGER_MAX);
+    let same = match (&decision.hold, &verdict.hold) {
+        (None, None) => true,
+        (Some(hold), Some(wanted)) => {
+            hold.role == wanted.role && hold.deadline.get() == deadline_ms(wanted.seconds)
+        }
+        _ => false,
+    };
+    (!same).then(|| "the record names another approver or deadline than the policy".to_owned())
+}

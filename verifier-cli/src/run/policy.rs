@@ -1,0 +1,86 @@
+//! The policy bundle of a run: published, given, the one that was named, and its limits the run's.
+
+use std::collections::BTreeMap;
+
+use sift_rules::PolicyBundle;
+use sift_spec::bundle::Bundle;
+use sift_spec::hash::bundle_digest;
+use sift_spec::types::Hash;
+
+use super::authority::Authority;
+use super::record::Story;
+use crate::finding::{Code, Concern, Gap};
+use crate::report::{Claim, Proven, Report};
+
+/// A bundle whose bytes have the digest that the run names.
+#[derive(Debug)]
+pub(super) struct VerifiedBundle {
+    digest: Hash,
+    engine: &'static str,
+    _assertion: (),
+}
+
+impl Proven for VerifiedBundle {
+    fn claim(&self) -> Claim {
+        let detail =
+            format!("{} compiles for {}, and its limits are the run's", self.digest.hex(), self.engine);
+        Claim { what: "bundle", count: 1, detail }
+    }
+}
+
+/// Checks publication, bytes and limits; gives the compiled bundle where it is the right one.
+pub(super) fn verify(
+    story: &Story<'_>,
+    bundles: &BTreeMap<Hash, Vec<u8>>,
+    authority: &Authority,
+    report: &mut Report,
+) -> (Option<PolicyBundle>, Option<VerifiedBundle>) {
+    let mark = report.mark();
+    let policy = &story.open.policy;
+    let concern = || Concern { object: Some(policy.hex()), ..story.first.concern() };
+    if authority.ring.published(policy).is_none_or(|at| at >= story.first.index) {
+        report.reject(Code::PolicyNotPublished, concern(), "no earlier entry of the operator publishes it");
+    }
+    for digest in bundles.keys().filter(|digest| *digest != policy) {
+        report.reject(
+            Code::PayloadUnknown,
+            Concern::object(digest),
+            "the run does not name this policy bundle",
+        );
+    }
+    let Some(bytes) = bundles.get(policy) else {
+        report.leave(Gap::BundleMissing, concern(), "the pack does not hold the bundle that the run names");
+        return (None, None);
+    };
+    let bundle = match compile(policy, bytes) {
+        Ok(bundle) => bundle,
+        Err(why) => {
+            report.reject(Code::BundleDiffers, concern(), why);
+            return (None, None);
+        }
+    };
+    if story.open.engine.as_str() != bundle.engine() {
+        let detail =
+            format!("the run names {}, this program decides with {}", story.open.engine, bundle.engine());
+        report.leave(Gap::EngineDiffers, story.first.concern(), detail);
+    }
+    if story.open.limits != *bundle.budget().limits() {
+        report.reject(
+            Code::LimitsDiffer,
+            story.first.concern(),
+            "\"limits\" is not the bundle's budget.toml",
+        );
+    }
+    let (digest, engine) = (*policy, bundle.engine());
+    let verified = report.clean_since(mark).then_some(VerifiedBundle { digest, engine, _assertion: () });
+    (Some(bundle), verified)
+}
+
+fn compile(digest: &Hash, bytes: &[u8]) -> Result<PolicyBundle, String> {
+    let found = bundle_digest(bytes);
+    if found != *digest {
+        return Err(format!("its SHA-256 is {}", found.hex()));
+    }
+    let bundle = Bundle::decode(bytes).map_err(|error| error.to_string())?;
+    PolicyBundle::compile(&bundle).map_err(|error| error.to_string())
+}
