@@ -1,0 +1,86 @@
+//! `approvals` and `approve`: what waits, and an approver's signed answer.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use sift_client::approval::{ANSWER_SUFFIX, APPROVALS_DIR, REQUEST_SUFFIX, Request};
+use sift_client::{config, utc, write_whole};
+use sift_spec::record::Answer;
+
+use crate::args::{Approve, InDir};
+use crate::exit::{Failure, environment, print_json};
+
+/// Lists the held calls of a kernel.
+pub(crate) fn list(args: &InDir, json: bool) -> Result<(), Failure> {
+    let dir = args.dir.join(APPROVALS_DIR);
+    let entries = std::fs::read_dir(&dir).map_err(|error| environment(format!("{}: {error}", dir.display())))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.to_string_lossy().ends_with(REQUEST_SUFFIX));
+    paths.sort();
+    let mut rows = Vec::new();
+    for path in paths {
+        match read(&path) {
+            Ok(request) => rows.push((path, request)),
+            Err(Failure::Refused(why) | Failure::Environment(why)) => anstream::eprintln!("{why}"),
+        }
+    }
+    if json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(path, request)| {
+                json!({
+                    "request": path, "run": request.run, "intent": request.intent, "role": request.role,
+                    "deadline": request.deadline, "agent": request.agent, "call": request.call,
+                    "reasons": request.reasons,
+                })
+            })
+            .collect();
+        print_json(&json!({ "waiting": rows }));
+        return Ok(());
+    }
+    if rows.is_empty() {
+        anstream::println!("Nothing waits for an approval.");
+    }
+    for (path, request) in rows {
+        anstream::println!("{}\n{}", path.display(), request.rendering());
+    }
+    Ok(())
+}
+
+/// Shows a held call exactly, and answers it.
+pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
+    let request = read(&args.request)?;
+    let rendering = request.rendering();
+    if !json {
+        anstream::println!("{rendering}");
+    }
+    let answer = if args.refuse { Answer::Refuse } else { Answer::Approve };
+    let Some(key) = args.key.as_ref().filter(|_| !args.show_only) else {
+        if json {
+            print_json(&json!({ "rendering": rendering, "request": request }));
+        }
+        return Ok(());
+    };
+    let key = sift_client::signer::read_key(key).map_err(environment)?;
+    let note = request.sign(answer, &key).map_err(environment)?;
+    let path = PathBuf::from(args.request.to_string_lossy().replace(REQUEST_SUFFIX, ANSWER_SUFFIX));
+    write_whole(&path, note.as_bytes())
+        .map_err(|error| environment(format!("{}: {error}", path.display())))?;
+    if json {
+        print_json(&json!({ "answer": answer, "file": path, "shown": request.shown(), "statement": note }));
+    } else {
+        let done = if args.refuse { "Refused" } else { "Approved" };
+        anstream::println!(
+            "{done} by {} until {}. The signed statement is in {}.",
+            key.verifier().name(),
+            utc(request.deadline),
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Request, Failure> {
+    let text = config::read_file(path).map_err(environment)?;
+    Request::parse(&text).map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,197 @@
+//! Arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use sift_client::Mode;
+use sift_spec::types::{AgentName, KeyName, RunId};
+
+/// The enforcement kernel of Sift: decides, limits and records what an AI agent does, before it does it.
+///
+/// A kernel lives in a directory (--dir) with its key, its configuration kernel.toml, a trust file, and its store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sift-kernel",
+    version,
+    after_help = "Exit codes:
+  0  done
+  1  done, and a run was halted or something was refused: look at what is printed
+  2  called wrongly, or a file, the store or the network does not let it work
+
+First steps, with a log at http://127.0.0.1:7100 and its trust file:
+  sift-kernel init --dir kernel --name acme.example/kernel --log http://127.0.0.1:7100 --trust log/trust.policy
+  (let the operator grant the key and publish the bundle, as init says)
+  sift-kernel replay --dir kernel --bundle client-sdk/examples/airline/rego recordings.json
+  sift-kernel evidence --all --dir kernel --out packs
+
+SIFT_LOG=info shows what happens inside (error, warn, info, debug)."
+)]
+pub(crate) struct Args {
+    /// Print JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a kernel's directory: key, kernel.toml, trust file.
+    Init(Init),
+    /// Make a key for an approver.
+    Keygen(Keygen),
+    /// Feed recorded conversations through the kernel as if they were happening.
+    Replay(Replay),
+    /// List the held calls that wait for an approval.
+    Approvals(InDir),
+    /// Show a held call exactly, and answer it with a signed statement.
+    Approve(Approve),
+    /// Collect the evidence of runs into packs that verify offline.
+    Evidence(Evidence),
+    /// List the runs of a kernel.
+    Runs(InDir),
+    /// Work with policy bundles.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// Compile a bundle and print its digest, as the operator publishes it.
+    Digest {
+        /// The bundle's folder.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Init {
+    /// Directory to make.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Name of the kernel's key, such as acme.example/kernel.
+    #[arg(long)]
+    pub(crate) name: KeyName,
+    /// URL of the log.
+    #[arg(long, value_name = "URL")]
+    pub(crate) log: String,
+    /// Trust file (C2SP tlog-policy) that lists the log's key. It is copied.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust: PathBuf,
+    /// Who may answer held calls; may be given several times.
+    #[arg(long = "approver", value_name = "ROLE=VKEY")]
+    pub(crate) approvers: Vec<String>,
+    /// Agents that the kernel is to speak for, for the operator's command.
+    #[arg(long, default_value = "*", value_name = "SCOPE")]
+    pub(crate) agents: String,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Keygen {
+    /// Name of the key, such as alice@acme.example.
+    #[arg(long)]
+    pub(crate) name: KeyName,
+    /// File to make. Only its owner will be able to read it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct InDir {
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Dispatch only with the log's verified receipt.
+    Log,
+    /// Dispatch once the intent is on this machine's disk.
+    Spool,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Log => Self::Log,
+            ModeArg::Spool => Self::Spool,
+        }
+    }
+}
+
+/// Each conversation becomes a run. Each assistant turn is a model call: its request is the messages so far with model
+/// and parameters, its answer the recorded message; tokens are the recorded usage, or else one for every four bytes
+/// (method utf8-bytes/4). Each tool call is proposed as it was recorded, and its recorded result handed out only if the
+/// kernel allowed it; after a denial the conversation goes on with the recorded next turn, as if the agent had been told.
+#[derive(Debug, Clone, Arguments)]
+pub(crate) struct Replay {
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Folder of the policy bundle that decides.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: PathBuf,
+    /// Name of the agent.
+    #[arg(long, default_value = "airline/gpt-4o")]
+    pub(crate) agent: AgentName,
+    /// What an intent needs before its call is dispatched; default as in kernel.toml.
+    #[arg(long)]
+    pub(crate) mode: Option<ModeArg>,
+    /// Approve held calls with this key, which must be listed as approver in kernel.toml.
+    #[arg(long, value_name = "KEYFILE")]
+    pub(crate) approve_with: Option<PathBuf>,
+    /// Wait so long for somebody to approve a held call (sift-kernel approve); then it is cancelled.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub(crate) hold_seconds: u64,
+    /// Replay at most so many conversations.
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Conversations under way at the same time.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) jobs: u16,
+    /// Model of recordings that name none.
+    #[arg(long, default_value = "gpt-4o")]
+    pub(crate) model: String,
+    /// Provider of the models.
+    #[arg(long, default_value = "openai")]
+    pub(crate) provider: String,
+    /// Recordings: JSON arrays of conversations, or of messages.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Approve {
+    /// The request, as `sift-kernel approvals` lists it.
+    pub(crate) request: PathBuf,
+    /// The approver's key.
+    #[arg(long, value_name = "FILE", required_unless_present = "show_only")]
+    pub(crate) key: Option<PathBuf>,
+    /// Refuse instead of approving.
+    #[arg(long)]
+    pub(crate) refuse: bool,
+    /// Show the call and sign nothing.
+    #[arg(long)]
+    pub(crate) show_only: bool,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Evidence {
+    /// The run.
+    #[arg(required_unless_present = "all")]
+    pub(crate) run: Option<RunId>,
+    /// All runs of the kernel.
+    #[arg(long, conflicts_with = "run")]
+    pub(crate) all: bool,
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// File to write, or an existing folder for <run>.sift; with --all a folder, made if need be.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out: PathBuf,
+    /// Leave prompts, arguments and results out.
+    #[arg(long)]
+    pub(crate) withhold: bool,
+}

@@ -1,0 +1,90 @@
+//! `init` and `keygen`: a kernel's directory, and keys.
+
+use std::path::Path;
+
+use serde_json::json;
+use sift_client::config::{ApproverEntry, CONFIG_FILE, KEY_FILE, KernelFile, TRUST_FILE};
+use sift_client::signer::create_key;
+use sift_client::{Mode, SpoolLimits};
+use sift_spec::trust::TrustPolicy;
+
+use crate::args::{Init, Keygen};
+use crate::exit::{Failure, environment, print_json};
+
+/// Makes a kernel's directory.
+pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
+    // Everything is checked before anything is made.
+    let trust = sift_client::config::read_file(&args.trust).map_err(environment)?;
+    let policy = TrustPolicy::parse(&trust)
+        .map_err(|error| environment(format!("{}: {error}", args.trust.display())))?;
+    if policy.logs().len() != 1 {
+        return Err(environment(format!("{}: a kernel needs exactly one log line", args.trust.display())));
+    }
+    let approvers = args.approvers.iter().map(|approver| approver_entry(approver)).collect::<Result<_, _>>()?;
+    let log_url = args.log.trim_end_matches('/').to_owned();
+    let file = KernelFile { log_url: log_url.clone(), mode: Mode::Spool, spool: SpoolLimits::default(), approvers };
+    let config = args.dir.join(CONFIG_FILE);
+    if config.exists() {
+        return Err(environment(format!("{} exists; choose another directory", config.display())));
+    }
+    std::fs::create_dir_all(&args.dir)
+        .map_err(|error| environment(format!("{}: {error}", args.dir.display())))?;
+    let vkey = create_key(&args.dir.join(KEY_FILE), args.name.clone()).map_err(environment)?;
+    write(&args.dir.join(TRUST_FILE), &trust)?;
+    let text = toml::to_string(&file).map_err(environment)?;
+    write(&config, &format!("{CONFIG_HELP}{text}"))?;
+
+    let vkey = vkey.to_string();
+    let grant = format!(
+        "sift-server operator grant --url {log_url} --key operator.key --vkey '{vkey}' --role kernel --agents '{}'",
+        args.agents
+    );
+    if json {
+        print_json(&json!({ "dir": args.dir, "vkey": vkey, "grant": grant }));
+    } else {
+        anstream::println!(
+            "Made {dir}: {KEY_FILE} (keep it secret), {CONFIG_FILE}, {TRUST_FILE}.\n\n\
+             The kernel's public key:\n  {vkey}\n\n\
+             Before the log takes its records, the operator must grant it, and publish the policy bundle:\n  \
+             {grant}\n  \
+             sift-server operator publish --url {log_url} --key operator.key --bundle BUNDLE_DIR",
+            dir = args.dir.display(),
+        );
+    }
+    Ok(())
+}
+
+/// Makes a key.
+pub(crate) fn keygen(args: &Keygen, json: bool) -> Result<(), Failure> {
+    let vkey = create_key(&args.out, args.name.clone()).map_err(environment)?.to_string();
+    if json {
+        print_json(&json!({ "file": args.out, "vkey": vkey }));
+    } else {
+        anstream::println!(
+            "Made {file} (keep it secret). The public key:\n  {vkey}\n\n\
+             For an approver: the operator grants it (--role approver:ROLE), and kernel.toml lists it:\n  \
+             [[approver]]\n  role = \"ROLE\"\n  vkey = \"{vkey}\"",
+            file = args.out.display(),
+        );
+    }
+    Ok(())
+}
+
+const CONFIG_HELP: &str = "\
+# The configuration of a Sift kernel.
+# mode: \"spool\" dispatches once an intent is on this disk; \"log\" only with the log's verified receipt.
+# [spool]: how far the log may be behind before runs halt.
+# [[approver]]: role and vkey of those who may answer held calls.
+";
+
+fn approver_entry(text: &str) -> Result<ApproverEntry, Failure> {
+    let wrong = || environment(format!("--approver {text}: write ROLE=VKEY"));
+    let (role, vkey) = text.split_once('=').ok_or_else(wrong)?;
+    role.parse::<sift_spec::types::Word>().map_err(|_| wrong())?;
+    vkey.parse::<sift_spec::note::VerifierKey>().map_err(|_| wrong())?;
+    Ok(ApproverEntry { role: role.to_owned(), vkey: vkey.to_owned() })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|error| environment(format!("{}: {error}", path.display())))
+}

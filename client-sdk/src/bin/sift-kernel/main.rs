@@ -1,0 +1,45 @@
+//! The program `sift-kernel`: sets a kernel up, replays recorded conversations through it, answers held calls, and
+//! collects evidence.
+
+mod approve;
+mod args;
+mod evidence;
+mod exit;
+mod init;
+mod recording;
+mod replay;
+mod runs;
+mod tally;
+
+use clap::Parser as _;
+
+use crate::args::{Args, BundleCommand, Command};
+use crate::exit::{Failure, environment};
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SIFT_LOG").unwrap_or_else(|_| "error".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    exit::report(run(args))
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    match args.command {
+        Command::Init(init) => init::init(&init, args.json),
+        Command::Keygen(keygen) => init::keygen(&keygen, args.json),
+        Command::Replay(replay) => runtime()?.block_on(replay::replay(&replay, args.json)),
+        Command::Approvals(list) => approve::list(&list, args.json),
+        Command::Approve(approve) => approve::approve(&approve, args.json),
+        Command::Evidence(evidence) => runtime()?.block_on(evidence::evidence(&evidence, args.json)),
+        Command::Runs(list) => runs::runs(&list, args.json),
+        Command::Bundle(BundleCommand::Digest { dir }) => runs::bundle_digest(&dir, args.json),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(environment)
+}

@@ -1,0 +1,240 @@
+//! What an agent proposes, what comes back, and how both become payloads and commitments.
+
+use sift_rules::{CallInput, PolicyBundle};
+use sift_spec::hash::object_digest;
+use sift_spec::meter::Usage;
+use sift_spec::payload::{Commitment, Object, SALT_BYTES};
+use sift_spec::record::{self, Call, InputBound, ModelAnswer, Status};
+use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis};
+
+use crate::error::CallError;
+
+/// The method that bounds the input tokens of a request by its length: no token is shorter than one byte.
+pub const METHOD_UTF8_BYTES: &str = "utf8-bytes";
+
+/// Bytes with their media type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// Media type, such as `application/json`.
+    pub media: Text<64>,
+    /// The exact bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Payload {
+    /// JSON text.
+    #[must_use]
+    pub fn json(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { media: Text::cut("application/json"), bytes: bytes.into() }
+    }
+
+    /// Plain text.
+    #[must_use]
+    pub fn text(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { media: Text::cut("text/plain; charset=utf-8"), bytes: bytes.into() }
+    }
+
+    /// The object under a fresh salt, and the commitment to it.
+    pub(crate) fn commit(&self, name: &str) -> Result<(Object, Commitment), CallError> {
+        let mut salt = [0; SALT_BYTES];
+        getrandom::fill(&mut salt).map_err(|error| CallError::Random(error.to_string()))?;
+        let object = Object::new(salt, &self.bytes)?;
+        let commitment = object.commit(Text::cut(name), self.media.clone());
+        Ok((object, commitment))
+    }
+}
+
+/// A tool call that an agent proposes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Name of the tool (`gen_ai.tool.name`), at most 128 bytes.
+    pub name: String,
+    /// Identifier given by the model (`gen_ai.tool.call.id`), at most 128 bytes.
+    pub id: String,
+    /// The exact argument bytes, usually a JSON object.
+    pub args: Vec<u8>,
+    /// Seq of the model call whose answer proposed this.
+    pub proposed_by: Option<Seq>,
+}
+
+/// A request to a model that an agent proposes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelCall {
+    /// Provider (`gen_ai.provider.name`), at most 64 bytes.
+    pub provider: String,
+    /// Model (`gen_ai.request.model`), at most 128 bytes.
+    pub model: String,
+    /// The exact request bytes: prompt, model and every parameter.
+    pub request: Vec<u8>,
+    /// The request's own limit of output tokens, reasoning included. A request without one is held for the bundle's
+    /// `default_max_output`, and then the caller must put that limit into the request.
+    pub max_output: Option<u64>,
+}
+
+/// A sub-agent that an agent wants to start. Its run gets its identifier from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentCall {
+    /// Name of the sub-agent.
+    pub agent: AgentName,
+    /// What it is told to do.
+    pub task: Payload,
+}
+
+/// Anything that an agent may propose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proposal {
+    /// Start a sub-agent.
+    Agent(AgentCall),
+    /// Ask a model.
+    Model(ModelCall),
+    /// Use a tool.
+    Tool(ToolCall),
+}
+
+impl From<AgentCall> for Proposal {
+    fn from(call: AgentCall) -> Self {
+        Self::Agent(call)
+    }
+}
+
+impl From<ModelCall> for Proposal {
+    fn from(call: ModelCall) -> Self {
+        Self::Model(call)
+    }
+}
+
+impl From<ToolCall> for Proposal {
+    fn from(call: ToolCall) -> Self {
+        Self::Tool(call)
+    }
+}
+
+/// A proposal, ready to be decided and recorded.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    /// As the record states it.
+    pub(crate) call: Call,
+    /// As the policy sees it.
+    pub(crate) input: CallInput,
+    /// What identical tool calls share.
+    pub(crate) identity: Option<Hash>,
+    /// The arguments, the request or the task.
+    pub(crate) object: Object,
+}
+
+impl Prepared {
+    pub(crate) fn new(
+        proposal: &Proposal,
+        bundle: &PolicyBundle,
+        time: UnixMillis,
+    ) -> Result<Self, CallError> {
+        match proposal {
+            Proposal::Tool(tool) => {
+                let name: Text<128> = tool.name.parse().map_err(CallError::Value)?;
+                let (object, args) = Payload::json(tool.args.clone()).commit("arguments")?;
+                let id = tool.id.parse().map_err(CallError::Value)?;
+                let input = CallInput::tool(name.clone(), &tool.args);
+                let identity = [&(tool.name.len() as u64).to_be_bytes(), tool.name.as_bytes(), &tool.args];
+                let identity = Some(object_digest(&identity.concat()));
+                let call = Call::Tool(record::ToolCall { args, id, name, proposed_by: tool.proposed_by });
+                Ok(Self { call, input, identity, object })
+            }
+            Proposal::Model(asked) => {
+                let model: Text<128> = asked.model.parse().map_err(CallError::Value)?;
+                let provider: Text<64> = asked.provider.parse().map_err(CallError::Value)?;
+                let (object, request) = Payload::json(asked.request.clone()).commit("request")?;
+                let input = InputBound { method: Text::cut(METHOD_UTF8_BYTES), tokens: request.size };
+                let max_output = asked.max_output.unwrap_or(bundle.budget().default_max_output());
+                let seen = CallInput::Model {
+                    input_tokens: input.tokens,
+                    max_output,
+                    model: model.clone(),
+                    provider: provider.clone(),
+                };
+                let call = Call::Model(record::ModelCall { input, max_output, model, provider, request });
+                Ok(Self { call, input: seen, identity: None, object })
+            }
+            Proposal::Agent(asked) => {
+                let (object, task) = asked.task.commit("task")?;
+                let mut random = [0; 10];
+                getrandom::fill(&mut random).map_err(|error| CallError::Random(error.to_string()))?;
+                let run = RunId::from_parts(time, &random);
+                let input = CallInput::Agent { name: asked.agent.clone() };
+                let call = Call::Agent(record::AgentCall { agent: asked.agent.clone(), run, task });
+                Ok(Self { call, input, identity: None, object })
+            }
+        }
+    }
+}
+
+/// What a call came back with, as its caller reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub(crate) status: Status,
+    pub(crate) error: Option<Text<512>>,
+    pub(crate) result: Option<Payload>,
+    pub(crate) model: Option<ModelAnswer>,
+}
+
+impl Report {
+    /// It answered.
+    #[must_use]
+    pub const fn ok(result: Payload) -> Self {
+        Self { status: Status::Ok, error: None, result: Some(result), model: None }
+    }
+
+    /// It answered with an error.
+    #[must_use]
+    pub fn error(why: &str) -> Self {
+        Self { status: Status::Error, error: Some(Text::cut(why)), result: None, model: None }
+    }
+
+    /// It did not answer in time, and may have acted.
+    #[must_use]
+    pub fn timeout(why: &str) -> Self {
+        Self { status: Status::Timeout, error: Some(Text::cut(why)), result: None, model: None }
+    }
+
+    /// The same with the bytes that came back.
+    #[must_use]
+    pub fn with_result(mut self, result: Payload) -> Self {
+        self.result = Some(result);
+        self
+    }
+
+    /// The same with what the provider said about a model call. Without it the whole hold is settled.
+    #[must_use]
+    pub fn with_model(mut self, served: &str, id: Option<&str>, method: &str, usage: Usage) -> Self {
+        let id = id.map(Text::cut);
+        self.model = Some(ModelAnswer { id, method: Text::cut(method), served: Text::cut(served), usage });
+        self
+    }
+
+    /// Nobody knows whether it acted.
+    pub(crate) fn unknown(why: &str) -> Self {
+        Self { status: Status::Unknown, error: Some(Text::cut(why)), result: None, model: None }
+    }
+
+    /// It was not dispatched.
+    pub(crate) fn cancelled(why: &str) -> Self {
+        Self { status: Status::Cancelled, error: Some(Text::cut(why)), result: None, model: None }
+    }
+
+    /// How the call ended.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What went wrong, unless the status is ok.
+    #[must_use]
+    pub fn why(&self) -> Option<&str> {
+        self.error.as_ref().map(Text::as_str)
+    }
+
+    /// The bytes that came back.
+    #[must_use]
+    pub const fn result(&self) -> Option<&Payload> {
+        self.result.as_ref()
+    }
+}

@@ -1,0 +1,214 @@
+//! What a kernel is told when it starts, and the file `kernel.toml` that says it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sift_spec::bundle::Bundle;
+use sift_spec::note::VerifierKey;
+use sift_spec::trust::TrustPolicy;
+use sift_spec::types::Word;
+
+/// Name of the configuration in a kernel's directory.
+pub const CONFIG_FILE: &str = "kernel.toml";
+/// Name of the key in a kernel's directory.
+pub const KEY_FILE: &str = "kernel.key";
+/// Name of the trust file in a kernel's directory.
+pub const TRUST_FILE: &str = "trust.policy";
+
+/// What must be true of an intent before its call is dispatched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The log's verified receipt for it is in the store.
+    Log,
+    /// It is on this machine's disk, and the log is not too far behind.
+    #[default]
+    Spool,
+}
+
+/// Somebody who may answer held calls in a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approver {
+    /// The role.
+    pub role: Word,
+    /// Their key.
+    pub key: VerifierKey,
+}
+
+/// How far the log may be behind before runs halt. Counts the records of all runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolLimits {
+    /// Most records that are not in the log.
+    pub records_max: u64,
+    /// Longest time in seconds, by the kernel's clock, that a record is not in the log.
+    pub seconds_max: u64,
+    /// Most bytes of records that are not in the log.
+    pub bytes_max: u64,
+}
+
+impl Default for SpoolLimits {
+    /// 100,000 records, 60 seconds, 256 MiB.
+    fn default() -> Self {
+        Self { records_max: 100_000, seconds_max: 60, bytes_max: 256 << 20 }
+    }
+}
+
+/// What a kernel is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the store and the requests for approval are. One kernel, one directory.
+    pub dir: PathBuf,
+    /// Where the log is served, without a trailing slash: `http://127.0.0.1:7100`.
+    pub log_url: String,
+    /// Which log, witnesses and operator are believed. Lists exactly one log.
+    pub trust: TrustPolicy,
+    /// The policy that decides.
+    pub bundle: Bundle,
+    /// The folder the bundle was read from, if it is to be watched: a change halts all runs.
+    pub bundle_dir: Option<PathBuf>,
+    /// Who may answer held calls.
+    pub approvers: Vec<Approver>,
+    /// What must be true of an intent before its call is dispatched.
+    pub mode: Mode,
+    /// How far the log may be behind.
+    pub spool: SpoolLimits,
+    /// How long a run may be silent before the kernel records that it is alive; `None` for never.
+    pub beat: Option<Duration>,
+    /// How often the approvals folder and the bundle's folder are looked at.
+    pub poll: Duration,
+    /// Name and version of the program that embeds the kernel, for the field `build` of `open` records.
+    pub build: String,
+}
+
+impl Config {
+    /// A configuration with the defaults: spool mode, no approvers, a beat a minute.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, log_url: &str, trust: TrustPolicy, bundle: Bundle) -> Self {
+        Self {
+            dir: dir.into(),
+            log_url: log_url.trim_end_matches('/').to_owned(),
+            trust,
+            bundle,
+            bundle_dir: None,
+            approvers: Vec::new(),
+            mode: Mode::default(),
+            spool: SpoolLimits::default(),
+            beat: Some(Duration::from_secs(60)),
+            poll: Duration::from_millis(200),
+            build: concat!("sift-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// A file does not say what it should.
+    #[error("{path}: {why}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The file `kernel.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelFile {
+    /// Where the log is served.
+    pub log_url: String,
+    /// What must be true of an intent before its call is dispatched: `spool` or `log`.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How far the log may be behind.
+    #[serde(default)]
+    pub spool: SpoolLimits,
+    /// Who may answer held calls.
+    #[serde(default, rename = "approver")]
+    pub approvers: Vec<ApproverEntry>,
+}
+
+/// An `[[approver]]` of `kernel.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApproverEntry {
+    /// The role, such as `supervisor`.
+    pub role: String,
+    /// The approver's key as `sift-kernel keygen` prints it.
+    pub vkey: String,
+}
+
+impl KernelFile {
+    /// Reads `kernel.toml` of a kernel's directory.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not one; names the key.
+    pub fn read(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join(CONFIG_FILE);
+        let text = read_file(&path)?;
+        toml::from_str(&text).map_err(|error| ConfigError::Content { path, why: error.to_string() })
+    }
+
+    /// The whole configuration: this file, the trust file beside it, and the bundle in `bundle_dir`.
+    ///
+    /// # Errors
+    /// When a file cannot be read or does not say what it should.
+    pub fn config(self, dir: &Path, bundle_dir: &Path) -> Result<Config, ConfigError> {
+        let trust_path = dir.join(TRUST_FILE);
+        let trust = TrustPolicy::parse(&read_file(&trust_path)?)
+            .map_err(|error| ConfigError::Content { path: trust_path, why: error.to_string() })?;
+        let bundle = crate::bundle_dir::read(bundle_dir)?;
+        let approvers = self.approvers.iter().map(|entry| {
+            let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
+            let role = entry.role.parse().map_err(|error| wrong(format!("approver: {error}")))?;
+            let key = entry.vkey.parse().map_err(|error| wrong(format!("approver {role}: {error}")))?;
+            Ok(Approver { role, key })
+        });
+        let approvers = approvers.collect::<Result<_, ConfigError>>()?;
+        let config = Config::new(dir, &self.log_url, trust, bundle);
+        Ok(Config {
+            bundle_dir: Some(bundle_dir.to_owned()),
+            approvers,
+            mode: self.mode,
+            spool: self.spool,
+            ..config
+        })
+    }
+}
+
+/// Reads a small text file.
+///
+/// # Errors
+/// When it cannot be read; names it.
+pub fn read_file(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError::Io { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_defaults_and_no_unknown_keys() {
+        let file: KernelFile = toml::from_str("log_url = \"http://localhost:1\"").unwrap();
+        assert_eq!((file.mode, file.spool), (Mode::Spool, SpoolLimits::default()));
+        let file: KernelFile =
+            toml::from_str("log_url = \"x\"\nmode = \"log\"\n[spool]\nrecords_max = 5\n").unwrap();
+        assert_eq!((file.mode, file.spool.records_max, file.spool.seconds_max), (Mode::Log, 5, 60));
+        for bad in ["", "log_url = 1", "log_url = \"x\"\nmod = \"log\"", "log_url = \"x\"\nmode = \"off\""] {
+            assert!(toml::from_str::<KernelFile>(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Errors: one enum for each operation. Each says whose fault it is and what to do next.
+
+use std::path::PathBuf;
+
+use sift_rules::{CompileError, LedgerError};
+use sift_spec::payload::PayloadError;
+use sift_spec::record::HaltCause;
+use sift_spec::types::{Hash, RunId, Seq, ValueError};
+
+use crate::approval::ApprovalError;
+use crate::store::StoreError;
+
+/// Why the kernel, or one run, does not go on. Nothing new is dispatched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// A limit or switch tripped. The `halt` record, where one could be written, says the same.
+    #[error("halted ({}): {detail}", cause_name(*.cause))]
+    Halted {
+        /// Which limit or switch.
+        cause: HaltCause,
+        /// The same in words, with what to do.
+        detail: String,
+    },
+    /// The run has its `close` record.
+    #[error("the run is closed; open another")]
+    Closed,
+    /// The kernel was closed, or its writer is gone.
+    #[error("the kernel is closed")]
+    Gone,
+}
+
+/// The name of a cause in records.
+#[must_use]
+pub const fn cause_name(cause: HaltCause) -> &'static str {
+    match cause {
+        HaltCause::Clock => "clock",
+        HaltCause::LogFork => "log_fork",
+        HaltCause::LogBehind => "log_behind",
+        HaltCause::LogRefused => "log_refused",
+        HaltCause::Operator => "operator",
+        HaltCause::Overspend => "overspend",
+        HaltCause::Policy => "policy",
+        HaltCause::Spool => "spool",
+        HaltCause::WallClock => "wall_clock",
+    }
+}
+
+/// Why a kernel does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The bundle is not one the kernel can decide by. There is no default policy.
+    #[error("policy bundle: {0}")]
+    Bundle(#[from] CompileError),
+    /// The trust file lists no log of that origin.
+    #[error("the trust file lists no log; add a line: log <vkey>")]
+    NoLog,
+    /// The trust file lists several logs and a kernel writes to one.
+    #[error("the trust file lists {0} logs, and a kernel writes to one; give it a file with one log line")]
+    ManyLogs(usize),
+    /// The store is damaged, unreadable, or in use by another process.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store belongs to another kernel key name.
+    #[error("{dir} holds the records of the key {stored}, not of {given}; use a directory of its own for each")]
+    OtherKey {
+        /// The directory.
+        dir: PathBuf,
+        /// Key name in the store.
+        stored: String,
+        /// Key name given.
+        given: String,
+    },
+    /// The store belongs to another log.
+    #[error("{dir} holds the records for the log {stored}, not for {given}; use a directory of its own for each")]
+    OtherLog {
+        /// The directory.
+        dir: PathBuf,
+        /// Origin in the store.
+        stored: String,
+        /// Origin of the trust file.
+        given: String,
+    },
+    /// The clock shows a time before the last record.
+    #[error("the clock is {behind_ms} ms behind the last record in the store; set the clock, then start again")]
+    Clock {
+        /// How far behind.
+        behind_ms: u64,
+    },
+    /// The log was caught with two histories. Both heads are in the store.
+    #[error("the log showed two histories; evidence is in {dir}/fork-*.checkpoint. Do not go on with this log")]
+    Fork {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The records in the store contradict one another.
+    #[error("the store contradicts itself at record {position}: {why}; keep a copy and restore from a backup")]
+    Contradiction {
+        /// Position of the record in the store.
+        position: u64,
+        /// What does not fit.
+        why: String,
+    },
+    /// The HTTP client could not be set up.
+    #[error("HTTP client: {0}")]
+    Http(String),
+    /// The kernel could not close the runs that a dead process left open.
+    #[error("runs left open by an earlier process cannot be closed: {0}")]
+    Recovery(String),
+    /// A directory or thread could not be made.
+    #[error("{what}: {error}")]
+    System {
+        /// What was attempted.
+        what: String,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+}
+
+/// Why a run did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenRunError {
+    /// The kernel does not go on.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// The parent is closed, or the run would be nested too deeply.
+    #[error("the ledger refuses the run: {0}")]
+    Ledger(#[from] LedgerError),
+    /// The agent is not the one whose start was permitted.
+    #[error("the permitted sub-agent is {permitted}, not {given}")]
+    OtherAgent {
+        /// Agent of the permitted call.
+        permitted: String,
+        /// Agent given.
+        given: String,
+    },
+    /// The operating system gives no randomness for an identifier.
+    #[error("the operating system gives no randomness: {0}")]
+    Random(String),
+}
+
+/// Why a proposal cannot be recorded. The caller is at fault; nothing happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// A name or identifier is out of bounds.
+    #[error("{0}")]
+    Value(ValueError),
+    /// A payload is larger than an object may be.
+    #[error("payload: {0}")]
+    Payload(#[from] PayloadError),
+    /// The operating system gives no randomness for salts.
+    #[error("the operating system gives no randomness: {0}")]
+    Random(String),
+}
+
+/// Why a proposal got no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The proposal cannot be recorded.
+    #[error("the call cannot be proposed: {0}")]
+    Call(#[from] CallError),
+    /// The run or the kernel does not go on.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// The request for an approval could not be written; the call is cancelled.
+    #[error("the request for an approval cannot be written, so the call is cancelled: {0}")]
+    Request(std::io::Error),
+}
+
+/// Why a permitted call was not dispatched, or its outcome not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The run was halted before the call started. It did not act.
+    #[error("not dispatched: {0}")]
+    NotDispatched(Stop),
+    /// The call may have acted and its outcome is not recorded; it counts as unknown.
+    #[error("dispatched, but its outcome is not recorded: {0}")]
+    NotRecorded(Stop),
+    /// The result cannot be a payload. The call acted; its outcome is recorded as unknown.
+    #[error("dispatched, but its result cannot be kept: {0}")]
+    Result(#[from] CallError),
+}
+
+/// Why a held call got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The run or the kernel does not go on.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// The statement given is not an answer to this call; the call still waits.
+    #[error("not an answer to this call: {0}")]
+    Statement(#[from] ApprovalError),
+}
+
+/// Why a run was not closed, halted or given a beat.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The run or the kernel does not go on.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// Calls are under way; their outcome must be recorded first.
+    #[error("{} calls of run {run} have no outcome yet, the first at seq {first}", .count)]
+    CallsOutstanding {
+        /// The run.
+        run: RunId,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: Seq,
+    },
+}
+
+/// Why a pack of evidence was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log did not answer.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    /// What the log answered is not a pack, or proves nothing, or is not what the kernel signed.
+    #[error("the log's evidence is wrong: {0}")]
+    Wrong(String),
+    /// Some of the run's records are not in the log yet.
+    #[error("{missing} of the run's {records} records are not in the log yet; upload them first")]
+    NotLogged {
+        /// How many are missing.
+        missing: u64,
+        /// How many the kernel has.
+        records: u64,
+    },
+    /// The bundle that the run names is not in the store.
+    #[error("the bundle {0} is not in the store")]
+    NoBundle(Hash),
+}

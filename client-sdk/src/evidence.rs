@@ -1,0 +1,97 @@
+//! Evidence: the log's pack of a run, completed with what only the kernel has.
+
+use std::collections::BTreeMap;
+
+use sift_spec::entry::Entry;
+use sift_spec::evidence::Pack;
+use sift_spec::hash::leaf_hash;
+use sift_spec::payload::Commitment;
+use sift_spec::proof::verify_multi_inclusion;
+use sift_spec::record::{Body, Call, Record};
+use sift_spec::trust::TrustPolicy;
+use sift_spec::types::RunId;
+
+use crate::error::EvidenceError;
+use crate::log::LogClient;
+use crate::store::Store;
+
+/// Which payload objects go into a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disclosure {
+    /// All that the store has.
+    Everything,
+    /// None: proofs and decisions stay, contents are withheld.
+    Nothing,
+}
+
+/// Everything that a record commits to.
+#[must_use]
+pub fn commitments(record: &Record) -> Vec<&Commitment> {
+    match &record.body {
+        Body::Intent(intent) => {
+            let payload = match &intent.call {
+                Call::Agent(call) => &call.task,
+                Call::Model(call) => &call.request,
+                Call::Tool(call) => &call.args,
+            };
+            vec![&intent.decision.input, payload]
+        }
+        Body::Outcome(outcome) => outcome.result.iter().collect(),
+        Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => Vec::new(),
+    }
+}
+
+/// Fetches the pack of a run and completes it with its bundle and payload objects. The log's part is checked: the
+/// trust file believes its checkpoint, all entries are proven, and those of the run are the ones this kernel signed.
+///
+/// # Errors
+/// When the log does not answer, records are not in it yet, or its pack is not what the kernel signed.
+pub async fn collect(
+    run: RunId,
+    store: &Store,
+    log: &LogClient,
+    trust: &TrustPolicy,
+    disclosure: Disclosure,
+) -> Result<Pack, EvidenceError> {
+    let records = store.run(run)?;
+    let missing = records.iter().filter(|record| record.index.is_none()).count() as u64;
+    if missing > 0 {
+        return Err(EvidenceError::NotLogged { missing, records: records.len() as u64 });
+    }
+    let bytes = log.evidence(run).await?;
+    let wrong = |why: String| EvidenceError::Wrong(why);
+    let mut pack = Pack::read(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if pack.run != run {
+        return Err(wrong(format!("it is about run {}", pack.run)));
+    }
+    let checkpoint =
+        trust.verify(pack.checkpoint.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    let leaves: Vec<_> = pack.entries.iter().map(|(index, entry)| (*index, leaf_hash(entry))).collect();
+    verify_multi_inclusion(&leaves, &checkpoint.checkpoint().head, &pack.proof)
+        .map_err(|error| wrong(error.to_string()))?;
+    let mut bundles = BTreeMap::new();
+    let mut objects = BTreeMap::new();
+    for stored in records {
+        let logged = stored.index.and_then(|index| pack.entries.get(&index));
+        if logged != Some(&stored.entry) {
+            return Err(wrong(format!("record {} is not the one this kernel signed", stored.position)));
+        }
+        let entry = Entry::parse(stored.entry).map_err(|error| wrong(error.to_string()))?;
+        let Some(record) = entry.record() else { continue };
+        if let Body::Open(open) = &record.body {
+            let bundle = store.bundle(&open.policy)?.ok_or(EvidenceError::NoBundle(open.policy))?;
+            bundles.insert(open.policy, bundle);
+        }
+        if disclosure == Disclosure::Everything {
+            for commitment in commitments(record) {
+                // What was erased is missing, and its proofs hold all the same.
+                if let Some(object) = store.object(&commitment.digest)? {
+                    objects.insert(commitment.digest, object);
+                }
+            }
+        }
+    }
+    pack.bundles = bundles;
+    pack.objects = objects;
+    Ok(pack)
+}

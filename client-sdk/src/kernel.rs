@@ -1,0 +1,264 @@
+//! The kernel: opened once per directory, it opens runs and ends when it is closed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
+
+use sift_rules::PolicyBundle;
+use sift_spec::record::{HaltCause, Parent};
+use sift_spec::types::{AgentName, RunId, Text, UnixMillis, Word};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::approval::APPROVALS_DIR;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{OpenError, OpenRunError, Stop};
+use crate::log::LogClient;
+use crate::permit::Child;
+use crate::run::Run;
+use crate::shared::{Progress, Shared};
+use crate::signer::Signer;
+use crate::store::Store;
+use crate::uploader::Uploader;
+use crate::writer::{self, Op, Writer};
+use crate::upkeep;
+
+/// The enforcement kernel. Clones are the same kernel.
+#[derive(Clone)]
+pub struct Kernel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    build: Text<256>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// A run to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRun {
+    /// The agent that acts in it. The kernel's key must be granted for it.
+    pub agent: AgentName,
+    /// Free labels: environment, ticket, tenant. Policies see them.
+    pub labels: BTreeMap<Word, Text<256>>,
+    /// The permitted call of another run that starts this one.
+    pub parent: Option<Child>,
+}
+
+impl OpenRun {
+    /// A run without labels or parent.
+    #[must_use]
+    pub const fn of(agent: AgentName) -> Self {
+        Self { agent, labels: BTreeMap::new(), parent: None }
+    }
+
+    /// The same with one more label.
+    #[must_use]
+    pub fn label(mut self, name: Word, value: &str) -> Self {
+        self.labels.insert(name, Text::cut(value));
+        self
+    }
+}
+
+impl Kernel {
+    /// Opens the kernel of a directory: checks that everything it needs is there, closes the runs that an earlier
+    /// process left open (their unfinished calls become `unknown`), and starts to upload what is not in the log.
+    ///
+    /// Must be called on a tokio runtime with time and I/O enabled.
+    ///
+    /// # Errors
+    /// When there is no usable policy, the store belongs to another key or log, is damaged or in use, the clock is
+    /// behind the last record, or the log was caught with two histories.
+    pub async fn open(
+        config: Config,
+        signer: impl Signer,
+        clock: impl Clock,
+    ) -> Result<Self, OpenError> {
+        // 1. No policy, no kernel.
+        let bundle = PolicyBundle::compile(&config.bundle)?;
+        // 2. One log.
+        let log = match config.trust.logs() {
+            [log] => log.key.name().clone(),
+            [] => return Err(OpenError::NoLog),
+            logs => return Err(OpenError::ManyLogs(logs.len())),
+        };
+        // 3. The directory is this kernel's.
+        let approvals = config.dir.join(APPROVALS_DIR);
+        std::fs::create_dir_all(&approvals)
+            .map_err(|error| OpenError::System { what: format!("making {}", approvals.display()), error })?;
+        let store = Arc::new(Store::open(&config.dir)?);
+        check_owner(&store, &config.dir, log.as_str(), signer.verifier().name().as_str())?;
+        if store.fork()?.is_some() {
+            return Err(OpenError::Fork { dir: config.dir });
+        }
+        store.put_bundle(&bundle.digest(), bundle.encoding())?;
+        // 4. The writer takes over what an earlier process left.
+        let client = LogClient::new(&config.log_url).map_err(|error| OpenError::Http(error.to_string()))?;
+        let (ops, queue) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            clock: Box::new(clock),
+            bundle,
+            log,
+            mode: config.mode,
+            spool: config.spool,
+            approvers: config.approvers.clone(),
+            approvals,
+            poll: config.poll,
+            ops,
+            progress: watch::Sender::new(Progress::default()),
+            deciders: Mutex::new(Vec::new()),
+            stop: OnceLock::new(),
+        });
+        let mut writer =
+            Writer::new(Arc::clone(&shared), Arc::clone(&store), Box::new(signer), store.ledger()?);
+        let (ready, recovered) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("sift-writer".to_owned()).spawn(move || {
+            let recovery = writer.recover();
+            let go = recovery.is_ok();
+            let _ = ready.send(recovery);
+            if go {
+                writer.work(&queue);
+            }
+        });
+        let thread =
+            thread.map_err(|error| OpenError::System { what: "starting the writer".to_owned(), error })?;
+        let gone = || OpenError::Recovery("the writer ended".to_owned());
+        recovered.await.map_err(|_| gone())??;
+        // No call waits for an approval any more.
+        crate::held::clear(&shared.approvals);
+        // 5. Upload, beats, and a look at the bundle's folder.
+        let uploader = Uploader::new(Arc::clone(&shared), Arc::clone(&store), client, &config)?;
+        let tasks = vec![
+            tokio::spawn(uploader.run()),
+            tokio::spawn(upkeep::run(Arc::clone(&shared), config.bundle_dir.clone(), config.beat)),
+        ];
+        let build = Text::cut(&config.build);
+        let writer = Mutex::new(Some(thread));
+        Ok(Self { inner: Arc::new(Inner { shared, store, build, tasks: Mutex::new(tasks), writer }) })
+    }
+
+    /// Opens a run.
+    ///
+    /// # Errors
+    /// When the kernel has stopped, the ledger refuses (nested too deeply, parent closed), or the agent is not the one
+    /// that was permitted.
+    pub async fn open_run(&self, open: OpenRun) -> Result<Run, OpenRunError> {
+        let shared = &self.inner.shared;
+        let OpenRun { agent, labels, parent } = open;
+        let (run, parent) = match parent {
+            Some(child) if child.agent != agent => {
+                let (permitted, given) = (child.agent.to_string(), agent.to_string());
+                return Err(OpenRunError::OtherAgent { permitted, given });
+            }
+            Some(child) => (child.run, Some(child.parent)),
+            None => (new_run(shared.clock.now())?, None::<Parent>),
+        };
+        let (reply, answer) = oneshot::channel();
+        let build = self.inner.build.clone();
+        shared.send(Op::Open(writer::OpenRun { agent, labels, parent, run, build, reply }))?;
+        let run = shared.answer(answer).await??;
+        Ok(Run::new(Arc::clone(shared), run))
+    }
+
+    /// Halts every run: nothing new is dispatched. The kernel stays halted until it is opened again.
+    ///
+    /// # Errors
+    /// When the kernel is closed already.
+    pub async fn halt(&self, detail: &str) -> Result<(), Stop> {
+        let (reply, answer) = oneshot::channel();
+        let (cause, detail) = (HaltCause::Operator, detail.to_owned());
+        self.inner.shared.send(Op::Halt { run: None, cause, detail, reply: Some(reply) })?;
+        self.inner.shared.answer(answer).await
+    }
+
+    /// Why the kernel has stopped, if it has.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        self.inner.shared.stopped()
+    }
+
+    /// How many records are on disk and not known to be in the log.
+    #[must_use]
+    pub fn unlogged(&self) -> u64 {
+        let progress = *self.inner.shared.progress.borrow();
+        progress.committed.saturating_sub(progress.logged)
+    }
+
+    /// Waits until every record made so far is in the log, or was refused by it; `false` when that takes longer than
+    /// `patience` or the kernel stops first.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        let mut progress = self.inner.shared.progress.subscribe();
+        let target = progress.borrow().committed;
+        let reached = progress.wait_for(|progress| progress.logged >= target);
+        tokio::time::timeout(patience, reached).await.is_ok_and(|reached| reached.is_ok())
+    }
+
+    /// The kernel's store, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The compiled bundle that decides.
+    #[must_use]
+    pub fn bundle(&self) -> &PolicyBundle {
+        &self.inner.shared.bundle
+    }
+
+    /// Stops the kernel and waits until its store is closed. Open runs are closed as abandoned by the next start, and
+    /// records that are not in the log are uploaded then; to wait for them, call [`Kernel::drain`] first.
+    pub async fn close(self) {
+        let tasks = std::mem::take(&mut *lock(&self.inner.tasks));
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // An aborted task ends with an error, as it should.
+            let _ = task.await;
+        }
+        let _ = self.inner.shared.send(Op::Stop);
+        let writer = lock(&self.inner.writer).take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in lock(&self.tasks).iter() {
+            task.abort();
+        }
+        let _ = self.shared.send(Op::Stop);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A new run's identifier.
+fn new_run(time: UnixMillis) -> Result<RunId, OpenRunError> {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).map_err(|error| OpenRunError::Random(error.to_string()))?;
+    Ok(RunId::from_parts(time, &random))
+}
+
+fn check_owner(store: &Store, dir: &Path, log: &str, signer: &str) -> Result<(), OpenError> {
+    match store.owner()? {
+        None => store.set_owner(log, signer)?,
+        Some((stored, _)) if stored != log => {
+            return Err(OpenError::OtherLog { dir: dir.to_owned(), stored, given: log.to_owned() });
+        }
+        Some((_, stored)) if stored != signer => {
+            return Err(OpenError::OtherKey { dir: dir.to_owned(), stored, given: signer.to_owned() });
+        }
+        Some(_) => {}
+    }
+    Ok(())
+}

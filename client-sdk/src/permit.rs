@@ -1,0 +1,201 @@
+//! Permits: the right to make one call, once.
+//!
+//! A [`Permit`] exists only after its intent is durable (and, in log mode, in the log). Starting the call consumes it;
+//! what is then under way is an [`InFlight`], and finishing consumes that. So a call cannot be made without a permit,
+//! made twice, or settled twice:
+//!
+//! ```compile_fail
+//! # async fn twice(permit: sift_client::Permit) {
+//! let first = permit.start();
+//! let second = permit.start(); // the permit is gone
+//! # }
+//! ```
+//!
+//! ```compile_fail
+//! # async fn forge() {
+//! let permit = sift_client::Permit { open: todo!(), call: todo!(), reserved: todo!() }; // private
+//! # }
+//! ```
+//!
+//! Whatever is dropped on the way is recorded as `unknown`, and its hold stays settled in full.
+
+use std::fmt;
+use std::future::Future;
+
+use sift_spec::meter::{Amounts, Meter};
+use sift_spec::record::{Call, Parent};
+use sift_spec::types::{AgentName, RunId, Seq};
+use tracing::Instrument as _;
+
+use crate::call::Report;
+use crate::error::{DispatchError, Stop};
+use crate::failpoint;
+use crate::shared::OpenCall;
+
+/// The right to make one call, once.
+#[must_use = "a permit that is dropped counts as a call with unknown outcome"]
+pub struct Permit {
+    open: OpenCall,
+    call: Call,
+    reserved: Amounts,
+}
+
+/// A call under way.
+#[must_use = "a call without a report counts as one with unknown outcome"]
+pub struct InFlight {
+    open: OpenCall,
+    call: Call,
+}
+
+/// The start of a sub-agent that was permitted: opens its run, once.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Child {
+    pub(crate) agent: AgentName,
+    pub(crate) run: RunId,
+    pub(crate) parent: Parent,
+}
+
+/// A call that was made, and its outcome recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Seq of the intent.
+    pub intent: Seq,
+    /// Seq of the outcome.
+    pub outcome: Seq,
+    /// What came back.
+    pub report: Report,
+    /// What the hold was replaced with.
+    pub settled: Amounts,
+    /// The first meter of which more was billed than held. The run is halted then.
+    pub overspent: Option<Meter>,
+}
+
+impl Permit {
+    pub(crate) const fn new(open: OpenCall, call: Call, reserved: Amounts) -> Self {
+        Self { open, call, reserved }
+    }
+
+    /// Seq of the intent.
+    #[must_use]
+    pub const fn intent(&self) -> Seq {
+        self.open.intent
+    }
+
+    /// What is held for the call in every scope.
+    #[must_use]
+    pub const fn reserved(&self) -> Amounts {
+        self.reserved
+    }
+
+    /// The call, as its intent states it.
+    #[must_use]
+    pub const fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// Waits until the log has what must be in it.
+    pub(crate) async fn await_receipt(&self) -> Result<(), Stop> {
+        self.open.shared.await_receipt(&self.open.run, self.open.position).await
+    }
+
+    /// Makes the call and records its outcome, which is durable when this returns.
+    ///
+    /// # Errors
+    /// When the run was halted before the call started, or its outcome could not be recorded.
+    pub async fn dispatch<F, R>(self, call: F) -> Result<Done, DispatchError>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Report>,
+    {
+        let span = span(&self.call, self.open.run.id);
+        async {
+            let in_flight = self.start()?;
+            let report = call().await;
+            in_flight.finish(report).await
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// Starts the call. From here on it may have acted.
+    ///
+    /// # Errors
+    /// When the run was halted first: the call is recorded as cancelled, and nothing is settled.
+    pub fn start(self) -> Result<InFlight, DispatchError> {
+        failpoint::pass("before-dispatch");
+        let Self { mut open, call, .. } = self;
+        let run = std::sync::Arc::clone(&open.run);
+        // Under the run's lock, which a halt takes too: no call starts after the halt.
+        let view = run.view();
+        if let Some(stop) = view.stop.clone().or_else(|| open.shared.stopped()) {
+            open.if_dropped = Some(Report::cancelled(&format!("not dispatched: {stop}")));
+            drop(view);
+            return Err(DispatchError::NotDispatched(stop));
+        }
+        open.if_dropped = Some(Report::unknown("the call was given up without a report"));
+        drop(view);
+        Ok(InFlight { open, call })
+    }
+}
+
+impl InFlight {
+    /// Records the outcome and settles the hold.
+    ///
+    /// # Errors
+    /// When the outcome could not be recorded; it then counts as unknown.
+    pub async fn finish(self, report: Report) -> Result<Done, DispatchError> {
+        failpoint::pass("after-dispatch");
+        let intent = self.open.intent;
+        let finished = self.open.finish(&report).await?.map_err(DispatchError::NotRecorded)?;
+        let (outcome, settled, overspent) = (finished.seq, finished.settled, finished.over);
+        Ok(Done { intent, outcome, report, settled, overspent })
+    }
+
+    /// The run of the sub-agent, if the call starts one.
+    #[must_use]
+    pub fn child(&self) -> Option<Child> {
+        let Call::Agent(call) = &self.call else { return None };
+        let depth = self.open.run.depth.saturating_add(1);
+        let parent = Parent { depth, run: self.open.run.id, seq: self.open.intent };
+        Some(Child { agent: call.agent.clone(), run: call.run, parent })
+    }
+}
+
+/// The span of a call, named as OpenTelemetry's conventions for generative AI name it.
+fn span(call: &Call, run: RunId) -> tracing::Span {
+    match call {
+        Call::Tool(tool) => tracing::info_span!(
+            "execute_tool",
+            "gen_ai.operation.name" = "execute_tool",
+            "gen_ai.tool.name" = tool.name.as_str(),
+            "gen_ai.tool.call.id" = tool.id.as_str(),
+            "gen_ai.conversation.id" = %run,
+        ),
+        Call::Model(model) => tracing::info_span!(
+            "chat",
+            "gen_ai.operation.name" = "chat",
+            "gen_ai.provider.name" = model.provider.as_str(),
+            "gen_ai.request.model" = model.model.as_str(),
+            "gen_ai.request.max_tokens" = model.max_output,
+            "gen_ai.conversation.id" = %run,
+        ),
+        Call::Agent(agent) => tracing::info_span!(
+            "invoke_agent",
+            "gen_ai.operation.name" = "invoke_agent",
+            "gen_ai.agent.name" = agent.agent.as_str(),
+            "gen_ai.conversation.id" = %run,
+        ),
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("intent", &self.open.intent).field("call", &self.call).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlight").field("intent", &self.open.intent).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,183 @@
+//! A run: what one agent does from its start to its end.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sift_spec::meter::Amounts;
+use sift_spec::record::{Call, CloseReason, Effect, HaltCause, Refusal};
+use sift_spec::types::{AgentName, RunId, Seq, Text};
+use tokio::sync::oneshot;
+
+use crate::call::{Prepared, Proposal};
+use crate::error::{ProposeError, RunError, Stop};
+use crate::failpoint;
+use crate::held::Held;
+use crate::permit::Permit;
+use crate::shared::{RunShared, Shared};
+use crate::writer::{Close, Op, Propose, Recorded};
+
+/// A run. Clones are the same run, so several tasks can propose at once.
+#[derive(Clone)]
+pub struct Run {
+    shared: Arc<Shared>,
+    run: Arc<RunShared>,
+}
+
+/// What becomes of a proposal. Its intent is recorded and durable, whatever it is.
+#[must_use = "a call is not made by proposing it, and a permit that is dropped counts as unknown"]
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go ahead, once.
+    Permitted(Permit),
+    /// Do not.
+    Denied(Denial),
+    /// An approver has to answer first.
+    Held(Held),
+}
+
+/// A call that does not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Seq of the intent.
+    pub intent: Seq,
+    /// The policy's rules that decided.
+    pub rules: Vec<Text<128>>,
+    /// Why, in words for people.
+    pub reasons: Vec<Text<512>>,
+    /// Why the budget refused what the policy would have let through.
+    pub refusal: Option<Refusal>,
+    /// What became of a held call: refused, too late, or nobody waited.
+    pub unapproved: Option<String>,
+}
+
+/// In words that may be given to the agent.
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(why) = &self.unapproved {
+            return write!(f, "not approved: {why}");
+        }
+        match &self.refusal {
+            Some(Refusal::Identical(limit)) => {
+                return write!(f, "over budget: {} identical calls were made, the limit", limit.have);
+            }
+            Some(Refusal::Limit(limit)) => {
+                return write!(
+                    f,
+                    "over budget: {} {} needed, {} of {} used",
+                    limit.need, limit.meter, limit.have, limit.limit
+                );
+            }
+            Some(Refusal::Unpriced(unpriced)) => {
+                return write!(f, "over budget: the model {} has no price", unpriced.model);
+            }
+            Some(Refusal::WallClock(limit)) => {
+                return write!(f, "over budget: the run has lasted {} ms of {}", limit.have_ms, limit.limit_ms);
+            }
+            None => {}
+        }
+        let reasons: Vec<&str> = self.reasons.iter().map(Text::as_str).collect();
+        write!(f, "denied by policy: {}", reasons.join("; "))
+    }
+}
+
+impl Run {
+    pub(crate) const fn new(shared: Arc<Shared>, run: Arc<RunShared>) -> Self {
+        Self { shared, run }
+    }
+
+    /// The run's identifier.
+    #[must_use]
+    pub fn id(&self) -> RunId {
+        self.run.id
+    }
+
+    /// The run's agent.
+    #[must_use]
+    pub fn agent(&self) -> &AgentName {
+        &self.run.agent
+    }
+
+    /// Why the run has stopped, if it has.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        self.shared.check(&self.run).err()
+    }
+
+    /// Proposes a call: the policy decides, the budget holds the worst case, and the intent is durable when this
+    /// returns. In log mode a permit waits for the log's verified receipt as well.
+    ///
+    /// # Errors
+    /// When the call cannot be recorded, or the run has stopped. Then nothing may be dispatched.
+    pub async fn propose(&self, proposal: impl Into<Proposal>) -> Result<Verdict, ProposeError> {
+        let proposal = proposal.into();
+        failpoint::pass("before-decide");
+        self.shared.check(&self.run)?;
+        let prepared = Prepared::new(&proposal, &self.shared.bundle, self.shared.clock.now())?;
+        let call = prepared.call.clone();
+        let decided = self.shared.decide(&self.run, &prepared.input)?;
+        failpoint::pass("after-decide");
+        let (reply, answer) = oneshot::channel();
+        let propose = Propose { run: Arc::clone(&self.run), prepared, decided, reply };
+        self.shared.send(Op::Propose(Box::new(propose)))?;
+        let recorded = self.shared.answer(answer).await??;
+        self.verdict(recorded, call).await
+    }
+
+    async fn verdict(&self, recorded: Recorded, call: Call) -> Result<Verdict, ProposeError> {
+        let Recorded { seq, effect, rules, reasons, refusal, reserved, open, request } = recorded;
+        tracing::debug!(run = %self.run.id, %seq, %effect, ?rules, "decided");
+        let denial = Denial { intent: seq, rules, reasons, refusal, unapproved: None };
+        let Some(open) = open else { return Ok(Verdict::Denied(denial)) };
+        match request {
+            Some(request) => {
+                let held = Held::new(open, *request, denial, call, reserved);
+                Ok(Verdict::Held(held.map_err(ProposeError::Request)?))
+            }
+            None => {
+                let permit = Permit::new(open, call, reserved);
+                permit.await_receipt().await?;
+                Ok(Verdict::Permitted(permit))
+            }
+        }
+    }
+
+    /// Stops the run: nothing new is dispatched after this.
+    ///
+    /// # Errors
+    /// When the kernel is closed already.
+    pub async fn halt(&self, detail: &str) -> Result<(), Stop> {
+        match self.shared.halt_run(&self.run, HaltCause::Operator, detail.to_owned()).await {
+            Stop::Halted { .. } | Stop::Closed => Ok(()),
+            Stop::Gone => Err(Stop::Gone),
+        }
+    }
+
+    /// Ends the run with a census of its records and the sum of what it settled, which is returned. A run that was
+    /// halted ends as halted, whatever the reason given.
+    ///
+    /// # Errors
+    /// When calls have no outcome yet, the run is closed already, or the kernel has stopped.
+    pub async fn close(&self, reason: CloseReason) -> Result<Amounts, RunError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Op::Close(Close { run: self.run.id, reason, reply }))?;
+        self.shared.answer(answer).await?
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("id", &self.run.id).field("agent", &self.run.agent).finish_non_exhaustive()
+    }
+}
+
+impl Verdict {
+    /// What the policy and the budget said.
+    #[must_use]
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::Permitted(_) => Effect::Allow,
+            Self::Denied(_) => Effect::Deny,
+            Self::Held(_) => Effect::Hold,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What callers, writer and uploader share: the run states that decisions are made on, and who has stopped.
+
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use sift_rules::{CallInput, Decider, PolicyBundle, RunState, Verdict};
+use sift_spec::payload::{Commitment, Object};
+use sift_spec::record::HaltCause;
+use sift_spec::types::{AgentName, KeyName, RunId, Seq, UnixMillis};
+use tokio::sync::{oneshot, watch};
+
+use crate::call::{Payload, Report};
+use crate::clock::Clock;
+use crate::config::{Approver, Mode, SpoolLimits};
+use crate::error::{CallError, Stop};
+use crate::writer::{Finish, Op};
+
+/// How far records have come. Sent after every commit, and whenever something stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Progress {
+    /// Every record below this position is on disk.
+    pub(crate) committed: u64,
+    /// Every record below this position is in the log, or was refused by it.
+    pub(crate) logged: u64,
+}
+
+/// What belongs to the kernel as a whole.
+pub(crate) struct Shared {
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) bundle: PolicyBundle,
+    pub(crate) log: KeyName,
+    pub(crate) mode: Mode,
+    pub(crate) spool: SpoolLimits,
+    pub(crate) approvers: Vec<Approver>,
+    /// Folder of requests and answers.
+    pub(crate) approvals: PathBuf,
+    pub(crate) poll: Duration,
+    pub(crate) ops: Sender<Op>,
+    pub(crate) progress: watch::Sender<Progress>,
+    /// Idle deciders. A shared one scales badly, so every decision takes one out.
+    pub(crate) deciders: Mutex<Vec<Decider>>,
+    /// Set once, when the whole kernel stops.
+    pub(crate) stop: OnceLock<Stop>,
+}
+
+/// One run, as its callers see it.
+pub(crate) struct RunShared {
+    pub(crate) id: RunId,
+    pub(crate) agent: AgentName,
+    /// Nesting depth: 0 for a run without parent.
+    pub(crate) depth: u32,
+    view: Mutex<RunView>,
+}
+
+/// What decisions are made on. INVARIANT: only the writer changes it, so between two readings with the same `next`
+/// no record of the run came in between.
+pub(crate) struct RunView {
+    pub(crate) state: RunState,
+    /// Seq of the next record.
+    pub(crate) next: Seq,
+    /// Time of the last record.
+    pub(crate) time: UnixMillis,
+    /// Set once, when the run stops. A call starts under this lock, so none starts after it is set.
+    pub(crate) stop: Option<Stop>,
+}
+
+impl RunShared {
+    pub(crate) fn new(id: RunId, agent: AgentName, depth: u32, state: RunState, time: UnixMillis) -> Self {
+        Self { id, agent, depth, view: Mutex::new(RunView { state, next: Seq::ZERO, time, stop: None }) }
+    }
+
+    pub(crate) fn view(&self) -> MutexGuard<'_, RunView> {
+        // A panic elsewhere cannot leave the view half changed: every change is one assignment.
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the policy said about a call, on a state of the run that may have moved on since.
+pub(crate) struct Decided {
+    /// Seq that the intent would have.
+    pub(crate) seq: Seq,
+    /// Time in the policy's input.
+    pub(crate) time: UnixMillis,
+    pub(crate) verdict: Verdict,
+    /// The policy's input.
+    pub(crate) object: Object,
+    pub(crate) commitment: Commitment,
+}
+
+impl Shared {
+    /// Why the kernel has stopped, if it has.
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        self.stop.get().cloned()
+    }
+
+    /// Why the run, or the kernel, has stopped.
+    pub(crate) fn check(&self, run: &RunShared) -> Result<(), Stop> {
+        match run.view().stop.clone().or_else(|| self.stopped()) {
+            Some(stop) => Err(stop),
+            None => Ok(()),
+        }
+    }
+
+    /// Decides on the run as it is now.
+    pub(crate) fn decide(&self, run: &RunShared, call: &CallInput) -> Result<Decided, CallError> {
+        let (input, seq, time) = {
+            let view = run.view();
+            let time = self.clock.now().max(view.time);
+            (view.state.input(call.clone(), view.next, time), view.next, time)
+        };
+        let bytes = input.to_bytes();
+        let idle = self.deciders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut decider = idle.unwrap_or_else(|| self.bundle.decider());
+        let verdict = decider.decide(&bytes);
+        self.deciders.lock().unwrap_or_else(PoisonError::into_inner).push(decider);
+        let (object, commitment) = Payload::json(bytes).commit("policy-input")?;
+        Ok(Decided { seq, time, verdict, object, commitment })
+    }
+
+    /// Gives the writer something to do.
+    pub(crate) fn send(&self, op: Op) -> Result<(), Stop> {
+        self.ops.send(op).map_err(|_| self.stopped().unwrap_or(Stop::Gone))
+    }
+
+    /// Waits for the writer's answer, which comes after its commit.
+    pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Stop> {
+        answer.await.map_err(|_| self.stopped().unwrap_or(Stop::Gone))
+    }
+
+    /// Waits until the log's receipt for the record at `position` is verified, where the mode asks for it.
+    pub(crate) async fn await_receipt(&self, run: &RunShared, position: u64) -> Result<(), Stop> {
+        if self.mode == Mode::Spool {
+            return Ok(());
+        }
+        let start = self.clock.now().get();
+        let mut progress = self.progress.subscribe();
+        loop {
+            // A refused record counts as processed, so the stop is looked at first.
+            self.check(run)?;
+            if progress.borrow_and_update().logged > position {
+                return self.check(run);
+            }
+            let waited_ms = self.clock.now().get().saturating_sub(start);
+            if waited_ms > self.spool.seconds_max.saturating_mul(1000) {
+                let detail = format!("the log gave no receipt within {} seconds", self.spool.seconds_max);
+                return Err(self.halt_run(run, HaltCause::LogBehind, detail).await);
+            }
+            // The clock may be a simulated one, so it is looked at now and then.
+            let _ = tokio::time::timeout(self.poll, progress.changed()).await;
+        }
+    }
+
+    /// Halts one run and says how it stopped.
+    pub(crate) async fn halt_run(&self, run: &RunShared, cause: HaltCause, detail: String) -> Stop {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.send(Op::Halt { run: Some(run.id), cause, detail, reply: Some(reply) });
+        if let Err(stop) = sent.and(self.answer(answer).await) {
+            return stop;
+        }
+        self.check(run).err().unwrap_or(Stop::Gone)
+    }
+}
+
+/// A call whose intent is durable and whose outcome is not. Dropping it records the outcome that is then true.
+pub(crate) struct OpenCall {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) run: Arc<RunShared>,
+    pub(crate) intent: Seq,
+    /// Position of the record that must be in the log before the call starts.
+    pub(crate) position: u64,
+    /// What a drop records; `None` once an outcome is on its way.
+    pub(crate) if_dropped: Option<Report>,
+}
+
+impl OpenCall {
+    /// Records the outcome; returns what was settled, once that is durable.
+    pub(crate) async fn finish(
+        mut self,
+        report: &Report,
+    ) -> Result<Result<crate::writer::Finished, Stop>, CallError> {
+        let result = report.result.as_ref().map(|result| result.commit("result")).transpose();
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => {
+                self.if_dropped = Some(Report::unknown(&format!("the result cannot be kept: {error}")));
+                return Err(error);
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        let finish = Finish::new(self.run.id, self.intent, report, result, Some(reply));
+        self.if_dropped = None;
+        let shared = Arc::clone(&self.shared);
+        Ok(match shared.send(Op::Finish(finish)) {
+            Ok(()) => shared.answer(answer).await.and_then(|finished| finished),
+            Err(stop) => Err(stop),
+        })
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if let Some(report) = self.if_dropped.take() {
+            // When the writer is gone the next start of the kernel records the same.
+            let _ = self.shared.send(Op::Finish(Finish::new(self.run.id, self.intent, &report, None, None)));
+        }
+    }
+}

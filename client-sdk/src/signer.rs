@@ -1,0 +1,144 @@
+//! The kernel's key: what signs records, and the file it is read from.
+//!
+//! The private half never leaves the signer, stands in no message, and is wiped when dropped.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use sift_spec::note::{KeyError, KeyType, SignerKey, VerifierKey};
+use sift_spec::types::KeyName;
+use zeroize::Zeroizing;
+
+/// Longest key file in bytes.
+const KEY_FILE_BYTES_MAX: u64 = 1024;
+
+/// Permission bits that let others than the owner read or write.
+const OTHERS: u32 = 0o077;
+
+/// Signs what the kernel records. A hardware module implements this as well as a file does.
+pub trait Signer: Send + Sync + 'static {
+    /// The public half, as it was granted by the operator.
+    fn verifier(&self) -> &VerifierKey;
+
+    /// The Ed25519 signature (RFC 8032) of `message` under [`Signer::verifier`].
+    ///
+    /// # Errors
+    /// When the key cannot be used now. The kernel then halts.
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError>;
+}
+
+/// The key could not be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel's key cannot sign: {0}")]
+pub struct SignError(pub String);
+
+impl Signer for SignerKey {
+    fn verifier(&self) -> &VerifierKey {
+        Self::verifier(self)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+        Ok(self.sign_bytes(message))
+    }
+}
+
+/// Why a key file was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file cannot be opened, read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// Others than the owner can read or change it.
+    #[error("{path}: others can read or change this key (mode {mode:03o}); run: chmod 600 {path}")]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not the text of a key.
+    #[error("{path}: {error}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong; never repeats the content.
+        error: KeyError,
+    },
+    /// No randomness for a new key.
+    #[error("the operating system gives no randomness: {0}")]
+    Random(String),
+}
+
+/// Reads a signer key, one line `PRIVATE+KEY+name+id+base64`, from a file that only its owner may read.
+///
+/// # Errors
+/// When the file cannot be read, others can read it, or it holds no key.
+pub fn read_key(path: &Path) -> Result<SignerKey, KeyFileError> {
+    let io = |error| KeyFileError::Io { path: path.to_owned(), error };
+    let file = File::open(path).map_err(io)?;
+    // Checked on the open file, so that it is the file that is read.
+    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+    if mode & OTHERS != 0 {
+        return Err(KeyFileError::Permissions { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize));
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(io)?;
+    SignerKey::from_secret_text(text.trim_end())
+        .map_err(|error| KeyFileError::Key { path: path.to_owned(), error })
+}
+
+/// Makes a new Ed25519 key and writes it to a file that does not exist yet, readable by its owner only.
+///
+/// # Errors
+/// When there is no randomness, or the file exists or cannot be written.
+pub fn create_key(path: &Path, name: KeyName) -> Result<VerifierKey, KeyFileError> {
+    let io = |error| KeyFileError::Io { path: path.to_owned(), error };
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|error| KeyFileError::Random(error.to_string()))?;
+    let key = SignerKey::from_seed(name, KeyType::Ed25519, &seed)
+        .map_err(|error| KeyFileError::Key { path: path.to_owned(), error })?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    file.write_all(key.to_secret_text().as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(io)?;
+    file.sync_all().map_err(io)?;
+    Ok(key.verifier().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel.key");
+        let made = create_key(&path, "acme.example/kernel".parse().unwrap()).unwrap();
+        assert_eq!(*read_key(&path).unwrap().verifier(), made);
+        assert!(matches!(
+            create_key(&path, "other".parse().unwrap()),
+            Err(KeyFileError::Io { .. })
+        ));
+        for mode in [0o640, 0o604, 0o660, 0o666] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read_key(&path), Err(KeyFileError::Permissions { .. })), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn no_message_repeats_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel.key");
+        create_key(&path, "acme.example/kernel".parse().unwrap()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let secret = text.trim_end().rsplit('+').next().unwrap().to_owned();
+        std::fs::write(&path, text.replacen("acme", "acne", 1)).unwrap();
+        let message = read_key(&path).unwrap_err().to_string();
+        assert!(!message.contains(&secret), "{message}");
+    }
+}

@@ -1,0 +1,296 @@
+//! The writer: one thread that owns ledger and run heads, and makes every record.
+//!
+//! It takes everything that is queued, applies it in order, signs what came of it, commits all of that in one
+//! transaction, and only then answers (group commit). What is in memory runs ahead of the disk within a round; if the
+//! commit fails, nothing of the round was answered, the kernel halts, and the next start rebuilds from the disk.
+//!
+//! This file holds the loop and what every operation shares. Operations on calls are in [`calls`], those on runs in
+//! [`runs`], those on the log's answers in [`receipts`].
+
+mod calls;
+mod line;
+mod ops;
+mod receipts;
+mod recovery;
+mod runs;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use sift_rules::Ledger;
+use sift_spec::entry::{Entry, EntryError};
+use sift_spec::record::{Body, Halt, HaltCause, Kind, Record};
+use sift_spec::types::{RunId, Seq, Text, UnixMillis};
+
+use crate::clock::STEP_BACK_MS_MAX;
+use crate::error::{Stop, cause_name};
+use crate::failpoint;
+use crate::shared::{Progress, Shared};
+use crate::signer::{SignError, Signer};
+use crate::store::{Batch, NewRecord, Store};
+
+pub(crate) use line::{Line, LiveCall};
+pub(crate) use ops::{Close, Finish, Finished, OpenRun, Op, Propose, Recorded};
+pub(crate) use receipts::Logged;
+
+/// Most operations in one commit. Bounds how long the first of them waits for the last.
+const ROUND_OPS_MAX: usize = 1024;
+
+/// A snapshot of the ledger is kept every so many records, which bounds what a start has to fold.
+const SNAPSHOT_RECORDS: u64 = 8192;
+
+/// A record that is not in the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    run: RunId,
+    time: UnixMillis,
+    bytes: usize,
+}
+
+/// The writer's state.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    signer: Box<dyn Signer>,
+    ledger: Ledger,
+    /// Runs without a `close`.
+    lines: HashMap<RunId, Line>,
+    /// Position of the next record.
+    position: u64,
+    /// Time of the last record of any run.
+    time: UnixMillis,
+    /// Records that the log has neither taken nor refused, by position.
+    pending: BTreeMap<u64, Pending>,
+    pending_bytes: u64,
+    /// Position up to which the last snapshot of the ledger counts.
+    snapshot: u64,
+    /// What this round changes.
+    batch: Batch,
+    /// What this round answers once it is committed.
+    replies: Vec<Box<dyn FnOnce() + Send>>,
+    /// Which failpoints this round's commit passes.
+    kinds: (bool, bool),
+}
+
+/// Why a record was not made.
+#[derive(Debug, thiserror::Error)]
+enum AppendError {
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error("a record has no encoding: {0}")]
+    Entry(#[from] EntryError),
+}
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        store: Arc<Store>,
+        signer: Box<dyn Signer>,
+        ledger: (u64, Ledger),
+    ) -> Self {
+        let (snapshot, ledger) = ledger;
+        Self {
+            shared,
+            store,
+            signer,
+            ledger,
+            lines: HashMap::new(),
+            position: 0,
+            time: UnixMillis::ZERO,
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            snapshot,
+            batch: Batch::default(),
+            replies: Vec::new(),
+            kinds: (false, false),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) fn work(mut self, ops: &Receiver<Op>) {
+        while let Ok(first) = ops.recv() {
+            let mut stop = false;
+            for op in std::iter::once(first).chain(ops.try_iter()).take(ROUND_OPS_MAX) {
+                stop |= matches!(op, Op::Stop);
+                // After a failed commit nothing is applied any more; who waits learns it from the closed channel.
+                if !self.is_dead() {
+                    self.apply(op);
+                }
+            }
+            self.commit(stop);
+            if stop {
+                break;
+            }
+        }
+        let _ = self.shared.stop.set(Stop::Gone);
+        self.wake();
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Open(open) => self.open_run(open),
+            Op::Propose(propose) => self.propose(*propose),
+            Op::Finish(finish) => self.finish(finish),
+            Op::Answer { run, intent, note, reply } => self.answer(run, intent, &note, reply),
+            Op::Halt { run, cause, detail, reply } => self.halt(run, cause, &detail, reply),
+            Op::Beat { silent_ms } => self.beat(silent_ms),
+            Op::Close(close) => self.close_run(close),
+            Op::Logged(logged) => self.logged(logged),
+            Op::Refused { run, position, why } => self.refused(run, position, &why),
+            Op::Fork(fork) => self.fork(fork),
+            Op::Stop => {}
+        }
+    }
+
+    /// Makes the round durable, then answers.
+    fn commit(&mut self, last: bool) {
+        if self.is_dead() {
+            self.replies.clear();
+            return;
+        }
+        if last || self.position - self.snapshot >= SNAPSHOT_RECORDS {
+            match serde_json::to_vec(&self.ledger) {
+                Ok(ledger) => {
+                    self.batch.ledger = Some((self.position, ledger));
+                    self.snapshot = self.position;
+                }
+                // The records hold all of it; only the next start takes longer.
+                Err(error) => tracing::warn!(%error, "the ledger was not snapshot"),
+            }
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let replies = std::mem::take(&mut self.replies);
+        let (intents, outcomes) = std::mem::take(&mut self.kinds);
+        if !batch.is_empty() {
+            let pass = |when: &str| {
+                for (kind, is_in) in [("intent", intents), ("outcome", outcomes)] {
+                    if is_in {
+                        failpoint::pass(&format!("{when}-commit-{kind}"));
+                    }
+                }
+            };
+            pass("before");
+            if let Err(error) = self.store.commit(&batch) {
+                drop(replies);
+                self.die(&format!("the store cannot be written: {error}"));
+                return;
+            }
+            pass("after");
+        }
+        for reply in replies {
+            reply();
+        }
+        self.wake();
+    }
+
+    /// Tells who waits how far records have come.
+    fn wake(&self) {
+        let logged = self.pending.keys().next().copied().unwrap_or(self.position);
+        let committed = self.position;
+        self.shared.progress.send_replace(Progress { committed, logged });
+    }
+
+    /// The disk failed: what is on it is not known, so nothing goes on, not even a `halt` record.
+    fn die(&mut self, detail: &str) {
+        tracing::error!(detail, "the kernel halts");
+        let stop = Stop::Halted { cause: HaltCause::Spool, detail: detail.to_owned() };
+        let _ = self.shared.stop.set(stop.clone());
+        for line in self.lines.values() {
+            line.run.view().stop.get_or_insert(stop.clone());
+        }
+        self.wake();
+    }
+
+    fn is_dead(&self) -> bool {
+        self.shared.stop.get().is_some_and(|stop| matches!(stop, Stop::Halted { cause: HaltCause::Spool, .. }))
+    }
+
+    /// The time for a record: the clock's, but never less than that of the record before.
+    ///
+    /// A clock that goes back halts the kernel; the records that still have to be made get the last time.
+    fn now(&mut self) -> UnixMillis {
+        let now = self.shared.clock.now();
+        let behind_ms = self.time.get().saturating_sub(now.get());
+        if behind_ms > STEP_BACK_MS_MAX && self.shared.stopped().is_none() {
+            let detail = format!("the clock went back {behind_ms} ms; set it, then start the kernel again");
+            self.halt_all(HaltCause::Clock, &detail);
+        }
+        now.max(self.time)
+    }
+
+    /// Signs a record of a run and adds it to the round. A failure halts the kernel: a record that cannot be made
+    /// must not be missing.
+    fn append(&mut self, run: RunId, body: Body, time: UnixMillis) -> Result<(Seq, u64), Stop> {
+        match self.try_append(run, body, time) {
+            Ok(place) => Ok(place),
+            Err(error) => {
+                self.die(&error.to_string());
+                Err(self.shared.stopped().unwrap_or(Stop::Gone))
+            }
+        }
+    }
+
+    fn try_append(&mut self, run: RunId, body: Body, time: UnixMillis) -> Result<(Seq, u64), AppendError> {
+        let kind = body.kind();
+        let closed = || AppendError::Entry(EntryError::Header);
+        let line = self.lines.get_mut(&run).ok_or_else(closed)?;
+        let seq = line.next_seq();
+        let prev = line.head.as_ref().map(sift_spec::chain::RunHead::leaf);
+        let record = Record { agent: line.run.agent.clone(), body, prev, run, seq, time };
+        let key = self.signer.verifier();
+        let entry =
+            Entry::sign_with(&record, key, |text| self.signer.sign(text).map_err(AppendError::from))?;
+        line.extend(&record, key.name(), entry.leaf(), &self.shared.log)?;
+        *line.census.entry(kind).or_default() += 1;
+        {
+            let mut view = line.run.view();
+            view.next = line.next_seq();
+            view.time = time;
+        }
+        let position = self.position;
+        let entry = entry.into_bytes();
+        if !line.refused {
+            self.pending.insert(position, Pending { run, time, bytes: entry.len() });
+            self.pending_bytes += entry.len() as u64;
+        }
+        self.kinds.0 |= kind == Kind::Intent;
+        self.kinds.1 |= kind == Kind::Outcome;
+        self.batch.records.push(NewRecord { position, run, seq, entry });
+        self.position += 1;
+        self.time = self.time.max(time);
+        Ok((seq, position))
+    }
+
+    /// Stops a run. No call starts after this; the record says why.
+    fn halt_run(&mut self, run: RunId, cause: HaltCause, detail: &str) {
+        let Some(line) = self.lines.get_mut(&run) else { return };
+        {
+            let mut view = line.run.view();
+            if view.stop.is_some() {
+                return;
+            }
+            view.stop = Some(Stop::Halted { cause, detail: detail.to_owned() });
+        }
+        line.halted = true;
+        tracing::warn!(%run, cause = cause_name(cause), detail, "the run halts");
+        let time = self.shared.clock.now().max(self.time);
+        // Where the record cannot be made the kernel has halted as a whole.
+        let _ = self.append(run, Body::Halt(Halt { cause, detail: Text::cut(detail) }), time);
+    }
+
+    /// Stops every run, and the kernel with them.
+    fn halt_all(&mut self, cause: HaltCause, detail: &str) {
+        tracing::error!(cause = cause_name(cause), detail, "the kernel halts");
+        let _ = self.shared.stop.set(Stop::Halted { cause, detail: detail.to_owned() });
+        let runs: Vec<RunId> = self.lines.keys().copied().collect();
+        for run in runs {
+            self.halt_run(run, cause, detail);
+        }
+    }
+
+    /// Answers once the round is committed. Who gave up waiting is told nothing.
+    fn reply<T: Send + 'static>(&mut self, reply: tokio::sync::oneshot::Sender<T>, answer: T) {
+        self.replies.push(Box::new(move || drop(reply.send(answer))));
+    }
+}

@@ -1,0 +1,245 @@
+//! Calls: proposed, answered by an approver, finished.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sift_rules::ledger::{Reserve, Settle};
+use sift_spec::meter::Amounts;
+use sift_spec::record::{
+    Answer, Approval, Body, Call, Decision, Effect, HaltCause, Hold, Intent, Outcome, Refusal, Status,
+};
+use sift_spec::types::{RunId, Seq, UnixMillis};
+use tokio::sync::oneshot;
+
+use super::line::Waits;
+use super::{Finish, Finished, LiveCall, Propose, Recorded, Writer};
+use crate::approval::{ApprovalError, Request};
+use crate::call::{Prepared, Report};
+use crate::error::Stop;
+use crate::shared::{Decided, OpenCall};
+
+impl Writer {
+    /// Records a proposal with its decision and holds its worst case.
+    pub(super) fn propose(&mut self, propose: Propose) {
+        let Propose { run, prepared, decided, reply } = propose;
+        let recorded = self.try_propose(&run, prepared, decided);
+        self.reply(reply, recorded);
+    }
+
+    fn try_propose(
+        &mut self,
+        run: &Arc<crate::shared::RunShared>,
+        prepared: Prepared,
+        decided: Decided,
+    ) -> Result<Recorded, Stop> {
+        // 1. Kernel, clock and run are in order, and the log is not too far behind.
+        let now = self.now();
+        self.shared.check(run)?;
+        if let Some((cause, detail)) = self.behind(now) {
+            self.halt_run(run.id, cause, &detail);
+        }
+        self.shared.check(run)?;
+        // 2. The decision was made on the run as it is now, and not before the last record of any other; else it is
+        //    made again, so that rules over counters and time are exact.
+        let fresh = decided.seq == run.view().next && decided.time >= self.time;
+        let decided = if fresh { decided } else { self.decide_again(run, &prepared)? };
+        let Decided { seq, time, verdict, object, commitment } = decided;
+        // 3. The worst case is held in every scope, or the budget refuses.
+        let refused = match (verdict.effect, self.shared.bundle.need(&prepared.input)) {
+            (Effect::Deny, _) => Ok(Amounts::ZERO),
+            (_, Err(refusal)) => Err(refusal),
+            (_, Ok(amounts)) => {
+                let reserve = Reserve { amounts, identity: prepared.identity, run: run.id, seq, time };
+                let held = self.ledger.reserve(&reserve);
+                held.map_err(|error| self.contradiction(&error.to_string()))?.map(|()| amounts)
+            }
+        };
+        let (reserved, refusal) = match refused {
+            Ok(reserved) => (reserved, None),
+            Err(refusal) => (Amounts::ZERO, Some(refusal)),
+        };
+        // 4. The intent.
+        let hold = verdict.hold.as_ref().map(|hold| Hold {
+            deadline: deadline(time, hold.seconds),
+            role: hold.role.clone(),
+        });
+        let decision = Decision {
+            effect: verdict.effect,
+            hold: hold.clone(),
+            input: commitment,
+            reasons: verdict.reasons,
+            rules: verdict.rules,
+        };
+        let Prepared { call, input, object: payload, .. } = prepared;
+        let intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
+        let (effect, refusal) = (intent.effect(), intent.refusal.clone());
+        let (intent_seq, position) = self.append(run.id, Body::Intent(Box::new(intent)), time)?;
+        run.view().state.on_intent(&input, effect);
+        // 5. What is asked of an approver.
+        let request = hold.filter(|_| effect == Effect::Hold).map(|hold| {
+            Box::new(Request {
+                agent: run.agent.clone(),
+                call: call.clone(),
+                deadline: hold.deadline,
+                intent: intent_seq,
+                log: self.shared.log.clone(),
+                object: STANDARD.encode(payload.as_bytes()),
+                reasons: decision.reasons.clone(),
+                role: hold.role,
+                rules: decision.rules.clone(),
+                run: run.id,
+            })
+        });
+        self.batch.objects.extend([object, payload]);
+        let open = (effect != Effect::Deny).then(|| {
+            let why = if request.is_some() {
+                Report::cancelled("nobody waits for the approval any more")
+            } else {
+                Report::unknown("the permit was dropped")
+            };
+            let waits = request.clone().map_or(Waits::No, |request| Waits::For(Some(request)));
+            if let Some(line) = self.lines.get_mut(&run.id) {
+                let live = LiveCall { call, input: Some(input), reserved, waits };
+                line.calls.insert(intent_seq, live);
+            }
+            OpenCall {
+                shared: Arc::clone(&self.shared),
+                run: Arc::clone(run),
+                intent: intent_seq,
+                position,
+                if_dropped: Some(why),
+            }
+        });
+        if matches!(refusal, Some(Refusal::WallClock(_))) {
+            self.halt_run(run.id, HaltCause::WallClock, "the run has lasted as long as its limits allow");
+        }
+        let Decision { rules, reasons, .. } = decision;
+        Ok(Recorded { seq: intent_seq, effect, rules, reasons, refusal, reserved, open, request })
+    }
+
+    fn decide_again(
+        &mut self,
+        run: &crate::shared::RunShared,
+        prepared: &Prepared,
+    ) -> Result<Decided, Stop> {
+        // Nothing comes in between now: only this thread makes records.
+        let mut decided = self.shared.decide(run, &prepared.input);
+        if decided.as_ref().is_ok_and(|decided| decided.time < self.time) {
+            // The clock stepped back a little, or another run's record is from the same moment.
+            run.view().time = self.time;
+            decided = self.shared.decide(run, &prepared.input);
+        }
+        decided.map_err(|error| {
+            Stop::Halted { cause: HaltCause::Policy, detail: format!("the policy input cannot be kept: {error}") }
+        })
+    }
+
+    /// Whether the log is further behind than allowed.
+    fn behind(&self, now: UnixMillis) -> Option<(HaltCause, String)> {
+        let limits = &self.shared.spool;
+        let records = self.pending.len() as u64;
+        if records >= limits.records_max {
+            return Some((HaltCause::LogBehind, format!("{records} records are not in the log")));
+        }
+        if self.pending_bytes >= limits.bytes_max {
+            let detail = format!("the spool is full: {} bytes are not in the log", self.pending_bytes);
+            return Some((HaltCause::Spool, detail));
+        }
+        let (_, oldest) = self.pending.first_key_value()?;
+        let age_ms = now.get().saturating_sub(oldest.time.get());
+        let late = age_ms > limits.seconds_max.saturating_mul(1000);
+        late.then(|| (HaltCause::LogBehind, format!("a record has not been in the log for {} s", age_ms / 1000)))
+    }
+
+    /// Takes an approver's answer. It counts once: the call it releases, or cancels, waits no more.
+    pub(super) fn answer(
+        &mut self,
+        run: RunId,
+        intent: Seq,
+        note: &str,
+        reply: oneshot::Sender<Result<(bool, u64), ApprovalError>>,
+    ) {
+        let answer = self.try_answer(run, intent, note);
+        self.reply(reply, answer);
+    }
+
+    fn try_answer(&mut self, run: RunId, intent: Seq, note: &str) -> Result<(bool, u64), ApprovalError> {
+        let now = self.now();
+        let line = self.lines.get_mut(&run).ok_or(ApprovalError::NotWaiting)?;
+        let call = line.calls.get_mut(&intent).ok_or(ApprovalError::NotWaiting)?;
+        let Waits::For(Some(request)) = &call.waits else { return Err(ApprovalError::NotWaiting) };
+        let answer = request.check(note, &self.shared.approvers, now)?;
+        let statement = note.parse().map_err(|_| ApprovalError::About("length"))?;
+        call.waits = Waits::No;
+        let body = Body::Approval(Approval { intent, statement });
+        let (_, position) = self.append(run, body, now).map_err(|_| ApprovalError::NotWaiting)?;
+        if answer == Answer::Refuse {
+            let report = Report::cancelled("the approver refused");
+            let _ = self.try_finish(Finish::new(run, intent, &report, None, None));
+        }
+        Ok((answer == Answer::Approve, position))
+    }
+
+    /// Records an outcome and settles the hold.
+    pub(super) fn finish(&mut self, mut finish: Finish) {
+        let reply = finish.reply.take();
+        let finished = self.try_finish(finish);
+        match (reply, finished) {
+            (Some(reply), finished) => self.reply(reply, finished),
+            // Refused by an approver a moment ago, or the run is closed: the outcome is recorded already.
+            (None, Err(stop)) => tracing::debug!(%stop, "an outcome came late"),
+            (None, Ok(_)) => {}
+        }
+    }
+
+    fn try_finish(&mut self, finish: Finish) -> Result<Finished, Stop> {
+        let Finish { run, intent, status, error, model, result, reply: _ } = finish;
+        let line = self.lines.get_mut(&run).ok_or(Stop::Closed)?;
+        let live = line.calls.remove(&intent).ok_or(Stop::Closed)?;
+        let time = self.now();
+        let model = model.filter(|_| matches!(live.call, Call::Model(_)));
+        // What is not known to be less counts in full: an error or a timeout may have been billed.
+        let settled = match (&live.call, &model, status) {
+            (_, _, Status::Cancelled) => Amounts::ZERO,
+            (Call::Model(asked), Some(answer), Status::Ok | Status::Error) => {
+                self.shared.bundle.billed(asked.provider.as_str(), asked.model.as_str(), &answer.usage)
+            }
+            _ => live.reserved,
+        };
+        let over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
+        let over = over.map_err(|error| self.contradiction(&error.to_string()))?.over;
+        let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
+        let (object, commitment) = result.unzip();
+        let outcome = Outcome { error, intent, model, result: commitment, settled, status };
+        let (seq, _) = self.append(run, Body::Outcome(Box::new(outcome)), time)?;
+        self.batch.objects.extend(object);
+        if let Some(line) = self.lines.get_mut(&run) {
+            if let Some(input) = &live.input {
+                line.run.view().state.on_outcome(input, status, &bytes);
+            }
+            match line.settled.checked_add(&settled) {
+                Some(sum) => line.settled = sum,
+                None => return Err(self.contradiction("a sum of the run passes 2^53 - 1")),
+            }
+        }
+        if let Some(meter) = over {
+            let (billed, held) = (settled.get(meter), live.reserved.get(meter));
+            let detail = format!("call {intent} was billed {billed} {meter} where {held} were held");
+            self.halt_run(run, HaltCause::Overspend, &detail);
+        }
+        Ok(Finished { seq, settled, over })
+    }
+
+    /// Ledger and records contradict each other: the kernel must not go on.
+    pub(super) fn contradiction(&mut self, why: &str) -> Stop {
+        self.die(why);
+        self.shared.stopped().unwrap_or(Stop::Gone)
+    }
+}
+
+/// When an answer comes too late. Beyond 2^53 − 1 there is no time, so the sum stops there.
+fn deadline(time: UnixMillis, seconds: u64) -> UnixMillis {
+    let ms = time.get().saturating_add(seconds.saturating_mul(1000));
+    UnixMillis::new(ms).unwrap_or(UnixMillis::new(sift_spec::types::INTEGER_MAX).unwrap_or_default())
+}

@@ -1,0 +1,83 @@
+//! What the writer keeps of a run that has no `close`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sift_rules::CallInput;
+use sift_spec::chain::RunHead;
+use sift_spec::entry::EntryError;
+use sift_spec::meter::Amounts;
+use sift_spec::record::{Call, Kind, Record, RecordError};
+use sift_spec::types::{Hash, KeyName, Seq};
+
+use crate::approval::Request;
+use crate::shared::RunShared;
+
+/// A run without a `close`.
+pub(crate) struct Line {
+    pub(crate) run: Arc<RunShared>,
+    /// The end of its chain; `None` only until its `open` record is made.
+    pub(crate) head: Option<RunHead>,
+    /// How many records of each kind it has.
+    pub(crate) census: BTreeMap<Kind, u64>,
+    /// Sum of all that was settled.
+    pub(crate) settled: Amounts,
+    /// Calls that were let through or held and have no outcome, by seq of their intent.
+    pub(crate) calls: BTreeMap<Seq, LiveCall>,
+    /// Whether it has a `halt`.
+    pub(crate) halted: bool,
+    /// Whether the log refused one of its records: what follows cannot be logged either.
+    pub(crate) refused: bool,
+}
+
+/// A call without an outcome.
+pub(crate) struct LiveCall {
+    pub(crate) call: Call,
+    /// What the policy saw; not kept across a restart, which closes the run.
+    pub(crate) input: Option<CallInput>,
+    pub(crate) reserved: Amounts,
+    pub(crate) waits: Waits,
+}
+
+/// Whether a call waits for an approval.
+pub(crate) enum Waits {
+    /// It may start.
+    No,
+    /// It waits for an answer to this request; `None` after a restart.
+    For(Option<Box<Request>>),
+}
+
+impl Line {
+    pub(crate) fn new(run: Arc<RunShared>) -> Self {
+        Self {
+            run,
+            head: None,
+            census: BTreeMap::new(),
+            settled: Amounts::ZERO,
+            calls: BTreeMap::new(),
+            halted: false,
+            refused: false,
+        }
+    }
+
+    /// Seq of the next record.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.head.as_ref().and_then(|head| head.seq().next()).unwrap_or_default()
+    }
+
+    /// Continues the chain.
+    pub(crate) fn extend(
+        &mut self,
+        record: &Record,
+        signer: &KeyName,
+        leaf: Hash,
+        log: &KeyName,
+    ) -> Result<(), EntryError> {
+        let followed = match &mut self.head {
+            Some(head) => head.extend(record, signer, leaf),
+            None => RunHead::open(record, signer, leaf, log).map(|head| self.head = Some(head)),
+        };
+        // The same rules as the log's: what it would refuse is not signed.
+        followed.map_err(|error| EntryError::Record(RecordError::Json(error.to_string())))
+    }
+}

@@ -1,0 +1,123 @@
+//! What the writer can be asked to do, and what it answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sift_spec::meter::{Amounts, Meter};
+use sift_spec::payload::{Commitment, Object};
+use sift_spec::record::{CloseReason, Effect, HaltCause, ModelAnswer, Parent, Refusal, Status};
+use sift_spec::types::{AgentName, RunId, Seq, Text, Word};
+use tokio::sync::oneshot;
+
+use super::Logged;
+use crate::approval::{ApprovalError, Request};
+use crate::call::{Prepared, Report};
+use crate::error::{OpenRunError, RunError, Stop};
+use crate::shared::{Decided, OpenCall, RunShared};
+use crate::store::Fork;
+
+/// Something for the writer to do. What has a `reply` is answered after the commit.
+pub(crate) enum Op {
+    Open(OpenRun),
+    Propose(Box<Propose>),
+    Finish(Finish),
+    Answer {
+        run: RunId,
+        intent: Seq,
+        note: String,
+        /// Whether the call is released, and the position of the `approval` record.
+        reply: oneshot::Sender<Result<(bool, u64), ApprovalError>>,
+    },
+    Halt {
+        /// One run, or all.
+        run: Option<RunId>,
+        cause: HaltCause,
+        detail: String,
+        reply: Option<oneshot::Sender<()>>,
+    },
+    /// Records a beat for every run without a record in the last `silent_ms`.
+    Beat {
+        silent_ms: u64,
+    },
+    Close(Close),
+    Logged(Logged),
+    Refused {
+        run: RunId,
+        position: u64,
+        why: String,
+    },
+    Fork(Fork),
+    Stop,
+}
+
+/// Open a run.
+pub(crate) struct OpenRun {
+    pub(crate) agent: AgentName,
+    pub(crate) labels: BTreeMap<Word, Text<256>>,
+    pub(crate) parent: Option<Parent>,
+    pub(crate) run: RunId,
+    pub(crate) build: Text<256>,
+    pub(crate) reply: oneshot::Sender<Result<Arc<RunShared>, OpenRunError>>,
+}
+
+/// Record a proposal with its decision, and hold its worst case.
+pub(crate) struct Propose {
+    pub(crate) run: Arc<RunShared>,
+    pub(crate) prepared: Prepared,
+    pub(crate) decided: Decided,
+    pub(crate) reply: oneshot::Sender<Result<Recorded, Stop>>,
+}
+
+/// An intent that is on disk.
+pub(crate) struct Recorded {
+    pub(crate) seq: Seq,
+    pub(crate) effect: Effect,
+    pub(crate) rules: Vec<Text<128>>,
+    pub(crate) reasons: Vec<Text<512>>,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) reserved: Amounts,
+    /// The call, unless it was denied.
+    pub(crate) open: Option<OpenCall>,
+    /// What an approver is asked, if the call is held.
+    pub(crate) request: Option<Box<Request>>,
+}
+
+/// Record an outcome, and settle the hold.
+pub(crate) struct Finish {
+    pub(crate) run: RunId,
+    pub(crate) intent: Seq,
+    pub(crate) status: Status,
+    pub(crate) error: Option<Text<512>>,
+    pub(crate) model: Option<ModelAnswer>,
+    pub(crate) result: Option<(Object, Commitment)>,
+    pub(crate) reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
+}
+
+/// An outcome that is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) seq: Seq,
+    pub(crate) settled: Amounts,
+    /// The first meter of which more was billed than held.
+    pub(crate) over: Option<Meter>,
+}
+
+impl Finish {
+    pub(crate) fn new(
+        run: RunId,
+        intent: Seq,
+        report: &Report,
+        result: Option<(Object, Commitment)>,
+        reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
+    ) -> Self {
+        let Report { status, error, model, .. } = report.clone();
+        Self { run, intent, status, error, model, result, reply }
+    }
+}
+
+/// Close a run.
+pub(crate) struct Close {
+    pub(crate) run: RunId,
+    pub(crate) reason: CloseReason,
+    pub(crate) reply: oneshot::Sender<Result<Amounts, RunError>>,
+}

@@ -1,0 +1,124 @@
+//! Runs: opened, kept alive, halted, closed.
+
+use std::sync::Arc;
+
+use sift_rules::ledger;
+use sift_rules::{LedgerError, RunState};
+use sift_spec::record::{Beat, Body, CloseReason, HaltCause, Open};
+use sift_spec::types::{RunId, Text};
+use tokio::sync::oneshot;
+
+use super::{Close, Line, OpenRun, Writer};
+use crate::error::{OpenRunError, RunError, Stop};
+use crate::shared::RunShared;
+
+impl Writer {
+    /// Opens a run.
+    pub(super) fn open_run(&mut self, mut open: OpenRun) {
+        let (unused, _) = oneshot::channel();
+        let reply = std::mem::replace(&mut open.reply, unused);
+        let opened = self.try_open_run(open);
+        self.reply(reply, opened);
+    }
+
+    fn try_open_run(&mut self, open: OpenRun) -> Result<Arc<RunShared>, OpenRunError> {
+        let OpenRun { agent, labels, parent, run, build, reply: _ } = open;
+        let time = self.now();
+        if let Some(stop) = self.shared.stopped() {
+            return Err(stop.into());
+        }
+        let limits = self.shared.bundle.budget().limits().clone();
+        let opened = self.ledger.open(&ledger::Open {
+            agent: agent.clone(),
+            limits: limits.clone(),
+            parent: parent.map(|parent| parent.run),
+            run,
+            time,
+        });
+        opened?;
+        let depth = parent.map_or(0, |parent| parent.depth);
+        let facts = self.shared.bundle.facts();
+        let state = RunState::new(agent.clone(), run, depth, time, labels.clone(), facts);
+        let shared = Arc::new(RunShared::new(run, agent, depth, state, time));
+        self.lines.insert(run, Line::new(Arc::clone(&shared)));
+        let body = Body::Open(Box::new(Open {
+            build,
+            engine: Text::cut(self.shared.bundle.engine()),
+            labels,
+            limits,
+            log: self.shared.log.clone(),
+            parent,
+            policy: self.shared.bundle.digest(),
+        }));
+        self.append(run, body, time)?;
+        self.batch.opened.push(run);
+        Ok(shared)
+    }
+
+    /// Records that runs are alive which have been silent for a while.
+    pub(super) fn beat(&mut self, silent_ms: u64) {
+        let now = self.now();
+        let silent = |line: &&Line| {
+            let last = line.head.as_ref().map_or(0, |head| head.time().get());
+            !line.halted && now.get().saturating_sub(last) >= silent_ms
+        };
+        let runs: Vec<RunId> = self.lines.values().filter(silent).map(|line| line.run.id).collect();
+        for run in runs {
+            let records = self.lines.get(&run).map_or(0, |line| line.next_seq().get());
+            // A failure halts the kernel, which is all there is to do.
+            let _ = self.append(run, Body::Beat(Beat { records }), now);
+        }
+    }
+
+    /// Halts one run, or all of them.
+    pub(super) fn halt(
+        &mut self,
+        run: Option<RunId>,
+        cause: HaltCause,
+        detail: &str,
+        reply: Option<oneshot::Sender<()>>,
+    ) {
+        match run {
+            Some(run) => self.halt_run(run, cause, detail),
+            None if self.shared.stopped().is_none() => self.halt_all(cause, detail),
+            None => {}
+        }
+        if let Some(reply) = reply {
+            self.reply(reply, ());
+        }
+    }
+
+    /// Closes a run.
+    pub(super) fn close_run(&mut self, close: Close) {
+        let Close { run, reason, reply } = close;
+        let closed = self.try_close(run, reason);
+        self.reply(reply, closed);
+    }
+
+    pub(super) fn try_close(
+        &mut self,
+        run: RunId,
+        reason: CloseReason,
+    ) -> Result<sift_spec::meter::Amounts, RunError> {
+        let time = self.now();
+        let line = self.lines.get(&run).ok_or(RunError::Stopped(Stop::Closed))?;
+        if let Some(first) = line.calls.keys().next() {
+            return Err(RunError::CallsOutstanding { run, count: line.calls.len(), first: *first });
+        }
+        let reason = match reason {
+            CloseReason::Abandoned => reason,
+            _ if line.halted => CloseReason::Halted,
+            _ => reason,
+        };
+        let (census, settled) = (line.census.clone(), line.settled);
+        let closed = self.ledger.close(&ledger::Close { run, time });
+        closed.map_err(|error: LedgerError| RunError::Stopped(self.contradiction(&error.to_string())))?;
+        let body = Body::Close(sift_spec::record::Close { census, reason, settled });
+        self.append(run, body, time)?;
+        if let Some(line) = self.lines.remove(&run) {
+            line.run.view().stop.get_or_insert(Stop::Closed);
+        }
+        self.batch.closed.push(run);
+        Ok(settled)
+    }
+}

@@ -1,0 +1,267 @@
+//! A kernel in a scratch directory, and a log to go with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sift_client::{Approver, Config, Kernel, ManualClock, OpenError, OpenRun, Run, ToolCall};
+use sift_spec::api::{BatchAnswer, BatchResult, ConsistencyAnswer, Problem, ProblemKind};
+use sift_spec::bundle::Bundle;
+use sift_spec::checkpoint::Checkpoint;
+use sift_spec::entry::Entry;
+use sift_spec::note::{KeyType, SignerKey};
+use sift_spec::proof::{TreeHead, prove_consistency, prove_multi_inclusion};
+use sift_spec::record::{Body, Record};
+use sift_spec::tile::parse_entries;
+use sift_spec::tree::MemoryTree;
+use sift_spec::trust::TrustPolicy;
+use sift_spec::types::{LeafIndex, RunId, TreeSize, UnixMillis};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) const NOW: u64 = 1_764_000_000_000;
+
+pub(crate) const POLICY: &str = r#"
+package sift
+
+allow contains {"rule": "models"} if input.call.kind == "model"
+allow contains {"rule": "agents"} if input.call.kind == "agent"
+allow contains {"rule": "read"} if input.call.name in {"read", "write"}
+deny contains {"rule": "two-writes", "reason": "at most two writes"} if {
+    input.call.name == "write"
+    input.run.tools.write.allowed >= 2
+}
+hold contains {"rule": "pay", "reason": "a person decides", "role": "supervisor", "seconds": 60} if {
+    input.call.name == "pay"
+}
+"#;
+
+pub(crate) const PRICES: &str = "[[model]]\nname = \"gpt-4o\"\ninput = 2_500_000\noutput = 10_000_000\n";
+
+pub(crate) fn at(ms: u64) -> UnixMillis {
+    UnixMillis::new(ms).unwrap()
+}
+
+pub(crate) fn key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name.parse().unwrap(), KeyType::Ed25519, &[seed; 32]).unwrap()
+}
+
+pub(crate) fn kernel_key() -> SignerKey {
+    key("acme.example/kernel", 1)
+}
+
+pub(crate) fn log_key() -> SignerKey {
+    key("log.example", 2)
+}
+
+pub(crate) fn boss() -> SignerKey {
+    key("boss@acme.example", 3)
+}
+
+pub(crate) fn bundle(budget: &str) -> Bundle {
+    Bundle::new([
+        ("policy.rego".to_owned(), POLICY.as_bytes().to_vec()),
+        ("budget.toml".to_owned(), budget.as_bytes().to_vec()),
+        ("prices.toml".to_owned(), PRICES.as_bytes().to_vec()),
+    ])
+    .unwrap()
+}
+
+pub(crate) fn tool(name: &str, args: &str) -> ToolCall {
+    ToolCall { name: name.to_owned(), id: "call_1".to_owned(), args: args.as_bytes().to_vec(), proposed_by: None }
+}
+
+/// Everything a kernel needs; kernels can be opened on it one after the other.
+pub(crate) struct House {
+    pub(crate) dir: TempDir,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) log: FakeLog,
+    pub(crate) config: Config,
+}
+
+impl House {
+    pub(crate) async fn new(budget: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = FakeLog::start().await;
+        let trust = TrustPolicy::of_log(log_key().verifier().clone(), None);
+        let mut config = Config::new(dir.path(), &log.url, trust, bundle(budget));
+        config.beat = None;
+        config.poll = Duration::from_millis(5);
+        let key = boss().verifier().clone();
+        config.approvers = vec![Approver { role: "supervisor".parse().unwrap(), key }];
+        Self { dir, clock: Arc::new(ManualClock::new(at(NOW))), log, config }
+    }
+
+    pub(crate) async fn open(&self) -> Kernel {
+        self.try_open().await.unwrap()
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<Kernel, OpenError> {
+        Kernel::open(self.config.clone(), kernel_key(), Arc::clone(&self.clock)).await
+    }
+}
+
+pub(crate) async fn open_run(kernel: &Kernel) -> Run {
+    kernel.open_run(OpenRun::of("airline/gpt-4o".parse().unwrap())).await.unwrap()
+}
+
+/// The records of a run, as the store has them.
+pub(crate) fn records(kernel: &Kernel, run: RunId) -> Vec<Record> {
+    let stored = kernel.store().run(run).unwrap();
+    let entries = stored.into_iter().map(|stored| Entry::parse(stored.entry).unwrap());
+    entries
+        .map(|entry| {
+            entry.verify(kernel_key().verifier()).unwrap();
+            entry.record().unwrap().clone()
+        })
+        .collect()
+}
+
+/// The kinds of a run's records, for a look at the whole.
+pub(crate) fn kinds(kernel: &Kernel, run: RunId) -> Vec<&'static str> {
+    records(kernel, run).iter().map(|record| record.body.kind().name()).collect()
+}
+
+/// The last outcome of a run.
+pub(crate) fn last_outcome(kernel: &Kernel, run: RunId) -> sift_spec::record::Outcome {
+    let outcome = records(kernel, run).into_iter().rev().find_map(|record| match record.body {
+        Body::Outcome(outcome) => Some(*outcome),
+        _ => None,
+    });
+    outcome.unwrap()
+}
+
+/// Waits until something holds, which must not take long.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// How the log behaves.
+#[derive(Default)]
+pub(crate) struct Behaviour {
+    /// Answers 503.
+    pub(crate) down: AtomicBool,
+    /// Refuses every record.
+    pub(crate) refuse: AtomicBool,
+    /// Changes an entry that it has admitted.
+    pub(crate) rewrite: AtomicBool,
+    /// Forgets everything but the first entries.
+    pub(crate) roll_back: AtomicBool,
+    /// How many requests it has seen.
+    pub(crate) requests: std::sync::atomic::AtomicU64,
+}
+
+/// A log: one tree in memory, answers as the real one gives them, no admission rules.
+#[derive(Clone)]
+pub(crate) struct FakeLog {
+    pub(crate) url: String,
+    pub(crate) behaviour: Arc<Behaviour>,
+    entries: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl FakeLog {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let log = Self { url, behaviour: Arc::default(), entries: Arc::default() };
+        let server = log.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = server.clone();
+                tokio::spawn(async move { server.serve(stream).await });
+            }
+        });
+        log
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().unwrap().len()
+    }
+
+    async fn serve(&self, mut stream: TcpStream) -> Option<()> {
+        let mut bytes = Vec::new();
+        loop {
+            let head = loop {
+                if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                    break end;
+                }
+                if stream.read_buf(&mut bytes).await.ok()? == 0 {
+                    return None;
+                }
+            };
+            let text = String::from_utf8(bytes[..head].to_vec()).unwrap().to_lowercase();
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
+            while bytes.len() < head + 4 + length {
+                stream.read_buf(&mut bytes).await.ok()?;
+            }
+            let body: Vec<u8> = bytes.drain(..head + 4 + length).skip(head + 4).collect();
+            let target = text.split(' ').nth(1).unwrap().to_owned();
+            let (status, answer) = self.answer(&target, &body);
+            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n", answer.len());
+            stream.write_all(head.as_bytes()).await.ok()?;
+            stream.write_all(&answer).await.ok()?;
+        }
+    }
+
+    fn answer(&self, target: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        self.behaviour.requests.fetch_add(1, Ordering::SeqCst);
+        let is = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
+        if is(&self.behaviour.down) {
+            let problem = Problem::new(ProblemKind::NotWriting, "down for a test");
+            return (503, serde_json::to_vec(&problem).unwrap());
+        }
+        let mut entries = self.entries.lock().unwrap();
+        if let Some(query) = target.strip_prefix("/v1/proof/consistency?") {
+            let query: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+            let size = |name: &str| TreeSize::new(query[name].parse().unwrap()).unwrap();
+            let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
+            let (old, new) = (size("old"), size("new"));
+            let hashes = prove_consistency(old, new, &tree).unwrap().0;
+            return (200, serde_json::to_vec(&ConsistencyAnswer { old, new, hashes }).unwrap());
+        }
+        assert_eq!(target, "/v1/records");
+        let sent = parse_entries(body, 1024).unwrap();
+        if is(&self.behaviour.rewrite) && !entries.is_empty() {
+            entries[0] = b"rewritten".to_vec();
+        }
+        if is(&self.behaviour.roll_back) {
+            entries.clear();
+        }
+        let mut results = Vec::new();
+        for entry in sent {
+            if is(&self.behaviour.refuse) {
+                let problem = Problem::new(ProblemKind::KeyNotGranted, "refused for a test");
+                results.push(BatchResult::Problem(Box::new(problem)));
+                continue;
+            }
+            let known = entries.iter().position(|known| known == entry);
+            let index = known.unwrap_or_else(|| {
+                entries.push(entry.to_vec());
+                entries.len() - 1
+            });
+            results.push(BatchResult::Index(LeafIndex::new(index as u64).unwrap()));
+        }
+        let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
+        let mut indices: Vec<LeafIndex> = results
+            .iter()
+            .filter_map(|result| match result {
+                BatchResult::Index(index) => Some(*index),
+                BatchResult::Problem(_) => None,
+            })
+            .collect();
+        indices.sort_unstable();
+        let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
+        let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap().sign(&log_key());
+        let proof = prove_multi_inclusion(&indices, tree.size(), &tree).unwrap().0;
+        (200, serde_json::to_vec(&BatchAnswer { checkpoint, proof, results }).unwrap())
+    }
+}

@@ -1,0 +1,8 @@
+//! The kernel from outside: what it promises, with a log of a few lines and a clock that moves when told.
+
+mod approvals;
+mod budgets;
+mod harness;
+mod log;
+mod permits;
+mod restart;
