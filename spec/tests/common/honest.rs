@@ -414,7 +414,7 @@ pub(crate) fn more_records() -> Vec<(String, Record)> {
         prev: prev.filter(|_| at > 0),
         run: run(),
         seq: seq(at),
-        time: at_ms(at),
+        time: at_ms(at.min(1000)),
     };
     let mut all = Vec::new();
     let [Body::Open(open), ..] = &bodies()[..] else { unreachable!() };

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each binary uses a part
 
 pub(crate) mod honest;
+pub(crate) mod json;
 
 use sift_spec::hash::leaf_hash;
 use sift_spec::proof::Proof;
