@@ -2,6 +2,7 @@
 
 mod args;
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use sift_server::Log;
 use sift_server::config::{self, CONFIG_FILE, Config};
 use sift_server::operator;
 use sift_spec::bundle::Bundle;
+use sift_spec::note::VerifierKey;
 use sift_spec::record::{Erase, Grant, KeyChange, KeyRole, OperatorBody, Policy, Revoke};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::UnixMillis;
@@ -62,7 +64,8 @@ fn init(dir: &Path, origin: &str, listen: std::net::SocketAddr) -> Result<(), An
 
 async fn serve(path: &Path) -> Result<(), AnyError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SIFT_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     let config = Config::read(path)?;
     let log = Log::open(&config)?;
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
@@ -95,6 +98,7 @@ async fn stop_signal() {
 async fn operate(command: OperatorCommand) -> Result<(), AnyError> {
     let (target, body, what) = match command {
         OperatorCommand::Grant { target, vkey, role, agents } => {
+            check_vkey(&vkey)?;
             let role = match role {
                 KeyRoleArg::Kernel => KeyRole::Kernel,
                 KeyRoleArg::Approver(role) => KeyRole::Approver(role),
@@ -106,6 +110,7 @@ async fn operate(command: OperatorCommand) -> Result<(), AnyError> {
             (target, OperatorBody::Key(KeyChange::Grant(grant)), "granted")
         }
         OperatorCommand::Revoke { target, vkey, reason } => {
+            check_vkey(&vkey)?;
             let revoke = Revoke { reason: reason.parse()?, vkey: vkey.parse()? };
             (target, OperatorBody::Key(KeyChange::Revoke(revoke)), "revoked")
         }
@@ -137,6 +142,17 @@ async fn operate(command: OperatorCommand) -> Result<(), AnyError> {
     let proof = if trust.is_some() { ", receipt verified" } else { "" };
     println!("{what}: entry {index}{proof}");
     Ok(())
+}
+
+/// Says what is wrong with a key before the operator signs anything about it.
+fn check_vkey(vkey: &str) -> Result<(), AnyError> {
+    match vkey.parse::<VerifierKey>() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(format!("--vkey: {error}; pass it whole, in quotes, as its owner's program printed it")
+                .into())
+        }
+    }
 }
 
 /// Reads the files of a bundle's folder, hidden ones left out.

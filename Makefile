@@ -1,0 +1,48 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+#
+# RocksDB takes some ten minutes to compile, so everything here builds the same selection of packages with
+# the same profile: another selection would mean other features, and RocksDB once more.
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
+
+.PHONY: help demo test lint build tools airline figures clean-demo
+
+help:
+	@echo "make demo     the main job, end to end, in ./sift-demo"
+	@echo "make test     every test and lint"
+	@echo "make airline  100 recorded conversations through kernel, log and verifier (RECORDINGS=file)"
+	@echo "make figures  the table of benchmarks"
+
+demo: build
+	$(TARGET)/debug/sift-demo
+
+test: build lint
+	$(CARGO) test --workspace --no-fail-fast
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+build: tools
+	$(CARGO) build --workspace
+
+RECORDINGS ?= ../shared/data/tau-airline-gpt-4o.json
+airline: build
+	$(TARGET)/debug/sift-demo airline $(RECORDINGS)
+
+figures: build
+	$(TARGET)/debug/sift-figures
+
+clean-demo:
+	rm -rf sift-demo
+
+# RocksDB's bindings are generated with libclang, and RocksDB is C++.
+tools:
+	@command -v c++ >/dev/null || { $(APT) update && $(APT) install -y g++; }
+	@if [ -z "$$LIBCLANG_PATH" ] && [ "$$(uname)" = Linux ] \
+	    && ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib*/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1; then \
+	  if command -v apt-get >/dev/null; then $(APT) update && $(APT) install -y libclang-dev; \
+	  else echo "Install libclang (Fedora: clang-devel, Arch: clang), then run this again."; exit 1; fi; fi

@@ -1,0 +1,148 @@
+//! A store that is not what was signed does not start, and says why.
+
+use rocksdb::{DB, Options};
+use sift_spec::proof::TreeHead;
+use sift_spec::types::{Hash, TreeSize};
+use sift_tests::{LogProcess, TestLog, check_log, new_key};
+
+/// A stopped log of 300 entries or so.
+async fn stopped() -> TestLog {
+    let mut log = TestLog::start().await;
+    let writer = log.writer("test/kernel").await;
+    log.http.add_all(&writer.entries(&writer.run(148))).await.unwrap();
+    log.stop().await;
+    log
+}
+
+fn open(log: &TestLog) -> DB {
+    let columns = DB::list_cf(&Options::default(), log.data()).unwrap();
+    DB::open_cf(&Options::default(), log.data(), columns).unwrap()
+}
+
+/// Changes one stored value.
+fn change(log: &TestLog, column: &str, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+    let db = open(log);
+    let column = db.cf_handle(column).unwrap();
+    let mut value = db.get_cf(column, key).unwrap().expect("a stored value");
+    change(&mut value);
+    db.put_cf(column, key, value).unwrap();
+}
+
+async fn refuses(log: &mut TestLog, why: &str) {
+    let error = log.restart().await.expect_err(why).to_string();
+    assert!(error.contains(why), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intact_store_starts() {
+    let mut log = stopped().await;
+    log.restart().await.unwrap();
+    check_log(&log.http, &log.trust()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_tile() {
+    for (level, index) in [(0_u8, 1_u64), (1, 0)] {
+        let mut log = stopped().await;
+        change(&log, "tiles", &[&[level][..], &index.to_be_bytes()].concat(), |tile| tile[5] ^= 1);
+        refuses(&mut log, "lead to another root").await;
+    }
+    let mut log = stopped().await;
+    change(&log, "tiles", &[&[0][..], &1_u64.to_be_bytes()].concat(), |tile| tile.truncate(32));
+    refuses(&mut log, "too narrow").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_checkpoint() {
+    let mut log = stopped().await;
+    change(&log, "meta", b"checkpoint", |note| {
+        let position = note.iter().position(|byte| *byte == b'3').unwrap();
+        note[position] = b'2';
+    });
+    refuses(&mut log, "the stored checkpoint is not believed").await;
+    // One that the log's key did sign, of another tree: as after a restore of half a backup.
+    let mut log = stopped().await;
+    let head = TreeHead { size: TreeSize::new(10).unwrap(), root: Hash::from_bytes([1; 32]) };
+    let origin = log.key().name().clone();
+    let note = sift_spec::checkpoint::Checkpoint::new(origin, head).unwrap().sign(&log.signer());
+    change(&log, "meta", b"checkpoint", |stored| *stored = note.into_bytes());
+    refuses(&mut log, "lead to another root").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_nobody_signed_for() {
+    let mut log = stopped().await;
+    {
+        let db = open(&log);
+        db.put_cf(db.cf_handle("entries").unwrap(), 5000_u64.to_be_bytes(), b"extra").unwrap();
+    }
+    refuses(&mut log, "entries are stored").await;
+    let mut log = stopped().await;
+    {
+        let db = open(&log);
+        let entries = db.cf_handle("entries").unwrap();
+        let last = db.iterator_cf(entries, rocksdb::IteratorMode::End).next().unwrap().unwrap().0;
+        db.delete_cf(entries, last).unwrap();
+    }
+    refuses(&mut log, "entries are stored").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_grant() {
+    let mut log = stopped().await;
+    change(&log, "entries", &0_u64.to_be_bytes(), |entry| {
+        let position = entry.windows(3).position(|bytes| bytes == b"\"*\"").unwrap();
+        entry[position + 1] = b'x';
+    });
+    refuses(&mut log, "operator entry 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_record_is_served_and_caught() {
+    let mut log = stopped().await;
+    change(&log, "entries", &200_u64.to_be_bytes(), |entry| entry[100] ^= 1);
+    // Nothing at the edge is wrong, so the log starts; whoever reads the entry finds out.
+    log.restart().await.unwrap();
+    let (http, trust) = (log.http.clone(), log.trust());
+    let caught = tokio::spawn(async move { drop(check_log(&http, &trust).await) }).await;
+    assert!(caught.is_err(), "check_log must fail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_or_operator() {
+    let mut log = stopped().await;
+    let path = log.dir().join("other.key");
+    std::fs::write(&path, new_key("test.sift.example/log").to_secret_text().as_str()).unwrap();
+    set_mode(&path, 0o600);
+    log.config_mut().log_key = path.clone();
+    refuses(&mut log, "not of").await;
+    // A key that others may read is not used at all.
+    set_mode(&path, 0o644);
+    refuses(&mut log, "chmod 600").await;
+    let mut log = stopped().await;
+    log.config_mut().operator = new_key("test.sift.example/log/operator").verifier().to_string();
+    refuses(&mut log, "operator entry 0").await;
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_store() {
+    let mut log = stopped().await;
+    let first = LogProcess::start(log.dir()).unwrap();
+    let second = LogProcess::start(log.dir()).err().expect("refused");
+    assert!(second.contains("in use by another process"), "{second}");
+    refuses(&mut log, "in use by another process").await;
+    check_log(&first.http, &log.trust()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_never_overwrites() {
+    let log = stopped().await;
+    let origin = "other.example/log".parse().unwrap();
+    let error = sift_server::config::init(log.dir(), &origin, "127.0.0.1:0".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("there is a log in this folder already"), "{error}");
+}

@@ -1,0 +1,27 @@
+//! What the end-to-end tests share: a log in this process or in one of its own, a key that signs records
+//! by hand, and a check of a whole log from nothing.
+
+mod check;
+mod http;
+mod log;
+mod process;
+mod writer;
+
+pub use check::check_log;
+pub use http::Http;
+pub use log::TestLog;
+pub use process::{LogProcess, program};
+pub use writer::{Operator, Writer, now};
+
+use sift_spec::note::{KeyType, SignerKey};
+
+/// A fresh key under this name.
+///
+/// # Panics
+/// When the operating system gives no randomness.
+#[must_use]
+pub fn new_key(name: &str) -> SignerKey {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("randomness");
+    SignerKey::from_seed(name.parse().expect("a key name"), KeyType::Ed25519, &seed).expect("a key")
+}

@@ -1,0 +1,137 @@
+//! A log in this process, on a port of its own.
+
+use std::path::Path;
+
+use sift_server::config::{self, Config};
+use sift_server::{Log, LogError};
+use sift_spec::note::{SignerKey, VerifierKey};
+use sift_spec::trust::TrustPolicy;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::http::Http;
+use crate::writer::{Operator, Writer};
+
+/// Origin of every test log.
+pub(crate) const ORIGIN: &str = "test.sift.example/log";
+
+/// A running log, stopped when dropped.
+pub struct TestLog {
+    dir: TempDir,
+    config: Config,
+    log: VerifierKey,
+    operator: VerifierKey,
+    running: Option<Running>,
+    /// Client of the running log.
+    pub http: Http,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), LogError>>,
+}
+
+impl TestLog {
+    /// Makes and starts a new log.
+    ///
+    /// # Panics
+    /// When it cannot be made or started.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let new = config::init(dir.path(), &ORIGIN.parse().expect("an origin"), listen).expect("a log");
+        let config = Config::read(&new.config).expect("a configuration");
+        let (log, operator) = (new.log, new.operator);
+        let mut test = Self { dir, config, log, operator, running: None, http: Http::new("http://unused") };
+        test.restart().await.expect("a running log");
+        test
+    }
+
+    /// Opens the log again, after [`TestLog::stop`].
+    ///
+    /// # Errors
+    /// When the log refuses to start.
+    ///
+    /// # Panics
+    /// When no port is to be had.
+    pub async fn restart(&mut self) -> Result<(), LogError> {
+        let log = Log::open(&self.config)?;
+        let listener = TcpListener::bind(self.config.listen).await.expect("a port");
+        self.http = Http::new(&format!("http://{}", listener.local_addr().expect("an address")));
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(log.serve(listener, async move {
+            let _ = stopped.await;
+        }));
+        self.running = Some(Running { stop, task });
+        Ok(())
+    }
+
+    /// Stops the log gracefully.
+    ///
+    /// # Panics
+    /// When it stopped for another reason.
+    pub async fn stop(&mut self) {
+        if let Some(Running { stop, task }) = self.running.take() {
+            let _ = stop.send(());
+            task.await.expect("no panic").expect("a graceful stop");
+        }
+    }
+
+    /// The folder that `init` made.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of the store.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.config.data
+    }
+
+    /// The log's configuration, to be changed before a restart.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// The log's key.
+    #[must_use]
+    pub const fn key(&self) -> &VerifierKey {
+        &self.log
+    }
+
+    /// The log's private key.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn signer(&self) -> SignerKey {
+        config::read_key(&self.config.log_key).expect("the log's key")
+    }
+
+    /// What a verifier of this log believes.
+    #[must_use]
+    pub fn trust(&self) -> TrustPolicy {
+        TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()))
+    }
+
+    /// The operator, who signs by hand.
+    ///
+    /// # Panics
+    /// When the key cannot be read.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        let key =
+            config::read_key(&self.dir.path().join(config::OPERATOR_KEY_FILE)).expect("the operator's key");
+        Operator::new(key, self.http.clone())
+    }
+
+    /// A kernel's key, granted for all agents, and a published policy that its runs name.
+    pub async fn writer(&self, name: &str) -> Writer {
+        let writer = Writer::new(crate::new_key(name), ORIGIN);
+        self.operator().enrol(&writer).await;
+        writer
+    }
+}
