@@ -83,7 +83,9 @@ pub enum ApprovalError {
     #[error("a statement has exactly one signature")]
     Signatures,
     /// The key is not listed for the role.
-    #[error("{key} is not listed as approver in the role {role}; add it to kernel.toml, or let another approve")]
+    #[error(
+        "{key} is not listed as approver in the role {role}; add it to kernel.toml, or let another approve"
+    )]
     Approver {
         /// Name in the signature line.
         key: String,

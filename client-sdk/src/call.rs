@@ -1,7 +1,6 @@
 //! What an agent proposes, what comes back, and how both become payloads and commitments.
 
-use sift_rules::{CallInput, PolicyBundle};
-use sift_spec::hash::object_digest;
+use sift_rules::{CallInput, PolicyBundle, identity};
 use sift_spec::meter::Usage;
 use sift_spec::payload::{Commitment, Object, SALT_BYTES};
 use sift_spec::record::{self, Call, InputBound, ModelAnswer, Status};
@@ -130,40 +129,36 @@ impl Prepared {
     ) -> Result<Self, CallError> {
         match proposal {
             Proposal::Tool(tool) => {
-                let name: Text<128> = tool.name.parse().map_err(CallError::Value)?;
-                let (object, args) = Payload::json(tool.args.clone()).commit("arguments")?;
+                let name = tool.name.parse().map_err(CallError::Value)?;
                 let id = tool.id.parse().map_err(CallError::Value)?;
-                let input = CallInput::tool(name.clone(), &tool.args);
-                let identity = [&(tool.name.len() as u64).to_be_bytes(), tool.name.as_bytes(), &tool.args];
-                let identity = Some(object_digest(&identity.concat()));
+                let (object, args) = Payload::json(tool.args.clone()).commit("arguments")?;
+                let identity = Some(identity(&tool.name, &tool.args));
                 let call = Call::Tool(record::ToolCall { args, id, name, proposed_by: tool.proposed_by });
-                Ok(Self { call, input, identity, object })
+                Ok(Self::of(call, identity, object))
             }
             Proposal::Model(asked) => {
-                let model: Text<128> = asked.model.parse().map_err(CallError::Value)?;
-                let provider: Text<64> = asked.provider.parse().map_err(CallError::Value)?;
+                let model = asked.model.parse().map_err(CallError::Value)?;
+                let provider = asked.provider.parse().map_err(CallError::Value)?;
                 let (object, request) = Payload::json(asked.request.clone()).commit("request")?;
                 let input = InputBound { method: Text::cut(METHOD_UTF8_BYTES), tokens: request.size };
                 let max_output = asked.max_output.unwrap_or(bundle.budget().default_max_output());
-                let seen = CallInput::Model {
-                    input_tokens: input.tokens,
-                    max_output,
-                    model: model.clone(),
-                    provider: provider.clone(),
-                };
                 let call = Call::Model(record::ModelCall { input, max_output, model, provider, request });
-                Ok(Self { call, input: seen, identity: None, object })
+                Ok(Self::of(call, None, object))
             }
             Proposal::Agent(asked) => {
                 let (object, task) = asked.task.commit("task")?;
                 let mut random = [0; 10];
                 getrandom::fill(&mut random).map_err(|error| CallError::Random(error.to_string()))?;
                 let run = RunId::from_parts(time, &random);
-                let input = CallInput::Agent { name: asked.agent.clone() };
                 let call = Call::Agent(record::AgentCall { agent: asked.agent.clone(), run, task });
-                Ok(Self { call, input, identity: None, object })
+                Ok(Self::of(call, None, object))
             }
         }
+    }
+
+    fn of(call: Call, identity: Option<Hash>, object: Object) -> Self {
+        let input = CallInput::of(&call, object.content());
+        Self { call, input, identity, object }
     }
 }
 

@@ -61,7 +61,9 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store belongs to another kernel key name.
-    #[error("{dir} holds the records of the key {stored}, not of {given}; use a directory of its own for each")]
+    #[error(
+        "{dir} holds the records of the key {stored}, not of {given}; use a directory of its own for each"
+    )]
     OtherKey {
         /// The directory.
         dir: PathBuf,
@@ -71,7 +73,9 @@ pub enum OpenError {
         given: String,
     },
     /// The store belongs to another log.
-    #[error("{dir} holds the records for the log {stored}, not for {given}; use a directory of its own for each")]
+    #[error(
+        "{dir} holds the records for the log {stored}, not for {given}; use a directory of its own for each"
+    )]
     OtherLog {
         /// The directory.
         dir: PathBuf,
@@ -81,19 +85,25 @@ pub enum OpenError {
         given: String,
     },
     /// The clock shows a time before the last record.
-    #[error("the clock is {behind_ms} ms behind the last record in the store; set the clock, then start again")]
+    #[error(
+        "the clock is {behind_ms} ms behind the last record in the store; set the clock, then start again"
+    )]
     Clock {
         /// How far behind.
         behind_ms: u64,
     },
     /// The log was caught with two histories. Both heads are in the store.
-    #[error("the log showed two histories; evidence is in {dir}/fork-*.checkpoint. Do not go on with this log")]
+    #[error(
+        "the log showed two histories; evidence is in {dir}/fork-*.checkpoint. Do not go on with this log"
+    )]
     Fork {
         /// The directory.
         dir: PathBuf,
     },
     /// The records in the store contradict one another.
-    #[error("the store contradicts itself at record {position}: {why}; keep a copy and restore from a backup")]
+    #[error(
+        "the store contradicts itself at record {position}: {why}; keep a copy and restore from a backup"
+    )]
     Contradiction {
         /// Position of the record in the store.
         position: u64,

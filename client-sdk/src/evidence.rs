@@ -64,8 +64,7 @@ pub async fn collect(
     if pack.run != run {
         return Err(wrong(format!("it is about run {}", pack.run)));
     }
-    let checkpoint =
-        trust.verify(pack.checkpoint.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    let checkpoint = trust.verify(pack.checkpoint.as_bytes()).map_err(|error| wrong(error.to_string()))?;
     let leaves: Vec<_> = pack.entries.iter().map(|(index, entry)| (*index, leaf_hash(entry))).collect();
     verify_multi_inclusion(&leaves, &checkpoint.checkpoint().head, &pack.proof)
         .map_err(|error| wrong(error.to_string()))?;

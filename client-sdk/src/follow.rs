@@ -195,7 +195,10 @@ mod tests {
         assert!(matches!(follower.check(&[b"b"], &answer), Err(FollowError::Misfit(_))));
         assert!(matches!(follower.check(&[b"b", b"x"], &answer), Err(FollowError::Inclusion(_))));
         assert!(matches!(follower.check(&[b"c", b"b"], &answer), Err(FollowError::Inclusion(_))));
-        let twice = BatchAnswer { results: vec![answer.results[0].clone(), answer.results[0].clone()], ..answer.clone() };
+        let twice = BatchAnswer {
+            results: vec![answer.results[0].clone(), answer.results[0].clone()],
+            ..answer.clone()
+        };
         assert!(matches!(follower.check(&[b"b", b"b"], &twice), Err(FollowError::Inclusion(_))));
         let mut forged = answer.clone();
         forged.checkpoint = forged.checkpoint.replacen("\n3\n", "\n4\n", 1);

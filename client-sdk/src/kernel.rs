@@ -21,9 +21,9 @@ use crate::run::Run;
 use crate::shared::{Progress, Shared};
 use crate::signer::Signer;
 use crate::store::Store;
+use crate::upkeep;
 use crate::uploader::Uploader;
 use crate::writer::{self, Op, Writer};
-use crate::upkeep;
 
 /// The enforcement kernel. Clones are the same kernel.
 #[derive(Clone)]
@@ -74,11 +74,7 @@ impl Kernel {
     /// # Errors
     /// When there is no usable policy, the store belongs to another key or log, is damaged or in use, the clock is
     /// behind the last record, or the log was caught with two histories.
-    pub async fn open(
-        config: Config,
-        signer: impl Signer,
-        clock: impl Clock,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(config: Config, signer: impl Signer, clock: impl Clock) -> Result<Self, OpenError> {
         // 1. No policy, no kernel.
         let bundle = PolicyBundle::compile(&config.bundle)?;
         // 2. One log.

@@ -70,8 +70,8 @@ pub use call::{AgentCall, METHOD_UTF8_BYTES, ModelCall, Payload, Proposal, Repor
 pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock, utc};
 pub use config::{Approver, Config, Mode, SpoolLimits};
 pub use error::{
-    CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError, Stop, WaitError,
-    cause_name,
+    CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError, Stop,
+    WaitError, cause_name,
 };
 pub use held::{Answered, Held, write_whole};
 pub use kernel::{Kernel, OpenRun};

@@ -60,10 +60,7 @@ impl LogError {
 /// Whether a problem lies with the log's state and not with what was sent.
 #[must_use]
 pub const fn is_passing(kind: ProblemKind) -> bool {
-    matches!(
-        kind,
-        ProblemKind::Busy | ProblemKind::NotWriting | ProblemKind::TooSlow | ProblemKind::Internal
-    )
+    matches!(kind, ProblemKind::Busy | ProblemKind::NotWriting | ProblemKind::TooSlow | ProblemKind::Internal)
 }
 
 /// A client of one log.

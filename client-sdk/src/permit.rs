@@ -190,7 +190,10 @@ fn span(call: &Call, run: RunId) -> tracing::Span {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("intent", &self.open.intent).field("call", &self.call).finish_non_exhaustive()
+        f.debug_struct("Permit")
+            .field("intent", &self.open.intent)
+            .field("call", &self.call)
+            .finish_non_exhaustive()
     }
 }
 

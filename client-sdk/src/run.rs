@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Call, CloseReason, Effect, HaltCause, Refusal};
-use sift_spec::types::{AgentName, RunId, Seq, Text};
+use sift_spec::types::{AgentName, RunId, Seq, Text, ValueError};
 use tokio::sync::oneshot;
 
 use crate::call::{Prepared, Proposal};
-use crate::error::{ProposeError, RunError, Stop};
+use crate::error::{CallError, ProposeError, RunError, Stop};
 use crate::failpoint;
 use crate::held::Held;
 use crate::permit::Permit;
@@ -71,7 +71,11 @@ impl fmt::Display for Denial {
                 return write!(f, "over budget: the model {} has no price", unpriced.model);
             }
             Some(Refusal::WallClock(limit)) => {
-                return write!(f, "over budget: the run has lasted {} ms of {}", limit.have_ms, limit.limit_ms);
+                return write!(
+                    f,
+                    "over budget: the run has lasted {} ms of {}",
+                    limit.have_ms, limit.limit_ms
+                );
             }
             None => {}
         }
@@ -112,6 +116,11 @@ impl Run {
         let proposal = proposal.into();
         failpoint::pass("before-decide");
         self.shared.check(&self.run)?;
+        let next = self.run.view().next;
+        if matches!(&proposal, Proposal::Tool(tool) if tool.proposed_by.is_some_and(|by| by >= next)) {
+            let (what, why) = ("proposed_by", "not an earlier record of this run");
+            return Err(CallError::Value(ValueError { what, why }).into());
+        }
         let prepared = Prepared::new(&proposal, &self.shared.bundle, self.shared.clock.now())?;
         let call = prepared.call.clone();
         let decided = self.shared.decide(&self.run, &prepared.input)?;
@@ -166,7 +175,10 @@ impl Run {
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("id", &self.run.id).field("agent", &self.run.agent).finish_non_exhaustive()
+        f.debug_struct("Run")
+            .field("id", &self.run.id)
+            .field("agent", &self.run.agent)
+            .finish_non_exhaustive()
     }
 }
 

@@ -120,10 +120,7 @@ mod tests {
         let path = dir.path().join("kernel.key");
         let made = create_key(&path, "acme.example/kernel".parse().unwrap()).unwrap();
         assert_eq!(*read_key(&path).unwrap().verifier(), made);
-        assert!(matches!(
-            create_key(&path, "other".parse().unwrap()),
-            Err(KeyFileError::Io { .. })
-        ));
+        assert!(matches!(create_key(&path, "other".parse().unwrap()), Err(KeyFileError::Io { .. })));
         for mode in [0o640, 0o604, 0o660, 0o666] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read_key(&path), Err(KeyFileError::Permissions { .. })), "{mode:o}");

@@ -205,7 +205,9 @@ impl Store {
 
     fn meta_text(&self, key: &str) -> Result<Option<String>, StoreError> {
         let bytes = self.meta(key)?;
-        bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| self.error(format!("{key} is not UTF-8")))).transpose()
+        bytes
+            .map(|bytes| String::from_utf8(bytes).map_err(|_| self.error(format!("{key} is not UTF-8"))))
+            .transpose()
     }
 
     /// Origin of the log and name of the key that this store belongs to; `None` before the first kernel opened it.
@@ -363,7 +365,9 @@ impl Store {
 
     /// Position that the next record will have.
     pub(crate) fn next_position(&self) -> Result<u64, StoreError> {
-        self.read(|view| Ok(view.open_table(RECORDS)?.last()?.map_or(0, |(position, _)| position.value() + 1)))
+        self.read(|view| {
+            Ok(view.open_table(RECORDS)?.last()?.map_or(0, |(position, _)| position.value() + 1))
+        })
     }
 
     /// Records that are not in the log, from `position` on, of runs that `wanted` does not exclude: at most

@@ -104,12 +104,14 @@ impl Uploader {
 
     /// Sends one batch; `false` when there was nothing to send.
     async fn round(&mut self) -> Result<bool, Trouble> {
+        // Read before the store, so that what is committed meanwhile is not taken for sent.
+        let committed = self.shared.progress.borrow().committed;
         let refused = &self.refused;
-        let batch = self.store.unlogged(self.position, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, |run| {
-            !refused.contains(&run)
-        })?;
+        let batch = self
+            .store
+            .unlogged(self.position, BATCH_RECORDS_MAX, BATCH_BYTES_MAX, |run| !refused.contains(&run))?;
         let Some(last) = batch.last() else {
-            self.position = self.shared.progress.borrow().committed.max(self.position);
+            self.position = self.position.max(committed);
             return Ok(false);
         };
         let next = last.position + 1;

@@ -29,7 +29,10 @@ pub fn visible(bytes: &[u8]) -> String {
 /// How many characters are outside of ASCII: letters that look alike are easiest to miss among few.
 #[must_use]
 pub fn beyond_ascii(bytes: &[u8]) -> usize {
-    bytes.utf8_chunks().map(|chunk| chunk.valid().chars().filter(|c| !c.is_ascii()).count() + chunk.invalid().len()).sum()
+    bytes
+        .utf8_chunks()
+        .map(|chunk| chunk.valid().chars().filter(|c| !c.is_ascii()).count() + chunk.invalid().len())
+        .sum()
 }
 
 /// Whether a character looks like itself wherever it stands.

@@ -31,7 +31,7 @@ use crate::signer::{SignError, Signer};
 use crate::store::{Batch, NewRecord, Store};
 
 pub(crate) use line::{Line, LiveCall};
-pub(crate) use ops::{Close, Finish, Finished, OpenRun, Op, Propose, Recorded};
+pub(crate) use ops::{Close, Finish, Finished, Op, OpenRun, Propose, Recorded};
 pub(crate) use receipts::Logged;
 
 /// Most operations in one commit. Bounds how long the first of them waits for the last.
@@ -69,8 +69,10 @@ pub(crate) struct Writer {
     batch: Batch,
     /// What this round answers once it is committed.
     replies: Vec<Box<dyn FnOnce() + Send>>,
-    /// Which failpoints this round's commit passes.
+    /// Whether this round has an intent, and an outcome: which failpoints its commit passes.
     kinds: (bool, bool),
+    /// Whether the disk failed or memory contradicts it. Nothing is written any more.
+    dead: bool,
 }
 
 /// Why a record was not made.
@@ -104,6 +106,7 @@ impl Writer {
             batch: Batch::default(),
             replies: Vec::new(),
             kinds: (false, false),
+            dead: false,
         }
     }
 
@@ -114,7 +117,7 @@ impl Writer {
             for op in std::iter::once(first).chain(ops.try_iter()).take(ROUND_OPS_MAX) {
                 stop |= matches!(op, Op::Stop);
                 // After a failed commit nothing is applied any more; who waits learns it from the closed channel.
-                if !self.is_dead() {
+                if !self.dead {
                     self.apply(op);
                 }
             }
@@ -145,7 +148,7 @@ impl Writer {
 
     /// Makes the round durable, then answers.
     fn commit(&mut self, last: bool) {
-        if self.is_dead() {
+        if self.dead {
             self.replies.clear();
             return;
         }
@@ -194,16 +197,13 @@ impl Writer {
     /// The disk failed: what is on it is not known, so nothing goes on, not even a `halt` record.
     fn die(&mut self, detail: &str) {
         tracing::error!(detail, "the kernel halts");
+        self.dead = true;
         let stop = Stop::Halted { cause: HaltCause::Spool, detail: detail.to_owned() };
         let _ = self.shared.stop.set(stop.clone());
         for line in self.lines.values() {
             line.run.view().stop.get_or_insert(stop.clone());
         }
         self.wake();
-    }
-
-    fn is_dead(&self) -> bool {
-        self.shared.stop.get().is_some_and(|stop| matches!(stop, Stop::Halted { cause: HaltCause::Spool, .. }))
     }
 
     /// The time for a record: the clock's, but never less than that of the record before.
@@ -239,8 +239,7 @@ impl Writer {
         let prev = line.head.as_ref().map(sift_spec::chain::RunHead::leaf);
         let record = Record { agent: line.run.agent.clone(), body, prev, run, seq, time };
         let key = self.signer.verifier();
-        let entry =
-            Entry::sign_with(&record, key, |text| self.signer.sign(text).map_err(AppendError::from))?;
+        let entry = Entry::sign_with(&record, key, |text| self.signer.sign(text).map_err(AppendError::from))?;
         line.extend(&record, key.name(), entry.leaf(), &self.shared.log)?;
         *line.census.entry(kind).or_default() += 1;
         {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use sift_rules::ledger::{Reserve, Settle};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{
-    Answer, Approval, Body, Call, Decision, Effect, HaltCause, Hold, Intent, Outcome, Refusal, Status,
+    Answer, Approval, Body, Call, Decision, Effect, HaltCause, Intent, Outcome, Refusal, Status,
 };
 use sift_spec::types::{RunId, Seq, UnixMillis};
 use tokio::sync::oneshot;
@@ -60,24 +60,15 @@ impl Writer {
             Err(refusal) => (Amounts::ZERO, Some(refusal)),
         };
         // 4. The intent.
-        let hold = verdict.hold.as_ref().map(|hold| Hold {
-            deadline: deadline(time, hold.seconds),
-            role: hold.role.clone(),
-        });
-        let decision = Decision {
-            effect: verdict.effect,
-            hold: hold.clone(),
-            input: commitment,
-            reasons: verdict.reasons,
-            rules: verdict.rules,
-        };
+        let decision = verdict.into_decision(commitment, time);
         let Prepared { call, input, object: payload, .. } = prepared;
         let intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
         let (effect, refusal) = (intent.effect(), intent.refusal.clone());
         let (intent_seq, position) = self.append(run.id, Body::Intent(Box::new(intent)), time)?;
         run.view().state.on_intent(&input, effect);
         // 5. What is asked of an approver.
-        let request = hold.filter(|_| effect == Effect::Hold).map(|hold| {
+        let hold = decision.hold.clone().filter(|_| effect == Effect::Hold);
+        let request = hold.map(|hold| {
             Box::new(Request {
                 agent: run.agent.clone(),
                 call: call.clone(),
@@ -118,11 +109,7 @@ impl Writer {
         Ok(Recorded { seq: intent_seq, effect, rules, reasons, refusal, reserved, open, request })
     }
 
-    fn decide_again(
-        &mut self,
-        run: &crate::shared::RunShared,
-        prepared: &Prepared,
-    ) -> Result<Decided, Stop> {
+    fn decide_again(&mut self, run: &crate::shared::RunShared, prepared: &Prepared) -> Result<Decided, Stop> {
         // Nothing comes in between now: only this thread makes records.
         let mut decided = self.shared.decide(run, &prepared.input);
         if decided.as_ref().is_ok_and(|decided| decided.time < self.time) {
@@ -130,8 +117,9 @@ impl Writer {
             run.view().time = self.time;
             decided = self.shared.decide(run, &prepared.input);
         }
-        decided.map_err(|error| {
-            Stop::Halted { cause: HaltCause::Policy, detail: format!("the policy input cannot be kept: {error}") }
+        decided.map_err(|error| Stop::Halted {
+            cause: HaltCause::Policy,
+            detail: format!("the policy input cannot be kept: {error}"),
         })
     }
 
@@ -149,7 +137,9 @@ impl Writer {
         let (_, oldest) = self.pending.first_key_value()?;
         let age_ms = now.get().saturating_sub(oldest.time.get());
         let late = age_ms > limits.seconds_max.saturating_mul(1000);
-        late.then(|| (HaltCause::LogBehind, format!("a record has not been in the log for {} s", age_ms / 1000)))
+        late.then(|| {
+            (HaltCause::LogBehind, format!("a record has not been in the log for {} s", age_ms / 1000))
+        })
     }
 
     /// Takes an approver's answer. It counts once: the call it releases, or cancels, waits no more.
@@ -236,10 +226,4 @@ impl Writer {
         self.die(why);
         self.shared.stopped().unwrap_or(Stop::Gone)
     }
-}
-
-/// When an answer comes too late. Beyond 2^53 − 1 there is no time, so the sum stops there.
-fn deadline(time: UnixMillis, seconds: u64) -> UnixMillis {
-    let ms = time.get().saturating_add(seconds.saturating_mul(1000));
-    UnixMillis::new(ms).unwrap_or(UnixMillis::new(sift_spec::types::INTEGER_MAX).unwrap_or_default())
 }

@@ -57,8 +57,7 @@ impl Writer {
                 if position < from {
                     return Ok(());
                 }
-                apply(ledger, &record)
-                    .map_err(|why| OpenError::Contradiction { position, why })
+                apply(ledger, &record).map_err(|why| OpenError::Contradiction { position, why })
             });
             failure = folded.err();
         })?;
@@ -105,7 +104,9 @@ impl Writer {
                 .into_iter()
                 .map(|(seq, call)| match call.waits {
                     Waits::For(_) => (*seq, Report::cancelled("the kernel stopped before an approval")),
-                    Waits::No => (*seq, Report::unknown("the kernel stopped before the outcome was recorded")),
+                    Waits::No => {
+                        (*seq, Report::unknown("the kernel stopped before the outcome was recorded"))
+                    }
                 })
                 .collect();
             for (seq, report) in reports {

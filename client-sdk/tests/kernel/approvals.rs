@@ -1,7 +1,9 @@
 //! Approvals: one answer, by the right person, to the right call, in time.
 
 use sift_client::approval::{ANSWER_SUFFIX, APPROVALS_DIR, ApprovalError, REQUEST_SUFFIX, Request};
-use sift_client::{Answered, CloseReason, Held, Payload, Report, Run, Status, Verdict, WaitError, write_whole};
+use sift_client::{
+    Answered, CloseReason, Held, Payload, Report, Run, Status, Verdict, WaitError, write_whole,
+};
 use sift_spec::meter::Meter;
 use sift_spec::record::{Answer, Body, Effect};
 
@@ -83,7 +85,9 @@ async fn no_answer_in_time_is_a_denial() {
     let deadline = held.request().deadline;
     house.clock.set(deadline);
     house.clock.advance_ms(1);
-    let Err((Some(held), WaitError::Statement(ApprovalError::Late(_)))) = held.answer(&note).await else { panic!() };
+    let Err((Some(held), WaitError::Statement(ApprovalError::Late(_)))) = held.answer(&note).await else {
+        panic!()
+    };
     let Answered::Denied(denial) = held.wait().await.unwrap() else { panic!() };
     assert!(denial.to_string().contains("deadline"));
     assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
@@ -97,11 +101,13 @@ async fn an_answer_counts_for_one_call_only() {
     let run = open_run(&kernel).await;
     let (first, second) = (hold(&run, "{}").await, hold(&run, "{}").await);
     let note = first.request().sign(Answer::Approve, &boss()).unwrap();
-    let Err((Some(second), WaitError::Statement(ApprovalError::About(_)))) = second.answer(&note).await else {
+    let Err((Some(second), WaitError::Statement(ApprovalError::About(_)))) = second.answer(&note).await
+    else {
         panic!()
     };
     let stranger = second.request().sign(Answer::Approve, &key("mallory", 9)).unwrap();
-    let Err((Some(second), WaitError::Statement(ApprovalError::Approver { .. }))) = second.answer(&stranger).await
+    let Err((Some(second), WaitError::Statement(ApprovalError::Approver { .. }))) =
+        second.answer(&stranger).await
     else {
         panic!()
     };

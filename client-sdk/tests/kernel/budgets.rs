@@ -106,7 +106,9 @@ async fn limits_stand_in_the_open_record_and_refusals_in_the_intent() {
     // The trailing day ends.
     assert!(kernel.drain(PATIENCE).await);
     house.clock.advance_ms(25 * 3_600_000);
-    let Verdict::Permitted(permit) = other.propose(tool("read", "{\"x\":1}")).await.unwrap() else { panic!() };
+    let Verdict::Permitted(permit) = other.propose(tool("read", "{\"x\":1}")).await.unwrap() else {
+        panic!()
+    };
     permit.dispatch(|| async { Report::ok(Payload::text("x")) }).await.unwrap();
 }
 

@@ -70,7 +70,12 @@ pub(crate) fn bundle(budget: &str) -> Bundle {
 }
 
 pub(crate) fn tool(name: &str, args: &str) -> ToolCall {
-    ToolCall { name: name.to_owned(), id: "call_1".to_owned(), args: args.as_bytes().to_vec(), proposed_by: None }
+    ToolCall {
+        name: name.to_owned(),
+        id: "call_1".to_owned(),
+        args: args.as_bytes().to_vec(),
+        proposed_by: None,
+    }
 }
 
 /// Everything a kernel needs; kernels can be opened on it one after the other.
@@ -221,7 +226,8 @@ impl FakeLog {
         }
         let mut entries = self.entries.lock().unwrap();
         if let Some(query) = target.strip_prefix("/v1/proof/consistency?") {
-            let query: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+            let query: HashMap<&str, &str> =
+                query.split('&').filter_map(|pair| pair.split_once('=')).collect();
             let size = |name: &str| TreeSize::new(query[name].parse().unwrap()).unwrap();
             let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
             let (old, new) = (size("old"), size("new"));

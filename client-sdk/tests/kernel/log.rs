@@ -67,7 +67,10 @@ async fn a_log_that_falls_behind_halts_runs() {
         }
         house.clock.advance_ms(advance_ms);
         let refused = run.propose(tool("read", "{}")).await;
-        assert!(matches!(refused, Err(ProposeError::Stopped(Stop::Halted { cause: HaltCause::LogBehind, .. }))));
+        assert!(matches!(
+            refused,
+            Err(ProposeError::Stopped(Stop::Halted { cause: HaltCause::LogBehind, .. }))
+        ));
         assert_eq!(kinds(&kernel, run.id()).last(), Some(&"halt"));
         assert!(run.propose(tool("read", "{}")).await.is_err());
         run.close(CloseReason::Done).await.unwrap();

@@ -1,8 +1,8 @@
 //! Permits: one call each, and nothing without a record.
 
 use sift_client::{
-    CloseReason, DispatchError, HaltCause, ModelCall, Payload, ProposeError, Report, Run, RunError, Status, Stop,
-    Verdict,
+    CloseReason, DispatchError, HaltCause, ModelCall, Payload, ProposeError, Report, Run, RunError, Status,
+    Stop, Verdict,
 };
 use sift_spec::meter::{Meter, Usage};
 use sift_spec::record::{Body, Effect};
@@ -81,7 +81,10 @@ async fn nothing_starts_after_a_halt() {
     let under_way = permit(&run, "read").await.start().unwrap();
     run.halt("enough").await.unwrap();
     let refused = waiting.dispatch(|| async { panic!("dispatched after the halt") }).await;
-    assert!(matches!(refused, Err(DispatchError::NotDispatched(Stop::Halted { cause: HaltCause::Operator, .. }))));
+    assert!(matches!(
+        refused,
+        Err(DispatchError::NotDispatched(Stop::Halted { cause: HaltCause::Operator, .. }))
+    ));
     assert!(matches!(run.propose(tool("read", "{}")).await, Err(ProposeError::Stopped(Stop::Halted { .. }))));
     // What was under way still gets its outcome, and the run closes as halted.
     under_way.finish(Report::ok(Payload::text("done"))).await.unwrap();
@@ -148,7 +151,12 @@ async fn more_billed_than_held_halts_the_run() {
     // 1000 bytes at 2.5 and 100 tokens at 10 dollars a million.
     assert_eq!(permit.reserved().get(Meter::MicroUsd), 3_500);
     let usage = Usage { input: 400, output: 50, ..Usage::default() };
-    let report = Report::ok(Payload::json("{}")).with_model("gpt-4o-2024-08-06", Some("chatcmpl-1"), "provider", usage);
+    let report = Report::ok(Payload::json("{}")).with_model(
+        "gpt-4o-2024-08-06",
+        Some("chatcmpl-1"),
+        "provider",
+        usage,
+    );
     let done = permit.dispatch(|| async { report }).await.unwrap();
     assert_eq!((done.settled.get(Meter::MicroUsd), done.overspent), (1_500, None));
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sift_client::{CloseReason, HaltCause, Kernel, OpenError, Payload, ProposeError, Report, Status, Stop, Verdict};
+use sift_client::{
+    CloseReason, HaltCause, Kernel, OpenError, Payload, ProposeError, Report, Status, Stop, Verdict,
+};
 use sift_spec::chain::RunHead;
 use sift_spec::meter::Meter;
 use sift_spec::record::Body;
@@ -38,7 +40,9 @@ async fn what_was_under_way_is_unknown_and_keeps_its_hold() {
     let outcomes: Vec<_> = all
         .iter()
         .filter_map(|record| match &record.body {
-            Body::Outcome(outcome) => Some((outcome.intent.get(), outcome.status, outcome.settled.get(Meter::ToolCalls))),
+            Body::Outcome(outcome) => {
+                Some((outcome.intent.get(), outcome.status, outcome.settled.get(Meter::ToolCalls)))
+            }
             _ => None,
         })
         .collect();
@@ -112,7 +116,8 @@ async fn no_policy_no_kernel() {
     let mut house = House::new("").await;
     house.config.bundle = sift_spec::bundle::Bundle::new([]).unwrap();
     assert!(matches!(house.try_open().await, Err(OpenError::Bundle(_))));
-    house.config.bundle = sift_spec::bundle::Bundle::new([("p.rego".to_owned(), b"package sift\nallow {".to_vec())]).unwrap();
+    house.config.bundle =
+        sift_spec::bundle::Bundle::new([("p.rego".to_owned(), b"package sift\nallow {".to_vec())]).unwrap();
     assert!(matches!(house.try_open().await, Err(OpenError::Bundle(_))));
 }
 

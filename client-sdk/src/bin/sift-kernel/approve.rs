@@ -13,7 +13,8 @@ use crate::exit::{Failure, environment, print_json};
 /// Lists the held calls of a kernel.
 pub(crate) fn list(args: &InDir, json: bool) -> Result<(), Failure> {
     let dir = args.dir.join(APPROVALS_DIR);
-    let entries = std::fs::read_dir(&dir).map_err(|error| environment(format!("{}: {error}", dir.display())))?;
+    let entries =
+        std::fs::read_dir(&dir).map_err(|error| environment(format!("{}: {error}", dir.display())))?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.to_string_lossy().ends_with(REQUEST_SUFFIX));
     paths.sort();

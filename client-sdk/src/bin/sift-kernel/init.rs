@@ -20,9 +20,11 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     if policy.logs().len() != 1 {
         return Err(environment(format!("{}: a kernel needs exactly one log line", args.trust.display())));
     }
-    let approvers = args.approvers.iter().map(|approver| approver_entry(approver)).collect::<Result<_, _>>()?;
+    let approvers: Vec<ApproverEntry> =
+        args.approvers.iter().map(|approver| approver_entry(approver)).collect::<Result<_, _>>()?;
     let log_url = args.log.trim_end_matches('/').to_owned();
-    let file = KernelFile { log_url: log_url.clone(), mode: Mode::Spool, spool: SpoolLimits::default(), approvers };
+    let file =
+        KernelFile { log_url: log_url.clone(), mode: Mode::Spool, spool: SpoolLimits::default(), approvers };
     let config = args.dir.join(CONFIG_FILE);
     if config.exists() {
         return Err(environment(format!("{} exists; choose another directory", config.display())));
@@ -35,20 +37,25 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     write(&config, &format!("{CONFIG_HELP}{text}"))?;
 
     let vkey = vkey.to_string();
-    let grant = format!(
-        "sift-server operator grant --url {log_url} --key operator.key --vkey '{vkey}' --role kernel --agents '{}'",
-        args.agents
-    );
+    let grant = |vkey: &str, role: &str| {
+        let agents = &args.agents;
+        format!(
+            "sift-server operator grant --url {log_url} --key operator.key --vkey '{vkey}' --role {role} --agents '{agents}'"
+        )
+    };
+    let mut grants = vec![grant(&vkey, "kernel")];
+    grants.extend(file.approvers.iter().map(|entry| grant(&entry.vkey, &format!("approver:{}", entry.role))));
     if json {
-        print_json(&json!({ "dir": args.dir, "vkey": vkey, "grant": grant }));
+        print_json(&json!({ "dir": args.dir, "vkey": vkey, "grants": grants }));
     } else {
         anstream::println!(
             "Made {dir}: {KEY_FILE} (keep it secret), {CONFIG_FILE}, {TRUST_FILE}.\n\n\
              The kernel's public key:\n  {vkey}\n\n\
              Before the log takes its records, the operator must grant it, and publish the policy bundle:\n  \
-             {grant}\n  \
+             {grants}\n  \
              sift-server operator publish --url {log_url} --key operator.key --bundle BUNDLE_DIR",
             dir = args.dir.display(),
+            grants = grants.join("\n  "),
         );
     }
     Ok(())

@@ -85,12 +85,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Conversation>, Failure> {
 fn conversation(value: Value) -> Result<Vec<Message>, String> {
     let messages = match value {
         Value::Array(messages) => messages,
-        Value::Object(mut object) => {
-            match object.remove("traj").or_else(|| object.remove("messages")) {
-                Some(Value::Array(messages)) => messages,
-                _ => return Err("no array \"traj\" or \"messages\"".to_owned()),
-            }
-        }
+        Value::Object(mut object) => match object.remove("traj").or_else(|| object.remove("messages")) {
+            Some(Value::Array(messages)) => messages,
+            _ => return Err("no array \"traj\" or \"messages\"".to_owned()),
+        },
         _ => return Err("neither an array nor an object".to_owned()),
     };
     let read = |(position, value)| message(value).map_err(|why| format!("message {position}: {why}"));
@@ -133,7 +131,11 @@ fn calls(object: &Map<String, Value>) -> Result<Vec<RecordedCall>, String> {
             Value::String(arguments) => arguments.clone(),
             other => other.to_string(),
         };
-        Some(RecordedCall { id: call.get("id")?.as_str()?.to_owned(), name: text(function, "name")?, arguments })
+        Some(RecordedCall {
+            id: call.get("id")?.as_str()?.to_owned(),
+            name: text(function, "name")?,
+            arguments,
+        })
     };
     calls
         .iter()
@@ -189,7 +191,11 @@ mod tests {
     fn all_shapes_of_a_file() {
         let one = read_value(&messages()).unwrap();
         assert_eq!((one.len(), one[0].messages.len(), one[0].name.as_str()), (1, 3, "x#0"));
-        for shape in [json!({ "traj": messages() }), json!({ "messages": messages() }), json!([{ "traj": messages() }])] {
+        for shape in [
+            json!({ "traj": messages() }),
+            json!({ "messages": messages() }),
+            json!([{ "traj": messages() }]),
+        ] {
             assert_eq!(read_value(&shape).unwrap()[0].messages, one[0].messages);
         }
         assert_eq!(read_value(&json!([{ "traj": messages() }, messages()])).unwrap().len(), 2);

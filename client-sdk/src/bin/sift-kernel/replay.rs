@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sift_client::config::{KEY_FILE, KernelFile};
 use sift_client::{
-    Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, Payload, Permit, ProposeError, Report, Run,
-    SystemClock, ToolCall, Verdict,
+    Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, Payload, Permit, ProposeError, Report,
+    Run, SystemClock, ToolCall, Verdict,
 };
 use sift_spec::meter::Usage;
 use sift_spec::note::SignerKey;
@@ -106,7 +106,9 @@ pub(crate) async fn replay(args: &Replay, json: bool) -> Result<(), Failure> {
         )));
     }
     if !drained || unlogged > 0 {
-        return Err(environment(format!("{unlogged} records are not in the log yet; they wait in the store")));
+        return Err(environment(format!(
+            "{unlogged} records are not in the log yet; they wait in the store"
+        )));
     }
     Ok(())
 }
@@ -217,7 +219,9 @@ impl Scene<'_> {
                     self.context.push(message.value.clone());
                     for call in &assistant.calls {
                         let recorded = results.clone().find_map(|message| match &message.kind {
-                            MessageKind::Tool { call: id, content } if *id == call.id => Some(content.as_str()),
+                            MessageKind::Tool { call: id, content } if *id == call.id => {
+                                Some(content.as_str())
+                            }
                             _ => None,
                         });
                         self.tool(turn, call, recorded).await?;
@@ -246,10 +250,18 @@ impl Scene<'_> {
         let response = sift_rules::json::print(answer).into_bytes();
         let tokens = |bytes: &[u8]| (bytes.len() as u64).div_ceil(4);
         let counted = || Usage { input: tokens(&request), output: tokens(&response), ..Usage::default() };
-        let (method, usage) = assistant.usage.map_or_else(|| (METHOD, counted()), |usage| ("provider", usage));
-        let call = ModelCall { provider: args.provider.clone(), model: model.clone(), request, max_output: Some(max_output) };
-        let Some(permit) = self.permit(self.run.propose(call).await, &format!("turn {position}")).await? else {
-            self.notes.push(format!("turn {position}: the model was not asked, so the conversation ends here"));
+        let (method, usage) =
+            assistant.usage.map_or_else(|| (METHOD, counted()), |usage| ("provider", usage));
+        let call = ModelCall {
+            provider: args.provider.clone(),
+            model: model.clone(),
+            request,
+            max_output: Some(max_output),
+        };
+        let Some(permit) = self.permit(self.run.propose(call).await, &format!("turn {position}")).await?
+        else {
+            self.notes
+                .push(format!("turn {position}: the model was not asked, so the conversation ends here"));
             return Ok(None);
         };
         let intent = permit.intent();

@@ -48,7 +48,13 @@ pub(crate) fn runs(args: &InDir, json: bool) -> Result<(), Failure> {
     }
     anstream::println!(
         "{:<36}  {:<24}  {:<24}  {:>7}  {:>7}  {:<9}  {:>12}",
-        "run", "agent", "opened", "records", "in log", "state", "dollars"
+        "run",
+        "agent",
+        "opened",
+        "records",
+        "in log",
+        "state",
+        "dollars"
     );
     for (run, first, records, logged, state, settled) in rows {
         anstream::println!(

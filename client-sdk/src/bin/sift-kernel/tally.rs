@@ -125,8 +125,17 @@ impl Tally {
     pub(crate) fn head() -> String {
         format!(
             "{:<36}  {:>6}  {:>5}  {:>7}  {:>6}  {:>4}  {:>8}  {:>9}  {:>9}  {:>9}  {:>9}",
-            "run", "models", "tools", "allowed", "denied", "held", "approved", "$ held", "$ settled",
-            "tok held", "tok used"
+            "run",
+            "models",
+            "tools",
+            "allowed",
+            "denied",
+            "held",
+            "approved",
+            "$ held",
+            "$ settled",
+            "tok held",
+            "tok used"
         )
     }
 
