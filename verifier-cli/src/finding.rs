@@ -107,6 +107,14 @@ codes! {
     }
 }
 
+impl Gap {
+    /// Whether no evidence of this kind could close the gap, so that strictness does not ask for it.
+    #[must_use]
+    pub const fn is_out_of_scope(self) -> bool {
+        matches!(self, Self::SemanticsUnchecked)
+    }
+}
+
 /// Whether a finding rejects the evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -118,6 +118,7 @@ fn print(common: &Common, report: &Report) {
 }
 
 fn complain(error: &CannotCheck) -> Exit {
-    let _ = writeln!(anstream::stderr(), "sift-verify: could not check: {error}");
+    let message = text::message(&format!("sift-verify: could not check: {error}"));
+    let _ = anstream::stderr().write_all(message.as_bytes());
     Exit::from(error)
 }

@@ -104,7 +104,7 @@ impl Report {
         }
     }
 
-    /// The same report, judged strictly or not: strictly, what was not checked rejects as well.
+    /// The same report, judged strictly or not: strictly, what better evidence could have shown rejects as well.
     #[must_use]
     pub fn judged(mut self, strict: bool) -> Self {
         self.strict = strict;
@@ -235,7 +235,7 @@ impl Report {
     }
 
     fn judge(&mut self) {
-        let lacking = self.strict && !self.unchecked.is_empty();
+        let lacking = self.strict && self.unchecked.iter().any(|gap| !gap.code.is_out_of_scope());
         self.verdict = if self.rejects || lacking { Verdict::Rejected } else { Verdict::Verified };
     }
 }

@@ -54,6 +54,14 @@ pub fn render_findings(report: &Report) -> String {
     page.0
 }
 
+/// A message in lines that fit.
+#[must_use]
+pub fn message(text: &str) -> String {
+    let mut page = Page(String::new());
+    page.wrap("", text);
+    page.0
+}
+
 struct Page(String);
 
 impl Page {

@@ -19,7 +19,8 @@ use crate::report::Report;
 pub(super) struct Audit {
     origin: KeyName,
     ring: Option<KeyRing>,
-    operator_head: OperatorHead,
+    /// `None` once the operator's chain broke: that is reported where it did.
+    operator_head: Option<OperatorHead>,
     /// `None` is a run whose chain broke: what follows in it is not judged again.
     runs: HashMap<RunId, Option<RunHead>>,
     /// Keys of the ring, shared with the workers.
@@ -38,7 +39,7 @@ struct Tally {
 impl Audit {
     pub(super) fn new(origin: KeyName, operator: Option<VerifierKey>) -> Self {
         let ring = operator.map(|operator| KeyRing::new(origin.clone(), operator));
-        let (operator_head, tally) = (OperatorHead::default(), Tally::default());
+        let (operator_head, tally) = (Some(OperatorHead::default()), Tally::default());
         Self { origin, ring, operator_head, runs: HashMap::new(), keys: HashMap::new(), tally }
     }
 
@@ -95,10 +96,18 @@ impl Audit {
         self.tally.operator_records += 1;
         let mut reject =
             |code, why: String| findings.push(Finding::rejects(code, Concern::entry(index), why));
-        let last = self.operator_head.leaf().map(|_| self.operator_head.next_seq());
-        let last = last.and_then(|next| sift_spec::types::Seq::new(next.get().saturating_sub(1)).ok());
-        if let Err(error) = self.operator_head.extend(record, leaf, &self.origin) {
-            return reject(chain::code_of(&error, record.seq, last), error.to_string());
+        if let Some(head) = &mut self.operator_head {
+            let next = head.next_seq();
+            if let Err(error) = head.extend(record, leaf, &self.origin) {
+                // What stands before the next seq stands where another record stands already.
+                let code = if record.seq < next {
+                    Code::ChainFork
+                } else {
+                    chain::code_of(&error, record.seq, None)
+                };
+                reject(code, error.to_string());
+                self.operator_head = None;
+            }
         }
         let Some(ring) = &mut self.ring else { return };
         if let Err(error) = entry.verify(ring.operator()) {

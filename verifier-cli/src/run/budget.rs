@@ -5,8 +5,7 @@
 //! what runs above or below this one used, are beyond a pack.
 
 use sift_rules::ledger::{Ledger, LedgerError, Open, Reserve, Settle};
-use sift_rules::{CallInput, PolicyBundle};
-use sift_spec::hash::object_digest;
+use sift_rules::{CallInput, PolicyBundle, identity};
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{
     Body, Call, Effect, HaltCause, Intent, LimitRefusal, Limits, Outcome, Refusal, Scope, Status, Window,
@@ -106,8 +105,8 @@ impl<'a> Sums<'a> {
         if intent.decision.effect == Effect::Deny {
             return;
         }
-        // 1. The worst case, from the bundle's prices.
-        let need = self.bundle.map(|bundle| bundle.need(&call_input(&intent.call)));
+        // 1. The worst case, from the bundle's prices; arguments cost nothing.
+        let need = self.bundle.map(|bundle| bundle.need(&CallInput::of(&intent.call, b"")));
         match (&need, &intent.refusal) {
             (Some(Err(refusal)), None) => {
                 let detail = format!("let through where the budget refuses: {}", words(refusal));
@@ -125,7 +124,7 @@ impl<'a> Sums<'a> {
             (_, None) => intent.reserved,
             (Some(Ok(need)), Some(_)) => *need,
             (Some(Err(ours)), Some(stated)) => {
-                self.refusals += 1;
+                self.refusals += u64::from(ours == stated);
                 if ours != stated {
                     let detail = format!("stated {}; found {}", words(stated), words(ours));
                     report.reject(Code::RefusalDiffers, record.concern(), detail);
@@ -173,7 +172,6 @@ impl<'a> Sums<'a> {
 
     /// A refusal that the record states must be the one that the same ledger gives, where this run alone gives it.
     fn refuse(&mut self, record: &RunEntry, reserve: &Reserve, stated: &Refusal, report: &mut Report) {
-        self.refusals += 1;
         // What is refused is not held: the ledger is asked on a copy.
         let Some(mut ledger) = self.ledger.clone() else { return };
         let ours = match ledger.reserve(reserve) {
@@ -181,11 +179,12 @@ impl<'a> Sums<'a> {
             Err(error) => return self.contradiction(record, error, report),
         };
         if ours.as_ref() == Some(stated) {
+            self.refusals += 1;
             return;
         }
         match self.elsewhere(stated, ours.as_ref(), reserve) {
             Elsewhere::Possible => self.refusals_unchecked += 1,
-            Elsewhere::Certain => {}
+            Elsewhere::Certain => self.refusals += 1,
             Elsewhere::No => {
                 let found = ours.as_ref().map_or_else(|| "no reason to refuse".to_owned(), words);
                 let detail = format!("stated {}; found {found}", words(stated));
@@ -248,12 +247,20 @@ impl<'a> Sums<'a> {
             return;
         };
         // 1. What is settled follows from how the call ended, its usage and the prices.
-        let expected = match (outcome.status, &intent.call, &outcome.model) {
-            (Status::Cancelled, _, _) => Some(Amounts::ZERO),
-            (Status::Ok | Status::Error, Call::Model(call), Some(answer)) => self
-                .bundle
-                .map(|bundle| bundle.billed(call.provider.as_str(), call.model.as_str(), &answer.usage)),
-            _ => Some(intent.reserved),
+        let billed = match (&intent.call, &outcome.model) {
+            (Call::Model(call), Some(answer)) => Some(
+                self.bundle
+                    .map(|bundle| bundle.billed(call.provider.as_str(), call.model.as_str(), &answer.usage)),
+            ),
+            _ => None,
+        };
+        let held = Some(intent.reserved);
+        let expected = match (outcome.status, billed) {
+            (Status::Cancelled, _) => Some(Amounts::ZERO),
+            (Status::Ok | Status::Error, Some(billed)) => billed,
+            // After a timeout the whole hold counts, unless the provider says what it billed.
+            (Status::Timeout, Some(billed)) if billed == Some(outcome.settled) => billed,
+            _ => held,
         };
         if let Some(expected) = expected.filter(|expected| *expected != outcome.settled) {
             let detail = format!("settled {}, it comes to {}", list(&outcome.settled), list(&expected));
@@ -290,15 +297,14 @@ impl<'a> Sums<'a> {
         report.leave(Gap::NotReached, record.concern(), detail);
     }
 
-    /// What identical tool calls share; the kernel's rule is "same tool, same argument bytes".
+    /// What identical tool calls share.
     fn identity(&mut self, call: &Call) -> Option<Hash> {
         let Call::Tool(call) = call else { return None };
         let Some(args) = self.payloads.content(&call.args) else {
             self.args_unknown |= self.story.open.limits.identical_calls.is_some();
             return None;
         };
-        let name = call.name.as_str();
-        Some(object_digest(&[&(name.len() as u64).to_be_bytes(), name.as_bytes(), args].concat()))
+        Some(identity(call.name.as_str(), args))
     }
 
     fn gaps(&self, report: &mut Report) {
@@ -315,7 +321,7 @@ impl<'a> Sums<'a> {
             parts.push("how many calls were identical, as arguments are withheld".to_owned());
         }
         if self.refusals_unchecked > 0 {
-            parts.push(format!("{} that rest on them", Many(self.refusals_unchecked, "refusal")));
+            parts.push(format!("{} not made again", Many(self.refusals_unchecked, "refusal")));
         }
         if !parts.is_empty() {
             report.leave(Gap::SumUnchecked, Concern::run(self.story.run), parts.join("; "));
@@ -336,20 +342,6 @@ fn is_depth(refusal: &LimitRefusal) -> bool {
     (refusal.scope, refusal.window, refusal.meter, refusal.need)
         == (Scope::Run, Window::Run, Meter::Agents, 1)
         && refusal.have >= refusal.limit
-}
-
-/// As much of the call as its worst case depends on: arguments cost nothing.
-fn call_input(call: &Call) -> CallInput {
-    match call {
-        Call::Agent(call) => CallInput::Agent { name: call.agent.clone() },
-        Call::Model(call) => CallInput::Model {
-            input_tokens: call.input.tokens,
-            max_output: call.max_output,
-            model: call.model.clone(),
-            provider: call.provider.clone(),
-        },
-        Call::Tool(call) => CallInput::Tool { args: None, args_error: None, name: call.name.clone() },
-    }
 }
 
 /// Amounts in words.

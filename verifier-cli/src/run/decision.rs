@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use sift_rules::{CallInput, Decider, PolicyBundle, PolicyInput, RunState, Verdict};
 use sift_spec::record::{Body, Call, Decision, Effect, Intent, Outcome, Status};
-use sift_spec::types::{INTEGER_MAX, Seq};
+use sift_spec::types::{Seq, UnixMillis};
 
 use super::entries::RunEntry;
 use super::payload::Payloads;
@@ -137,7 +137,7 @@ impl<'a> Replay<'a> {
             Some(bytes) => {
                 self.decisions += 1;
                 let verdict = self.decider.decide(&bytes);
-                if let Some(detail) = contradiction(&intent.decision, &verdict, record) {
+                if let Some(detail) = contradiction(&intent.decision, verdict, record.record.time) {
                     report.reject(Code::DecisionDiffers, record.concern(), detail);
                 }
             }
@@ -162,26 +162,11 @@ impl<'a> Replay<'a> {
     }
 
     fn see(&self, call: &Call) -> Seen {
-        match call {
-            Call::Agent(call) => {
-                Seen { call: CallInput::Agent { name: call.agent.clone() }, args_known: true }
-            }
-            Call::Model(call) => {
-                let (model, provider) = (call.model.clone(), call.provider.clone());
-                let (input_tokens, max_output) = (call.input.tokens, call.max_output);
-                Seen {
-                    call: CallInput::Model { input_tokens, max_output, model, provider },
-                    args_known: true,
-                }
-            }
-            Call::Tool(call) => match self.payloads.content(&call.args) {
-                Some(args) => Seen { call: CallInput::tool(call.name.clone(), args), args_known: true },
-                None => {
-                    let name = call.name.clone();
-                    Seen { call: CallInput::Tool { args: None, args_error: None, name }, args_known: false }
-                }
-            },
-        }
+        let args = match call {
+            Call::Agent(_) | Call::Model(_) => Some(&b""[..]),
+            Call::Tool(call) => self.payloads.content(&call.args),
+        };
+        Seen { call: CallInput::of(call, args.unwrap_or_default()), args_known: args.is_some() }
     }
 }
 
@@ -208,24 +193,13 @@ fn difference(derived: &PolicyInput, stated: &[u8]) -> String {
 }
 
 /// Where the record contradicts the verdict.
-fn contradiction(decision: &Decision, verdict: &Verdict, record: &RunEntry) -> Option<String> {
-    if decision.effect != verdict.effect {
-        return Some(format!("the record says {}, the policy says {}", decision.effect, verdict.effect));
-    }
-    if decision.rules != verdict.rules {
-        return Some("the record names other rules than the ones that fired".to_owned());
-    }
-    if decision.reasons != verdict.reasons {
-        return Some("the record gives other reasons than the policy".to_owned());
-    }
-    let time_ms = record.record.time.get();
-    let deadline_ms = |seconds: u64| time_ms.saturating_add(seconds.saturating_mul(1000)).min(INTEGER_MAX);
-    let same = match (&decision.hold, &verdict.hold) {
-        (None, None) => true,
-        (Some(hold), Some(wanted)) => {
-            hold.role == wanted.role && hold.deadline.get() == deadline_ms(wanted.seconds)
-        }
-        _ => false,
-    };
-    (!same).then(|| "the record names another approver or deadline than the policy".to_owned())
+fn contradiction(stated: &Decision, verdict: Verdict, time: UnixMillis) -> Option<&'static str> {
+    let derived = verdict.into_decision(stated.input.clone(), time);
+    let parts = [
+        (stated.effect != derived.effect, "the policy says another effect than the record"),
+        (stated.rules != derived.rules, "the record names other rules than the ones that fired"),
+        (stated.reasons != derived.reasons, "the record gives other reasons than the policy"),
+        (stated.hold != derived.hold, "the record names another approver or deadline than the policy"),
+    ];
+    parts.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
 }

@@ -148,7 +148,7 @@ pub(super) fn verify_chain<'a>(
     };
     story.index();
     let concern = Concern::run(run);
-    let after = format!("the last record is seq {}, a {}", head.seq(), story.last_kind());
+    let after = format!("the last record is the {} at seq {}", story.last_kind(), head.seq());
     match (story.closed, options.allow_open || story.halt.is_some()) {
         (true, _) => {}
         (false, true) => report.leave(Gap::RunOpen, concern, after),

@@ -1,0 +1,149 @@
+//! The command line as transcripts: arguments, exit code, output. `tests/cmd/*.txt` hold them; run the tests with
+//! `SIFT_BLESS=1` to write what the program prints now, and read the difference before you commit it.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::kernel::honest;
+use common::{index, tiles};
+use sift_spec::evidence::Pack;
+use sift_spec::proof::{TreeHead, prove_consistency, prove_inclusion};
+use sift_spec::receipt::Receipt;
+use sift_spec::types::TreeSize;
+use tempfile::TempDir;
+
+/// Files that the transcripts speak of. Keys, salts and times are fixed, so every byte is.
+fn set_up(dir: &Path) {
+    let put = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
+    let (scenario, sealed) = (honest(), honest().seal());
+    put("trust.txt", common::trust_text().as_bytes());
+    put("witnessed.txt", common::trust_text().replace("quorum none", &witness_lines()).as_bytes());
+    let without_operator: Vec<String> =
+        common::trust_text().lines().filter(|line| !line.starts_with("#sift")).map(str::to_owned).collect();
+    put("no-operator.txt", (without_operator.join("\n") + "\n").as_bytes());
+    put("no-quorum.txt", common::trust_text().replace("quorum none", "").as_bytes());
+
+    let pack = scenario.pack();
+    put("run.sift", &pack.write().unwrap());
+    put("cut.sift", &pack.write().unwrap()[..1000]);
+    let mut edited = pack.clone();
+    let step = edited.entries.get_mut(&index(3 + 8)).unwrap();
+    *step = String::from_utf8(step.clone()).unwrap().replace("accounts stay", "accounts went").into_bytes();
+    put("edited.sift", &edited.write().unwrap());
+    let mut shortened = scenario.clone();
+    shortened.drafts[16].dropped = true;
+    put("shortened.sift", &shortened.pack().write().unwrap());
+    put("withheld.sift", &Pack { objects: Default::default(), ..pack }.write().unwrap());
+
+    let tree = sealed.tree();
+    let proof = prove_inclusion(index(0), tree.size(), &tree).unwrap();
+    let receipt = Receipt { extra: None, index: index(0), proof, checkpoint: sealed.checkpoint() };
+    put("0.note", &sealed.entries[0]);
+    put("0.tlog-proof", receipt.to_string().as_bytes());
+    let proof = prove_inclusion(index(3), tree.size(), &tree).unwrap();
+    let receipt = Receipt { extra: None, index: index(3), proof, checkpoint: sealed.checkpoint() };
+    put("3.note", &sealed.entries[3]);
+    put("3.tlog-proof", receipt.to_string().as_bytes());
+
+    let mut fork = sealed.clone();
+    fork.entries[12] = b"another history".to_vec();
+    let old = TreeSize::new(7).unwrap();
+    let head = TreeHead { size: old, root: tree.root(old).unwrap() };
+    put("old.checkpoint", common::checkpoint(head, &common::log_key()).as_bytes());
+    put("new.checkpoint", sealed.checkpoint().as_bytes());
+    put("forked.checkpoint", fork.checkpoint().as_bytes());
+    let proof = prove_consistency(old, tree.size(), &tree).unwrap();
+    let lines: String = proof.0.iter().map(|hash| format!("{hash}\n")).collect();
+    put("old-new.proof", lines.as_bytes());
+
+    tiles::write(&sealed, &dir.join("mirror"));
+    let mut stored = sealed.clone();
+    common::spoil_signature(&mut stored.entries[19]);
+    tiles::write(&stored, &dir.join("edited-mirror"));
+    fs::write(dir.join("edited-mirror/checkpoint"), sealed.checkpoint()).unwrap();
+    tiles::write(&sealed, &dir.join("incomplete-mirror"));
+    let bundle = format!("incomplete-mirror/tile/entries/000.p/{}", sealed.entries.len());
+    fs::remove_file(dir.join(bundle)).unwrap();
+}
+
+fn witness_lines() -> String {
+    format!("witness w {}\nquorum w", common::witness_key().verifier())
+}
+
+/// Runs each command of a transcript and gives the transcript as it is now.
+fn play(transcript: &str, dir: &Path) -> String {
+    let mut played = String::new();
+    for line in transcript.lines() {
+        let Some(command) = line.strip_prefix("$ sift-verify") else {
+            // Comments stay; outputs are made anew.
+            if line.starts_with('#') {
+                writeln!(played, "{line}").unwrap();
+            }
+            continue;
+        };
+        let output = Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+            .args(command.split_whitespace())
+            .current_dir(dir)
+            .env_remove("COLUMNS")
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        writeln!(played, "{line}\n? {}", output.status.code().unwrap()).unwrap();
+        for (mark, text) in [("", output.stdout), ("! ", output.stderr)] {
+            for line in String::from_utf8(text).unwrap().lines() {
+                writeln!(played, "{}", format!("  {mark}{line}").trim_end()).unwrap();
+            }
+        }
+        played.push('\n');
+    }
+    played
+}
+
+fn check(name: &str) {
+    let dir = TempDir::new().unwrap();
+    set_up(dir.path());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd").join(format!("{name}.txt"));
+    let recorded = fs::read_to_string(&path).unwrap();
+    let played = play(&recorded, dir.path());
+    for line in played.lines() {
+        assert!(
+            line.starts_with('$') || line.starts_with("  {") || line.chars().count() <= 104,
+            "too wide: {line}"
+        );
+    }
+    if std::env::var_os("SIFT_BLESS").is_some() {
+        fs::write(path, played).unwrap();
+    } else {
+        assert_eq!(played, recorded, "tests/cmd/{name}.txt differs; SIFT_BLESS=1 writes it anew");
+    }
+}
+
+#[test]
+fn run() {
+    check("run");
+}
+
+#[test]
+fn proof() {
+    check("proof");
+}
+
+#[test]
+fn log() {
+    check("log");
+}
+
+#[test]
+fn consistency() {
+    check("consistency");
+}
+
+#[test]
+fn help() {
+    check("help");
+}

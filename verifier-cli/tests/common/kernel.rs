@@ -1,0 +1,306 @@
+//! A kernel in miniature: makes honest drafts with the rules that the real one uses.
+
+use std::collections::BTreeMap;
+
+use sift_rules::ledger::{Ledger, Open as LedgerOpen, Reserve, Settle};
+use sift_rules::{CallInput, Decider, PolicyBundle, RunState, identity};
+use sift_spec::bundle::Bundle;
+use sift_spec::entry::Entry;
+use sift_spec::meter::{Amounts, Usage};
+use sift_spec::payload::{Commitment, Object};
+use sift_spec::record::{
+    AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Hold,
+    InputBound, Intent, KeyRole, ModelAnswer, ModelCall, Open, OperatorBody, Outcome, Record, Statement,
+    Status, ToolCall, action_of,
+};
+use sift_spec::types::{Hash, Seq, Text, UnixMillis};
+
+use super::{
+    Draft, LOG, START_MS, Scenario, agent, approver_key, bytes_hash, grant, kernel_key, millis, publish,
+    run_id, seq,
+};
+
+pub const POLICY: &str = r#"package sift
+
+allow contains {"rule": "models"} if input.call.kind == "model"
+
+allow contains {"rule": "agents"} if input.call.kind == "agent"
+
+allow contains {"rule": "lookup"} if {
+    input.call.kind == "tool"
+    input.call.name == "lookup"
+}
+
+hold contains {"rule": "refund", "reason": "a person decides", "role": "supervisor", "seconds": 600} if {
+    input.call.kind == "tool"
+    input.call.name == "refund"
+}
+
+deny contains {"rule": "delete", "reason": "accounts stay"} if {
+    input.call.kind == "tool"
+    input.call.name == "delete"
+}
+"#;
+
+pub const BUDGET: &str = "[run]\ntool_calls = 6\nidentical_calls = 2\nmicro_usd = 1_000_000\n\
+    wall_clock_seconds = 3600\ndepth = 1\n[model]\ndefault_max_output = 100\n";
+pub const PRICES: &str = "[[model]]\nname = \"gpt-4o\"\ninput = 2_500_000\noutput = 10_000_000\n";
+pub const FACTS: &str = "[[fact]]\nname = \"reservation\"\ntool = \"lookup\"\nkey = \"id\"\nlatest = true\n";
+
+pub fn bundle(budget: &str) -> Bundle {
+    let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec());
+    let files = [
+        file("policy.rego", POLICY),
+        file("budget.toml", budget),
+        file("prices.toml", PRICES),
+        file("facts.toml", FACTS),
+    ];
+    Bundle::new(files).unwrap()
+}
+
+pub struct Kernel {
+    files: Bundle,
+    policy: PolicyBundle,
+    decider: Decider,
+    state: RunState,
+    ledger: Ledger,
+    calls: BTreeMap<Seq, (CallInput, Intent)>,
+    pub drafts: Vec<Draft>,
+    pub objects: BTreeMap<Hash, Object>,
+    salt: u8,
+}
+
+impl Kernel {
+    pub fn open(budget: &str) -> Self {
+        let files = bundle(budget);
+        let policy = PolicyBundle::compile(&files).unwrap();
+        let (run, time) = (run_id(1), millis(START_MS));
+        let limits = policy.budget().limits().clone();
+        let mut ledger = Ledger::default();
+        ledger.open(&LedgerOpen { agent: agent(), limits: limits.clone(), parent: None, run, time }).unwrap();
+        let labels = BTreeMap::from([("env".parse().unwrap(), Text::cut("test"))]);
+        let open = Open {
+            build: Text::cut("test"),
+            engine: Text::cut(policy.engine()),
+            labels: labels.clone(),
+            limits,
+            log: LOG.parse().unwrap(),
+            parent: None,
+            policy: policy.digest(),
+        };
+        Self {
+            decider: policy.decider(),
+            state: RunState::new(agent(), run, 0, time, labels, policy.facts()),
+            files,
+            policy,
+            ledger,
+            calls: BTreeMap::new(),
+            drafts: vec![Draft::new(Body::Open(Box::new(open)), time)],
+            objects: BTreeMap::new(),
+            salt: 0,
+        }
+    }
+
+    fn next(&self) -> Seq {
+        seq(self.drafts.len() as u64)
+    }
+
+    /// One second passes between records.
+    fn now(&self) -> UnixMillis {
+        millis(START_MS + 1000 * self.drafts.len() as u64)
+    }
+
+    pub fn commit(&mut self, name: &str, content: &[u8]) -> Commitment {
+        self.salt += 1;
+        let object = Object::new([self.salt; 16], content).unwrap();
+        let commitment = object.commit(Text::cut(name), Text::cut("application/json"));
+        self.objects.insert(commitment.digest, object);
+        commitment
+    }
+
+    pub fn tool(&mut self, name: &str, args: &[u8]) -> Seq {
+        let input = CallInput::tool(Text::cut(name), args);
+        let shared = identity(name, args);
+        let args = self.commit("arguments", args);
+        let call = ToolCall { args, id: Text::cut("call"), name: Text::cut(name), proposed_by: None };
+        self.propose(Call::Tool(call), input, Some(shared))
+    }
+
+    pub fn model(&mut self, request: &[u8]) -> Seq {
+        let request = self.commit("request", request);
+        let (model, provider) = (Text::cut("gpt-4o"), Text::cut("openai"));
+        let input = InputBound { method: Text::cut("utf8-bytes"), tokens: request.size };
+        let seen = CallInput::Model {
+            input_tokens: input.tokens,
+            max_output: 100,
+            model: model.clone(),
+            provider: provider.clone(),
+        };
+        self.propose(Call::Model(ModelCall { input, max_output: 100, model, provider, request }), seen, None)
+    }
+
+    pub fn agent(&mut self) -> Seq {
+        let task = self.commit("task", b"help");
+        let call = AgentCall { agent: agent(), run: run_id(9), task };
+        self.propose(Call::Agent(call), CallInput::Agent { name: agent() }, None)
+    }
+
+    fn propose(&mut self, call: Call, input: CallInput, identity: Option<Hash>) -> Seq {
+        let (seq, time) = (self.next(), self.now());
+        let bytes = self.state.input(input.clone(), seq, time).to_bytes();
+        let verdict = self.decider.decide(&bytes);
+        let commitment = self.commit("policy-input", &bytes);
+        let hold = verdict
+            .hold
+            .as_ref()
+            .map(|hold| Hold { deadline: millis(time.get() + hold.seconds * 1000), role: hold.role.clone() });
+        let (mut reserved, mut refusal) = (Amounts::ZERO, None);
+        if verdict.effect != Effect::Deny {
+            match self.policy.need(&input) {
+                Err(why) => refusal = Some(why),
+                Ok(amounts) => {
+                    match self
+                        .ledger
+                        .reserve(&Reserve { amounts, identity, run: run_id(1), seq, time })
+                        .unwrap()
+                    {
+                        Ok(()) => reserved = amounts,
+                        Err(why) => refusal = Some(why),
+                    }
+                }
+            }
+        }
+        let decision = Decision {
+            effect: verdict.effect,
+            hold,
+            input: commitment,
+            reasons: verdict.reasons,
+            rules: verdict.rules,
+        };
+        let intent = Intent { call, decision, refusal, reserved };
+        self.state.on_intent(&input, intent.effect());
+        self.calls.insert(seq, (input, intent.clone()));
+        self.drafts.push(Draft::new(Body::Intent(Box::new(intent)), time));
+        seq
+    }
+
+    pub fn finish(&mut self, intent: Seq, status: Status, result: &[u8], usage: Option<Usage>) {
+        let time = self.now();
+        let (input, what) = self.calls.remove(&intent).unwrap();
+        let settled = match (status, usage) {
+            (Status::Cancelled, _) => Amounts::ZERO,
+            (Status::Ok, Some(usage)) => self.policy.billed("openai", "gpt-4o", &usage),
+            _ => what.reserved,
+        };
+        self.ledger.settle(&Settle { run: run_id(1), seq: intent, settled, time }).unwrap();
+        let model = usage.map(|usage| ModelAnswer {
+            id: None,
+            method: Text::cut("provider"),
+            served: Text::cut("gpt-4o-2024-08-06"),
+            usage,
+        });
+        self.state.on_outcome(&input, status, result);
+        let error = (status != Status::Ok).then(|| Text::cut("it did not go well"));
+        let result = (status == Status::Ok).then(|| self.commit("result", result));
+        let outcome = Outcome { error, intent, model, result, settled, status };
+        self.drafts.push(Draft::new(Body::Outcome(Box::new(outcome)), time));
+    }
+
+    pub fn answer(&mut self, intent: Seq, answer: Answer) {
+        let (_, held) = &self.calls[&intent];
+        let hold = held.decision.hold.clone().unwrap();
+        let statement = Statement {
+            action: action_of(&agent(), &held.call, run_id(1), intent).unwrap(),
+            answer,
+            deadline: hold.deadline,
+            intent,
+            log: LOG.parse().unwrap(),
+            role: hold.role,
+            run: run_id(1),
+            shown: bytes_hash(7),
+        };
+        let time = self.now();
+        self.drafts.push(Draft::new(approval(intent, &statement), time));
+    }
+
+    pub fn beat(&mut self) {
+        let time = self.now();
+        self.drafts.push(Draft::new(beat(self.drafts.len() as u64), time));
+    }
+
+    pub fn close(mut self) -> Scenario {
+        let close = Close { census: BTreeMap::new(), reason: CloseReason::Done, settled: Amounts::ZERO };
+        self.drafts.push(Draft::new(Body::Close(close), self.now()));
+        let Self { drafts, objects, files, .. } = self;
+        let other = other_run(&drafts[0]);
+        Scenario {
+            run: run_id(1),
+            operator_before: vec![
+                grant(&kernel_key(), KeyRole::Kernel),
+                grant(&approver_key(), KeyRole::Approver("supervisor".parse().unwrap())),
+                publish(&files),
+            ],
+            drafts,
+            // After it, the operator's chain tells that no key was revoked during the run.
+            operator_after: vec![OperatorBody::Erase(Erase {
+                digest: bytes_hash(8),
+                reason: Text::cut("test"),
+            })],
+            bundle: files,
+            objects,
+            true_close: true,
+            other_entries: vec![other],
+        }
+    }
+}
+
+pub fn beat(records: u64) -> Body {
+    Body::Beat(Beat { records })
+}
+
+pub fn approval(intent: Seq, statement: &Statement) -> Body {
+    let note = approver_key().sign_note(&statement.text().unwrap());
+    Body::Approval(Approval { intent, statement: note.parse().unwrap() })
+}
+
+/// The open record of another run.
+fn other_run(first: &Draft) -> Vec<u8> {
+    let (agent, body, time) = (first.agent.clone(), first.body.clone(), first.time);
+    let record = Record { agent, body, prev: None, run: run_id(2), seq: seq(0), time };
+    Entry::sign(&record, &kernel_key()).unwrap().into_bytes()
+}
+
+/// A run with everything in it: allowed, denied, held and approved, held and refused, refused by the budget.
+///
+/// ```text
+///  0 open             5 intent refund held   10 approval refuse    15 intent lookup: identical
+///  1 intent model     6 approval approve     11 outcome cancelled  16 close
+///  2 outcome          7 outcome              12 beat
+///  3 intent lookup    8 intent delete denied 13 intent lookup
+///  4 outcome          9 intent refund held   14 outcome
+/// ```
+pub fn honest() -> Scenario {
+    let mut kernel = Kernel::open(BUDGET);
+    let usage = Usage { input: 21, output: 8, ..Usage::default() };
+    let call = kernel.model(br#"{"messages":["please refund R1"]}"#);
+    kernel.finish(call, Status::Ok, br#"{"answer":"I shall"}"#, Some(usage));
+    let call = kernel.tool("lookup", br#"{"id":"R1"}"#);
+    kernel.finish(call, Status::Ok, br#"{"id":"R1","paid":900}"#, None);
+    let call = kernel.tool("refund", br#"{"id":"R1"}"#);
+    kernel.answer(call, Answer::Approve);
+    kernel.finish(call, Status::Ok, br#"{"ok":true}"#, None);
+    kernel.tool("delete", br#"{"id":"U1"}"#);
+    let call = kernel.tool("refund", br#"{"id":"R2"}"#);
+    kernel.answer(call, Answer::Refuse);
+    kernel.finish(call, Status::Cancelled, b"", None);
+    kernel.beat();
+    let call = kernel.tool("lookup", br#"{"id":"R1"}"#);
+    kernel.finish(call, Status::Ok, br#"{"id":"R1","paid":0}"#, None);
+    kernel.tool("lookup", br#"{"id":"R1"}"#);
+    kernel.close()
+}
+
+/// The shortest run.
+pub fn tiny() -> Scenario {
+    Kernel::open(BUDGET).close()
+}
