@@ -33,6 +33,7 @@ pub struct Held {
 
 /// What an approver's answer, or its absence, led to.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // matched at once, never kept
 pub enum Answered {
     /// Approved: go ahead, once.
     Permitted(Permit),

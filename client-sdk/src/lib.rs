@@ -43,6 +43,7 @@
 //! What a tool or a model does; the key's protection beyond its file (implement [`Signer`]); keeping the process from
 //! acting without asking, which is for whoever holds the tools' credentials.
 #![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod approval;
 pub mod bundle_dir;

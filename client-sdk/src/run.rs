@@ -26,6 +26,7 @@ pub struct Run {
 /// What becomes of a proposal. Its intent is recorded and durable, whatever it is.
 #[must_use = "a call is not made by proposing it, and a permit that is dropped counts as unknown"]
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // matched at once, never kept
 pub enum Verdict {
     /// Go ahead, once.
     Permitted(Permit),

@@ -1,7 +1,7 @@
 //! The kernel's store: one redb file that holds every signed record, what is not in the log yet, receipts, payload
 //! objects, bundles, and the ledger.
 //!
-//! Everything that one step of the kernel changes is one [`Batch`] and becomes durable in one transaction, or not at
+//! Everything that one step of the kernel changes is one batch and becomes durable in one transaction, or not at
 //! all. Positions count the records of all runs in the order in which they were signed; that order is the order of the
 //! ledger. The records are the truth: run heads are rebuilt from them, and the ledger from its last snapshot and the
 //! records since.

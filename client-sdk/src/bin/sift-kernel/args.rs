@@ -188,7 +188,7 @@ pub(crate) struct Evidence {
     /// The kernel's directory.
     #[arg(long)]
     pub(crate) dir: PathBuf,
-    /// File to write, or an existing folder for <run>.sift; with --all a folder, made if need be.
+    /// File to write, or an existing folder for `RUN.sift`; with --all a folder, made if need be.
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
     /// Leave prompts, arguments and results out.

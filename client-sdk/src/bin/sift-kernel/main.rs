@@ -1,6 +1,8 @@
 //! The program `sift-kernel`: sets a kernel up, replays recorded conversations through it, answers held calls, and
 //! collects evidence.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod approve;
 mod args;
 mod evidence;
