@@ -262,3 +262,54 @@ fn examples_parse_and_verify_from_the_text_alone() {
     // Nobody else's keys are in the examples.
     assert!(note.verify(&[stranger_key().verifier().clone(), log_key().verifier().clone()]).is_err());
 }
+
+#[test]
+fn tables_name_everything_that_the_code_knows() {
+    use sift_spec::api::ProblemKind;
+    use sift_spec::meter::Meter;
+    use sift_spec::record::{Answer, CloseReason, Effect, HaltCause, Status};
+    let spec = std::fs::read_to_string(SPEC).unwrap();
+    let names = |text: &str| assert!(spec.contains(text), "SPEC.md does not say {text}");
+    for kind in ProblemKind::ALL {
+        let name = kind.urn().strip_prefix("urn:sift:problem:").unwrap();
+        names(&format!("| `{name}` | {} |", kind.status()));
+    }
+    for meter in Meter::ALL {
+        names(&format!("| `{meter}` |"));
+    }
+    for kind in Kind::ALL {
+        names(&format!("\n### {kind}\n"));
+    }
+    fn word(value: impl serde::Serialize) -> String {
+        serde_json::to_string(&value).unwrap().replace('"', "`")
+    }
+    use HaltCause as H;
+    for cause in [
+        H::Clock,
+        H::LogFork,
+        H::LogBehind,
+        H::LogRefused,
+        H::Operator,
+        H::Overspend,
+        H::Policy,
+        H::Spool,
+        H::WallClock,
+    ] {
+        names(&format!("| {} |", word(cause)));
+    }
+    for status in [Status::Cancelled, Status::Error, Status::Ok, Status::Timeout, Status::Unknown] {
+        names(&format!("| {} |", word(status)));
+    }
+    for reason in [CloseReason::Abandoned, CloseReason::Done, CloseReason::Failed, CloseReason::Halted] {
+        names(&word(reason));
+    }
+    for word in [
+        word(Effect::Allow),
+        word(Effect::Deny),
+        word(Effect::Hold),
+        word(Answer::Approve),
+        word(Answer::Refuse),
+    ] {
+        names(&word);
+    }
+}
