@@ -1,0 +1,346 @@
+//! `sift-figures`: the table of what good measures (DESIGN section 8), as it is on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::Serialize;
+use sift_benches::decisions::{self, Interpreter, replay_rate, time_each};
+use sift_benches::load::{Latency, Plan, Prepared, Sent};
+use sift_benches::log::{ServedLog, enrol, serve_if_asked};
+use sift_benches::machine::{Machine, timed};
+use sift_benches::records::{Subject, kernel_keys};
+use sift_benches::rules::{self, Language};
+use sift_benches::{AnyError, audit, kernel, percentile, store};
+use sift_rules::PolicyBundle;
+use sift_spec::record::Effect;
+
+/// Prints the table of figures, measured here and now. Nothing is judged: figures stand beside their targets.
+///
+/// The load generator, the log and the kernel share this machine's cores. Run it on a quiet machine.
+#[derive(Debug, Parser)]
+#[command(name = "sift-figures", version)]
+struct Args {
+    /// A tenth of the work: for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Folder for the scratch directory; it should be on the disk that is to be measured.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+struct Figure {
+    what: &'static str,
+    unit: &'static str,
+    /// A floor or a ceiling; none where the row only explains another.
+    target: Option<Target>,
+    measured: f64,
+    /// How far from the target: above 1 is better than it.
+    ratio: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Table {
+    figures: Vec<Figure>,
+    /// What stands behind the figures.
+    notes: Vec<String>,
+}
+
+impl Table {
+    fn row(
+        &mut self,
+        what: &'static str,
+        unit: &'static str,
+        target: impl Into<Option<Target>>,
+        measured: f64,
+    ) {
+        let target = target.into();
+        let ratio = target.map(|target| match target {
+            Target::AtLeast(floor) => measured / floor,
+            Target::AtMost(ceiling) => ceiling / measured,
+        });
+        self.figures.push(Figure { what, unit, target, measured, ratio });
+    }
+}
+
+fn main() -> ExitCode {
+    match serve_if_asked().and_then(|served| if served { Ok(()) } else { run(&Args::parse()) }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sift-figures: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), AnyError> {
+    let scratch = match &args.dir {
+        Some(dir) => tempfile::tempdir_in(dir)?,
+        None => tempfile::tempdir()?,
+    };
+    let machine = Machine::look(scratch.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let part = if args.quick { 10 } else { 1 };
+    let mut table = Table::default();
+    for (name, measure) in [
+        ("decisions", decide as fn(&Bench<'_>, &mut Table) -> Result<(), AnyError>),
+        ("kernel", kernels),
+        ("ingest, single", single),
+        ("ingest, batches; audit; disk", batches),
+    ] {
+        eprintln!("measuring: {name} ...");
+        let dir = scratch.path().join(name.split([',', ' ']).next().unwrap_or(name));
+        let dir = if dir.exists() { dir.with_extension("2") } else { dir };
+        std::fs::create_dir_all(&dir)?;
+        measure(&Bench { runtime: &runtime, dir: &dir, part }, &mut table)?;
+        std::fs::remove_dir_all(&dir)?;
+    }
+    if args.json {
+        let all = serde_json::json!({ "machine": machine, "quick": args.quick, "table": table });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        print(&machine, args.quick, &table);
+    }
+    Ok(())
+}
+
+/// What a measurement works with.
+struct Bench<'a> {
+    runtime: &'a tokio::runtime::Runtime,
+    /// An empty folder.
+    dir: &'a Path,
+    /// The work is divided by this.
+    part: usize,
+}
+
+impl Bench<'_> {
+    /// A new log with a bundle published and `kernels` keys granted, and load for it, signed.
+    fn loaded(&self, plan: Plan, kernels: usize) -> Result<(ServedLog, Prepared), AnyError> {
+        let bundle = PolicyBundle::compile(&rules::airline(Language::Rego)?)?;
+        let log = ServedLog::start(&self.dir.join("log"))?;
+        let keys = kernel_keys(kernels)?;
+        let published = (bundle.digest(), bundle.encoding().len());
+        self.runtime.block_on(enrol(&log.url(), &log.operator, &log.trust, &keys, published))?;
+        let prepared = Prepared::sign(plan, &Subject::new(log.origin(), &bundle)?, &keys, &log.host)?;
+        Ok((log, prepared))
+    }
+}
+
+fn decide(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
+    let inputs = decisions::hundred()?;
+    let rounds = 2000 / bench.part;
+    for (language, what) in [
+        (Language::Rego, "decision, 100 rules, Rego, p50"),
+        (Language::Cedar, "decision, 100 rules, Cedar, p50"),
+    ] {
+        let mut decider = rules::hundred_compiled(language)?.decider();
+        let mut times = time_each(&inputs, rounds, |input| Ok(decider.decide(input).effect))?;
+        times.sort_unstable();
+        table.row(what, "us", Target::AtMost(15.0), percentile(&times, 0.5) as f64 / 1000.0);
+        let p99 = percentile(&times, 0.99) as f64 / 1000.0;
+        table.notes.push(format!(
+            "decision, 100 rules, {}: p99 {p99:.1} us, from the input's bytes",
+            language.name()
+        ));
+    }
+    let mut interpreter = Interpreter::new(rules::hundred(Language::Rego))?;
+    let mut times = time_each(&inputs, rounds / 4, |input| {
+        let allowed = interpreter.decide(input)? == [1, 0, 0];
+        Ok(if allowed { Effect::Allow } else { Effect::Deny })
+    })?;
+    times.sort_unstable();
+    let p50 = percentile(&times, 0.5) as f64 / 1000.0;
+    table.row("  the same by regorus's interpreter, p50", "us", None, p50);
+    for (language, what) in [
+        (Language::Rego, "replayed decisions, airline, Rego, all cores"),
+        (Language::Cedar, "replayed decisions, airline, Cedar, all cores"),
+    ] {
+        let bundle = PolicyBundle::compile(&rules::airline(language)?)?;
+        let recorded = decisions::airline(&bundle)?;
+        let rounds = (100 / bench.part).max(1);
+        let rate = replay_rate(&bundle, &recorded.decisions, rounds)?;
+        table.row(what, "/s", Target::AtLeast(100_000.0), rate);
+        if language == Language::Rego {
+            let bytes: usize = recorded.decisions.iter().map(|one| one.input.len()).sum();
+            let mean = bytes / recorded.decisions.len().max(1);
+            table.notes.push(format!("replayed: {}; inputs of {mean} bytes", recorded.source));
+        }
+    }
+    Ok(())
+}
+
+fn kernels(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
+    let bundle = rules::airline_unlimited(Language::Rego)?;
+    let log = ServedLog::start(&bench.dir.join("log"))?;
+    let keys = kernel_keys(2)?;
+    let published = (bundle.digest(), bundle.encode().len());
+    bench.runtime.block_on(enrol(&log.url(), &log.operator, &log.trust, &keys, published))?;
+    let (few, many) = (3000 / bench.part as u64, 30_000 / bench.part as u64);
+    for ((url, logged), key) in [(kernel::NO_LOG.to_owned(), false), (log.url(), true)].into_iter().zip(keys)
+    {
+        let dir = bench.dir.join(if logged { "logged" } else { "unlogged" });
+        std::fs::create_dir_all(&dir)?;
+        let (alone, together, elapsed) = bench.runtime.block_on(async {
+            let kernel = kernel::open(&dir, &url, &log.trust, &bundle, key).await?;
+            kernel::alone(&kernel, 100).await?;
+            let alone = kernel::alone(&kernel, few).await?;
+            let (together, elapsed) = kernel::at_once(&kernel, many, 64).await?;
+            // Whatever the kernel made is in the log in the end, and so was admitted.
+            if logged && !kernel.drain(Duration::from_secs(300)).await {
+                return Err(format!("{} records did not reach the log", kernel.unlogged()).into());
+            }
+            kernel.close().await;
+            Ok::<_, AnyError>((alone, together, elapsed))
+        })?;
+        let rate = together.len() as f64 / elapsed.as_secs_f64();
+        let (alone, together) = (Latency::of(alone), Latency::of(together));
+        let ms = |us: u64| us as f64 / 1000.0;
+        let [p50, p99, all] = if logged {
+            ["  the same, uploading to a log here, p50", "  the same, p99", "  the same, 64-way"]
+        } else {
+            ["kernel, added per call, alone, p50", "kernel, added per call, alone, p99", "kernel, 64-way"]
+        };
+        table.row(p50, "ms", Target::AtMost(0.6), ms(alone.p50));
+        table.row(p99, "ms", Target::AtMost(3.0), ms(alone.p99));
+        table.row(all, "calls/s", Target::AtLeast(10_000.0), rate);
+        let what = if logged { "log here" } else { "log elsewhere" };
+        let (p50, p99) = (ms(together.p50), ms(together.p99));
+        table
+            .notes
+            .push(format!("kernel, 64-way, {what}: p50 {p50:.2} ms, p99 {p99:.2} ms, spool mode, Rego"));
+    }
+    log.stop()?;
+    Ok(())
+}
+
+fn single(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
+    let records = 100_000 / bench.part;
+    let plan = Plan { connections: 64, batch: 1, records, calls: 10, runs: 1, seconds: None };
+    let (log, prepared) = bench.loaded(plan, 1)?;
+    let sent = prepared.send(&log.host, &log.trust, Some(log.pid()))?;
+    let ms = |us: u64| us as f64 / 1000.0;
+    table.row("ingest, single, 64 connections", "records/s", Target::AtLeast(15_000.0), sent.rate);
+    table.row("ingest, single, p50 to a proof", "ms", None, ms(sent.latency_us.p50));
+    table.row("ingest, single, p99 to a proof", "ms", Target::AtMost(10.0), ms(sent.latency_us.p99));
+    table.notes.push(explain("ingest, single", &sent));
+    log.stop()?;
+    Ok(())
+}
+
+fn batches(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
+    let records = 600_000 / bench.part;
+    let plan = Plan { connections: 4, batch: 256, records, calls: 10, runs: 8, seconds: None };
+    let (log, prepared) = bench.loaded(plan, 1)?;
+    let sent = prepared.send(&log.host, &log.trust, Some(log.pid()))?;
+    let (entries, entry_bytes) = (prepared.entries() as u64, prepared.entry_bytes());
+    drop(prepared);
+    table.row("ingest, batches of 256", "records/s", Target::AtLeast(100_000.0), sent.rate);
+    let memory = sent.log_memory.unwrap_or_default();
+    table.row("server memory after that, resident", "MiB", Target::AtMost(512.0), memory.resident_mib as f64);
+    table.notes.push(explain("ingest, batches", &sent));
+    table.notes.push(format!(
+        "server memory: at {entries} entries, {} MiB at most; the target is for 10,000,000",
+        memory.peak_mib
+    ));
+    // The whole log, as an auditor has it: on disk, read by nobody but the auditor.
+    let copy = bench.dir.join("copy");
+    let size = bench.runtime.block_on(audit::mirror(&log.host, &copy))?;
+    // The operator's two entries precede the records.
+    if size.get() != entries + 2 {
+        return Err(format!("{entries} records were sent, the tree has {size} entries").into());
+    }
+    let (report, elapsed) = timed(|| audit::verify(&copy, &log.trust, size));
+    report?;
+    let rate = size.get() as f64 / elapsed.as_secs_f64();
+    table.row("full-log audit, from tiles on disk", "entries/s", Target::AtLeast(200_000.0), rate);
+    let data = log.stop()?.join("data");
+    let before = store::bytes_below(&data)?;
+    store::compact(&data)?;
+    let bytes = store::bytes_below(&data)?;
+    let least = entry_bytes + 32 * entries;
+    table.row("disk, against entries + 32 B x leaves", "x", Target::AtMost(1.2), bytes as f64 / least as f64);
+    let each = |bytes: u64| bytes as f64 / entries as f64;
+    table.notes.push(format!(
+        "disk: {:.0} bytes an entry after compaction, {:.0} before; entries are of {:.0} bytes",
+        each(bytes),
+        each(before),
+        each(entry_bytes)
+    ));
+    Ok(())
+}
+
+/// Where the time went.
+fn explain(what: &str, sent: &Sent) -> String {
+    let ms = |us: u64| us as f64 / 1000.0;
+    let latency = sent.latency_us;
+    let cpu = sent.log_cpu.clone().unwrap_or_default();
+    format!(
+        "{what}: {} records of {:.0} bytes in {:.2} s; p50 {:.2}, p99 {:.2}, p99.9 {:.2} ms; {} answers verified; \
+         processor time: load generator {:.2} s, log {:.2} s ({})",
+        sent.records,
+        sent.entry_bytes,
+        sent.seconds,
+        ms(latency.p50),
+        ms(latency.p99),
+        ms(latency.p999),
+        sent.verified,
+        sent.load_cpu.seconds,
+        cpu.seconds,
+        cpu.by_thread()
+    )
+}
+
+fn print(machine: &Machine, quick: bool, table: &Table) {
+    println!(
+        "{}, {} cores, {} MiB; Linux {}",
+        machine.cpu, machine.cores, machine.memory_mib, machine.kernel
+    );
+    println!(
+        "scratch on {}, 4 KiB fdatasync {} us; load average before {:.2}{}",
+        machine.filesystem,
+        machine.fsync_us,
+        machine.load,
+        if quick { "; quick" } else { "" }
+    );
+    println!("{}", machine.profile);
+    println!("load generator, log and kernel share the cores\n");
+    println!("{:<46} {:>12} {:>12} {:<10} {:>6}", "", "target", "measured", "", "ratio");
+    for Figure { what, unit, target, measured, ratio } in &table.figures {
+        let target = match target {
+            Some(Target::AtLeast(floor)) => format!(">= {}", number(*floor)),
+            Some(Target::AtMost(ceiling)) => format!("<= {}", number(*ceiling)),
+            None => String::new(),
+        };
+        let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+        println!("{what:<46} {target:>12} {:>12} {unit:<10} {ratio:>6}", number(*measured));
+    }
+    println!("\nratio: above 1.00 is better than the target\n");
+    for note in &table.notes {
+        println!("* {note}");
+    }
+}
+
+/// Three significant digits, or whole thousands with separators.
+fn number(value: f64) -> String {
+    if value < 100.0 {
+        let text = format!("{value:.2}");
+        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
+    }
+    let digits = format!("{value:.0}");
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
