@@ -82,12 +82,8 @@ pub async fn collect(
             bundles.insert(open.policy, bundle);
         }
         if disclosure == Disclosure::Everything {
-            for commitment in commitments(record) {
-                // What was erased is missing, and its proofs hold all the same.
-                if let Some(object) = store.object(&commitment.digest)? {
-                    objects.insert(commitment.digest, object);
-                }
-            }
+            // What was erased is missing, and its proofs hold all the same.
+            objects.append(&mut store.objects(stored.position)?);
         }
     }
     pack.bundles = bundles;

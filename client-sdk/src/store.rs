@@ -6,13 +6,18 @@
 //! ledger. The records are the truth: run heads are rebuilt from them, and the ledger from its last snapshot and the
 //! records since.
 
+mod batch;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use sift_rules::Ledger;
-use sift_spec::payload::Object;
-use sift_spec::types::{Hash, LeafIndex, RunId, Seq};
+use sift_spec::hash::object_digest;
+use sift_spec::types::{Hash, LeafIndex, RunId};
+
+pub(crate) use batch::{Batch, NewRecord, Unlogged};
+pub use batch::{Fork, StoredRecord};
 
 /// Name of the store in a kernel's directory.
 pub const STORE_FILE: &str = "kernel.redb";
@@ -24,20 +29,24 @@ const FORMAT: &str = "1";
 const CACHE_BYTES: usize = 64 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Position → entry.
-const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
-/// Run ‖ seq → position.
-const INDEX: TableDefinition<'_, &[u8; 24], u64> = TableDefinition::new("index");
+/// Position → position of the run's record before, or [`NONE`], and the entry.
+const RECORDS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("records");
 /// Position of a record that is not in the log → its run.
 const QUEUE: TableDefinition<'_, u64, &[u8; 16]> = TableDefinition::new("queue");
 /// Position → index in the log.
 const RECEIPTS: TableDefinition<'_, u64, u64> = TableDefinition::new("receipts");
-/// Digest → salt and content.
-const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("objects");
+/// Position of the record that commits to it ‖ its place among the record's objects → salt and content. Keyed like
+/// the records, so that a commit appends; by digest it would touch a page of its own for every object.
+const OBJECTS: TableDefinition<'_, (u64, u8), &[u8]> = TableDefinition::new("objects");
 /// Digest → encoding.
 const BUNDLES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("bundles");
-/// Runs without a `close`.
-const LIVE: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("live");
+/// Run without a `close` → position of its last record. Small, because runs end.
+const LIVE: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("live");
+/// Run with a `close` → position of that.
+const CLOSED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("closed");
+
+/// Stands where there is no record before.
+const NONE: u64 = u64::MAX;
 
 /// Keys of the table `meta`.
 mod key {
@@ -67,73 +76,6 @@ pub struct Store {
     database: Database,
 }
 
-/// A record of the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredRecord {
-    /// Its place among all records of this kernel.
-    pub position: u64,
-    /// The exact bytes of the entry.
-    pub entry: Vec<u8>,
-    /// Where it is in the log, once a receipt was verified.
-    pub index: Option<LeafIndex>,
-}
-
-/// A record on its way to the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unlogged {
-    pub(crate) position: u64,
-    pub(crate) run: RunId,
-    pub(crate) entry: Vec<u8>,
-}
-
-/// Two checkpoints of the log that cannot both be true.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Fork {
-    /// The checkpoint this kernel believed.
-    pub seen: String,
-    /// What the log showed then: a checkpoint's note, or whatever stood in its place.
-    pub shown: String,
-    /// Why the two contradict each other.
-    pub why: String,
-}
-
-/// What one transaction changes.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    /// New records, by position.
-    pub(crate) records: Vec<NewRecord>,
-    pub(crate) objects: Vec<Object>,
-    pub(crate) opened: Vec<RunId>,
-    pub(crate) closed: Vec<RunId>,
-    /// Positions that are in the log, with their index.
-    pub(crate) logged: Vec<(u64, LeafIndex)>,
-    /// The checkpoint under which they are proven.
-    pub(crate) checkpoint: Option<String>,
-    pub(crate) fork: Option<Fork>,
-    /// The ledger after all records below a position.
-    pub(crate) ledger: Option<(u64, Vec<u8>)>,
-}
-
-/// A record that was just signed.
-#[derive(Debug)]
-pub(crate) struct NewRecord {
-    pub(crate) position: u64,
-    pub(crate) run: RunId,
-    pub(crate) seq: Seq,
-    pub(crate) entry: Vec<u8>,
-}
-
-impl Batch {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-            && self.objects.is_empty()
-            && self.logged.is_empty()
-            && self.checkpoint.is_none()
-            && self.fork.is_none()
-            && self.ledger.is_none()
-    }
-}
-
 impl Store {
     /// Opens the store of a directory, making both where they do not exist.
     ///
@@ -154,12 +96,12 @@ impl Store {
         let store = Self { path, database };
         store.write(|transaction| {
             transaction.open_table(RECORDS)?;
-            transaction.open_table(INDEX)?;
             transaction.open_table(QUEUE)?;
             transaction.open_table(RECEIPTS)?;
             transaction.open_table(OBJECTS)?;
             transaction.open_table(BUNDLES)?;
             transaction.open_table(LIVE)?;
+            transaction.open_table(CLOSED)?;
             let mut meta = transaction.open_table(META)?;
             let fresh = meta.get(key::FORMAT)?.is_none();
             if fresh {
@@ -274,24 +216,39 @@ impl Store {
         self.read(|view| Ok(view.open_table(BUNDLES)?.get(digest)?.map(|value| value.value().to_vec())))
     }
 
-    /// The bytes of a payload object, salt first; `None` when it was never here or was erased.
+    /// The payload objects of the record at a position, by digest: salt first, then content. What was erased is missing.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn object(&self, digest: &Hash) -> Result<Option<Vec<u8>>, StoreError> {
-        let digest = digest.as_bytes();
-        self.read(|view| Ok(view.open_table(OBJECTS)?.get(digest)?.map(|value| value.value().to_vec())))
+    pub fn objects(&self, position: u64) -> Result<BTreeMap<Hash, Vec<u8>>, StoreError> {
+        self.read(|view| {
+            let objects = view.open_table(OBJECTS)?;
+            let mut found = BTreeMap::new();
+            for row in objects.range((position, 0)..=(position, u8::MAX))? {
+                let object = row?.1.value().to_vec();
+                found.insert(object_digest(&object), object);
+            }
+            Ok(found)
+        })
     }
 
-    /// Deletes the bytes of a payload object. Every proof stays valid; only the content is gone.
+    /// Deletes the bytes of a payload object of the record at a position. Every proof stays valid; only the content is
+    /// gone. `false` when it is not there.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn erase_object(&self, digest: &Hash) -> Result<(), StoreError> {
+    pub fn erase_object(&self, position: u64, digest: &Hash) -> Result<bool, StoreError> {
+        let mut erased = false;
         self.write(|transaction| {
-            transaction.open_table(OBJECTS)?.remove(digest.as_bytes())?;
+            let mut objects = transaction.open_table(OBJECTS)?;
+            objects.retain_in((position, 0)..=(position, u8::MAX), |_, object| {
+                let hit = object_digest(object) == *digest;
+                erased |= hit;
+                !hit
+            })?;
             Ok(())
-        })
+        })?;
+        Ok(erased)
     }
 
     /// The records of a run in their order; none when the run is not of this kernel.
@@ -300,15 +257,19 @@ impl Store {
     /// When the store cannot be read.
     pub fn run(&self, run: RunId) -> Result<Vec<StoredRecord>, StoreError> {
         self.read(|view| {
-            let (index, records) = (view.open_table(INDEX)?, view.open_table(RECORDS)?);
-            let receipts = view.open_table(RECEIPTS)?;
+            let (records, receipts) = (view.open_table(RECORDS)?, view.open_table(RECEIPTS)?);
+            let last = view.open_table(LIVE)?.get(run.as_bytes())?;
+            let last = last.or(view.open_table(CLOSED)?.get(run.as_bytes())?);
+            let mut position = last.map_or(NONE, |last| last.value());
             let mut found = Vec::new();
-            for row in index.range::<&[u8; 24]>(&index_key(run, 0)..=&index_key(run, u64::MAX))? {
-                let position = row?.1.value();
-                let Some(entry) = records.get(position)? else { continue };
+            // Backwards, each record names the one before it.
+            while let Some(row) = records.get(position)? {
+                let (before, entry) = row.value();
                 let logged = receipts.get(position)?.and_then(|index| LeafIndex::new(index.value()).ok());
-                found.push(StoredRecord { position, entry: entry.value().to_vec(), index: logged });
+                found.push(StoredRecord { position, entry: entry.to_vec(), index: logged });
+                position = before;
             }
+            found.reverse();
             Ok(found)
         })
     }
@@ -318,18 +279,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn runs(&self) -> Result<Vec<RunId>, StoreError> {
-        let runs = self.read(|view| {
-            let index = view.open_table(INDEX)?;
-            let mut runs: BTreeMap<[u8; 16], ()> = BTreeMap::new();
-            for row in index.iter()? {
-                if let Some(run) = row?.0.value().first_chunk::<16>() {
-                    runs.insert(*run, ());
-                }
-            }
-            Ok(runs)
-        })?;
-        let runs = runs.into_keys().map(|run| RunId::from_bytes(run).map_err(|error| self.error(error)));
-        runs.collect()
+        let mut runs = self.runs_in(LIVE)?;
+        runs.append(&mut self.runs_in(CLOSED)?);
+        runs.sort_unstable();
+        Ok(runs)
     }
 
     /// Runs without a `close` record.
@@ -337,10 +290,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn live_runs(&self) -> Result<Vec<RunId>, StoreError> {
+        self.runs_in(LIVE)
+    }
+
+    fn runs_in(&self, table: TableDefinition<'_, &[u8; 16], u64>) -> Result<Vec<RunId>, StoreError> {
         let runs = self.read(|view| {
-            let live = view.open_table(LIVE)?;
             let mut runs = Vec::new();
-            for row in live.iter()? {
+            for row in view.open_table(table)?.iter()? {
                 runs.push(*row?.0.value());
             }
             Ok(runs)
@@ -357,7 +313,7 @@ impl Store {
         self.read(|view| {
             for row in view.open_table(RECORDS)?.range(position..)? {
                 let (position, entry) = row?;
-                each(position.value(), entry.value().to_vec());
+                each(position.value(), entry.value().1.to_vec());
             }
             Ok(())
         })
@@ -389,7 +345,7 @@ impl Store {
                     continue;
                 }
                 let Some(entry) = records.get(position.value())? else { continue };
-                let entry = entry.value().to_vec();
+                let entry = entry.value().1.to_vec();
                 // Each entry travels with two bytes of length.
                 bytes += entry.len() + 2;
                 if found.len() == records_max || (bytes > bytes_max && !found.is_empty()) {
@@ -405,26 +361,31 @@ impl Store {
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         self.write(|transaction| {
             let mut records = transaction.open_table(RECORDS)?;
-            let mut index = transaction.open_table(INDEX)?;
             let mut queue = transaction.open_table(QUEUE)?;
+            let mut live = transaction.open_table(LIVE)?;
+            let mut last = BTreeMap::new();
             for record in &batch.records {
-                records.insert(record.position, record.entry.as_slice())?;
-                index.insert(&index_key(record.run, record.seq.get()), record.position)?;
+                records.insert(record.position, (record.before.unwrap_or(NONE), record.entry.as_slice()))?;
                 queue.insert(record.position, record.run.as_bytes())?;
+                last.insert(record.run, record.position);
+            }
+            for (run, position) in &last {
+                live.insert(run.as_bytes(), position)?;
+            }
+            if !batch.closed.is_empty() {
+                let mut closed = transaction.open_table(CLOSED)?;
+                for run in &batch.closed {
+                    let position = live.remove(run.as_bytes())?.map_or(NONE, |position| position.value());
+                    closed.insert(run.as_bytes(), position)?;
+                }
             }
             if !batch.objects.is_empty() {
                 let mut objects = transaction.open_table(OBJECTS)?;
-                for object in &batch.objects {
-                    objects.insert(object.digest().as_bytes(), object.as_bytes())?;
-                }
-            }
-            if !batch.opened.is_empty() || !batch.closed.is_empty() {
-                let mut live = transaction.open_table(LIVE)?;
-                for run in &batch.opened {
-                    live.insert(run.as_bytes(), ())?;
-                }
-                for run in &batch.closed {
-                    live.remove(run.as_bytes())?;
+                let mut last = (u64::MAX, 0);
+                for (position, object) in &batch.objects {
+                    let place = if last.0 == *position { last.1 + 1 } else { 0 };
+                    last = (*position, place);
+                    objects.insert(last, object.as_bytes())?;
                 }
             }
             if !batch.logged.is_empty() {
@@ -452,24 +413,18 @@ impl Store {
     }
 }
 
-fn index_key(run: RunId, seq: u64) -> [u8; 24] {
-    let mut key = [0; 24];
-    key[..16].copy_from_slice(run.as_bytes());
-    key[16..].copy_from_slice(&seq.to_be_bytes());
-    key
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sift_spec::payload::Object;
     use sift_spec::types::UnixMillis;
 
     fn run(n: u8) -> RunId {
         RunId::from_parts(UnixMillis::new(1_764_000_000_000).unwrap(), &[n; 10])
     }
 
-    fn record(position: u64, run: RunId, seq: u64) -> NewRecord {
-        NewRecord { position, run, seq: Seq::new(seq).unwrap(), entry: vec![position as u8; 10] }
+    fn record(position: u64, run: RunId, before: Option<u64>) -> NewRecord {
+        NewRecord { position, before, run, entry: vec![position as u8; 10] }
     }
 
     #[test]
@@ -479,8 +434,7 @@ mod tests {
             let store = Store::open(dir.path()).unwrap();
             assert_eq!(store.next_position().unwrap(), 0);
             let batch = Batch {
-                records: vec![record(0, run(1), 0), record(1, run(2), 0), record(2, run(1), 1)],
-                opened: vec![run(1), run(2)],
+                records: vec![record(0, run(1), None), record(1, run(2), None), record(2, run(1), Some(0))],
                 ..Batch::default()
             };
             store.commit(&batch).unwrap();
@@ -502,5 +456,21 @@ mod tests {
         assert_eq!(records[0].index.map(LeafIndex::get), Some(7));
         assert_eq!((records[1].index, records.len()), (None, 2));
         assert_eq!(store.live_runs().unwrap(), [run(1)]);
+        assert_eq!((store.runs().unwrap().len(), store.run(run(2)).unwrap().len()), (2, 1));
+    }
+    #[test]
+    fn an_erased_object_is_gone_and_its_neighbour_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let object = |content: &[u8]| Object::new([7; 16], content).unwrap();
+        let objects = vec![(0, object(b"a")), (0, object(b"b")), (1, object(b"c"))];
+        let records = vec![record(0, run(1), None), record(1, run(1), Some(0))];
+        store.commit(&Batch { records, objects, ..Batch::default() }).unwrap();
+        let (erased, kept) = (object(b"a").digest(), object(b"b").digest());
+        assert_eq!(store.objects(0).unwrap().into_keys().count(), 2);
+        assert!(store.erase_object(0, &erased).unwrap());
+        assert!(!store.erase_object(0, &erased).unwrap());
+        assert_eq!(store.objects(0).unwrap().into_keys().collect::<Vec<_>>(), [kept]);
+        assert_eq!(store.objects(1).unwrap().len(), 1);
     }
 }

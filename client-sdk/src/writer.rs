@@ -181,10 +181,11 @@ impl Writer {
             }
             pass("after");
         }
+        // Progress first: who is answered may ask how far records have come.
+        self.wake();
         for reply in replies {
             reply();
         }
-        self.wake();
     }
 
     /// Tells who waits how far records have come.
@@ -255,7 +256,8 @@ impl Writer {
         }
         self.kinds.0 |= kind == Kind::Intent;
         self.kinds.1 |= kind == Kind::Outcome;
-        self.batch.records.push(NewRecord { position, run, seq, entry });
+        let before = line.last.replace(position);
+        self.batch.records.push(NewRecord { position, before, run, entry });
         self.position += 1;
         self.time = self.time.max(time);
         Ok((seq, position))

@@ -82,7 +82,7 @@ impl Writer {
                 run: run.id,
             })
         });
-        self.batch.objects.extend([object, payload]);
+        self.batch.objects.extend([(position, object), (position, payload)]);
         let open = (effect != Effect::Deny).then(|| {
             let why = if request.is_some() {
                 Report::cancelled("nobody waits for the approval any more")
@@ -202,8 +202,8 @@ impl Writer {
         let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
         let (object, commitment) = result.unzip();
         let outcome = Outcome { error, intent, model, result: commitment, settled, status };
-        let (seq, _) = self.append(run, Body::Outcome(Box::new(outcome)), time)?;
-        self.batch.objects.extend(object);
+        let (seq, position) = self.append(run, Body::Outcome(Box::new(outcome)), time)?;
+        self.batch.objects.extend(object.map(|object| (position, object)));
         if let Some(line) = self.lines.get_mut(&run) {
             if let Some(input) = &live.input {
                 line.run.view().state.on_outcome(input, status, &bytes);

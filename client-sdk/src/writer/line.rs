@@ -18,6 +18,8 @@ pub(crate) struct Line {
     pub(crate) run: Arc<RunShared>,
     /// The end of its chain; `None` only until its `open` record is made.
     pub(crate) head: Option<RunHead>,
+    /// Position of its last record in the store.
+    pub(crate) last: Option<u64>,
     /// How many records of each kind it has.
     pub(crate) census: BTreeMap<Kind, u64>,
     /// Sum of all that was settled.
@@ -52,6 +54,7 @@ impl Line {
         Self {
             run,
             head: None,
+            last: None,
             census: BTreeMap::new(),
             settled: Amounts::ZERO,
             calls: BTreeMap::new(),

@@ -81,6 +81,7 @@ impl Writer {
             let leaf = entry.leaf();
             let followed = line.extend(&record, entry.signer(), leaf, &self.shared.log);
             followed.map_err(|error| wrong(&error.to_string()))?;
+            line.last = Some(position);
             *line.census.entry(record.body.kind()).or_default() += 1;
             fold_body(line, &record).ok_or_else(|| wrong("an outcome without a call"))?;
         }

@@ -51,7 +51,6 @@ impl Writer {
             policy: self.shared.bundle.digest(),
         }));
         self.append(run, body, time)?;
-        self.batch.opened.push(run);
         Ok(shared)
     }
 

@@ -6,7 +6,7 @@ use sift_client::{AgentCall, CloseReason, ModelCall, OpenRun, OpenRunError, Payl
 use sift_spec::meter::Meter;
 use sift_spec::record::{Body, Refusal, Scope};
 
-use crate::harness::{House, open_run, records, tool};
+use crate::harness::{House, object, open_run, records, tool};
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -67,7 +67,7 @@ async fn a_rule_over_a_counter_is_exact() {
     // Every committed input names the seq and the time of its own intent, and decides the same again.
     for record in records(&kernel, run.id()) {
         let Body::Intent(intent) = &record.body else { continue };
-        let object = kernel.store().object(&intent.decision.input.digest).unwrap().unwrap();
+        let object = object(&kernel, run.id(), &intent.decision.input);
         let input = sift_rules::PolicyInput::from_bytes(&object[16..]).unwrap();
         assert_eq!((input.run.seq, input.time), (record.seq, record.time));
         assert_eq!(sift_rules::decide(kernel.bundle(), &object[16..]).effect, intent.decision.effect);

@@ -11,6 +11,7 @@ use sift_spec::bundle::Bundle;
 use sift_spec::checkpoint::Checkpoint;
 use sift_spec::entry::Entry;
 use sift_spec::note::{KeyType, SignerKey};
+use sift_spec::payload::Commitment;
 use sift_spec::proof::{TreeHead, prove_consistency, prove_multi_inclusion};
 use sift_spec::record::{Body, Record};
 use sift_spec::tile::parse_entries;
@@ -122,6 +123,13 @@ pub(crate) fn records(kernel: &Kernel, run: RunId) -> Vec<Record> {
             entry.record().unwrap().clone()
         })
         .collect()
+}
+
+/// The payload object that a commitment of a run names, salt first.
+pub(crate) fn object(kernel: &Kernel, run: RunId, commitment: &Commitment) -> Vec<u8> {
+    let stored = kernel.store().run(run).unwrap().into_iter();
+    let mut objects = stored.flat_map(|stored| kernel.store().objects(stored.position).unwrap());
+    objects.find(|(digest, _)| *digest == commitment.digest).unwrap().1
 }
 
 /// The kinds of a run's records, for a look at the whole.

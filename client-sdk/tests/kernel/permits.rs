@@ -7,7 +7,7 @@ use sift_client::{
 use sift_spec::meter::{Meter, Usage};
 use sift_spec::record::{Body, Effect};
 
-use crate::harness::{House, NOW, at, eventually, kinds, last_outcome, open_run, records, tool};
+use crate::harness::{House, NOW, at, eventually, kinds, last_outcome, object, open_run, records, tool};
 
 async fn permit(run: &Run, name: &str) -> sift_client::Permit {
     match run.propose(tool(name, "{}")).await.unwrap() {
@@ -34,11 +34,11 @@ async fn a_call_is_recorded_before_and_after() {
     assert_eq!(close.census.values().sum::<u64>(), 3);
     let Body::Intent(intent) = &records[1].body else { panic!() };
     for commitment in records.iter().flat_map(sift_client::evidence::commitments) {
-        let object = kernel.store().object(&commitment.digest).unwrap().unwrap();
+        let object = object(&kernel, run.id(), commitment);
         sift_spec::payload::Object::from_bytes(object).unwrap().check(commitment).unwrap();
     }
     // The policy's input is the one that decided: the same bytes give the same verdict.
-    let input = kernel.store().object(&intent.decision.input.digest).unwrap().unwrap();
+    let input = object(&kernel, run.id(), &intent.decision.input);
     let again = sift_rules::decide(kernel.bundle(), &input[16..]);
     assert_eq!((again.effect, &again.rules), (Effect::Allow, &intent.decision.rules));
     assert!(matches!(run.propose(tool("read", "{}")).await, Err(ProposeError::Stopped(Stop::Closed))));
