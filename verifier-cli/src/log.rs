@@ -13,6 +13,7 @@ mod audit;
 mod bundle;
 mod desk;
 mod edge;
+mod found;
 
 use std::num::NonZeroUsize;
 
@@ -30,6 +31,7 @@ use crate::text::Many;
 use audit::Audit;
 use desk::Desk;
 use edge::EdgeTiles;
+use found::Found;
 
 /// Told how far a long verification is.
 pub trait Progress: Sync {
@@ -125,7 +127,7 @@ pub fn verify(
     let mut audit = Audit::new(origin.clone(), trust.operator().cloned());
     let mut edge = EdgeTiles::new(source, head.size);
     let (workers, entropy) = (worker_count(options), entropy()?);
-    let mut findings = Desk::new(source, head.size, workers).run(&entropy, |bundle| {
+    let mut all = Desk::new(source, head.size, workers).run(&entropy, |bundle| {
         let (mut found, keys) = audit.bundle(bundle);
         found.extend(edge.push(bundle)?);
         options.progress.advance(audit.entries(), head.size.get());
@@ -133,24 +135,22 @@ pub fn verify(
     })?;
     // 5. The root, and the tiles above the leaves that are not full.
     let (root, found) = edge.finish()?;
-    findings.extend(found);
+    all.extend(found);
     // Where a bundle is malformed, its leaves are missing, and no root can be expected.
-    let whole = !findings.iter().any(|finding| finding.code == Code::BundleMalformed);
-    if whole && root != Some(head.root) {
+    if all.clean_of(&[Code::BundleMalformed]) && root != Some(head.root) {
         let computed = root.map_or_else(|| "none".to_owned(), |root: Hash| root.to_string());
         let detail = format!("the entries give the root {computed}, the checkpoint signs {}", head.root);
-        findings.push(Finding::rejects(Code::RootDiffers, Concern::whole(), detail));
+        all.push(Finding::rejects(Code::RootDiffers, Concern::whole(), detail));
     }
     // 6. Say it.
-    findings.sort_by(|a, b| (&a.concern.index, a.code).cmp(&(&b.concern.index, b.code)));
-    conclude(&mut report, &findings, head, edge.tiles(), &audit);
-    findings.into_iter().for_each(|finding| report.find(finding));
+    conclude(&mut report, &all, head, edge.tiles(), &audit);
+    all.tell(&mut report);
     Ok(report)
 }
 
 /// Claims what no finding contradicts, and says what this verb does not check.
-fn conclude(report: &mut Report, findings: &[Finding], head: TreeHead, tiles: u64, audit: &Audit) {
-    let clean = |codes: &[Code]| !findings.iter().any(|finding| codes.contains(&finding.code));
+fn conclude(report: &mut Report, found: &Found, head: TreeHead, tiles: u64, audit: &Audit) {
+    let clean = |codes: &[Code]| found.clean_of(codes);
     let tree = clean(&[Code::RootDiffers, Code::TileDiffers, Code::BundleMalformed]);
     if tree {
         report.claim(&VerifiedTree { head, tiles, _assertion: () });

@@ -210,6 +210,13 @@ impl Report {
         self.judge();
     }
 
+    /// Counts rejecting findings that nobody listed.
+    pub(crate) fn find_unlisted(&mut self, number: u64) {
+        self.rejects |= number > 0;
+        self.findings_unlisted += number;
+        self.judge();
+    }
+
     /// Says that something was not checked.
     pub(crate) fn leave(&mut self, code: Gap, concern: Concern, detail: impl fmt::Display) {
         if self.unchecked.len() < LISTED_MAX {

@@ -10,6 +10,7 @@ use sift_spec::tile::TILE_WIDTH;
 use sift_spec::types::TreeSize;
 
 use super::bundle::{Bundle, Signed};
+use super::found::Found;
 use crate::error::CannotCheck;
 use crate::finding::Finding;
 use crate::source::Source;
@@ -36,7 +37,7 @@ struct State {
     taken: u64,
     read: BTreeMap<u64, Bundle>,
     to_verify: VecDeque<Signed>,
-    findings: Vec<Finding>,
+    found: Found,
     failure: Option<CannotCheck>,
     /// The calling thread has left, or a worker has panicked: nothing more is to be done.
     stop: bool,
@@ -52,12 +53,12 @@ impl<'a> Desk<'a> {
         Self { source, size, workers, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Does the work; `chain` is called for each bundle in order. Gives all findings, in no order.
+    /// Does the work; `chain` is called for each bundle in order. Gives all that was found.
     pub(super) fn run(
         &self,
         entropy: &[u8; 32],
         mut chain: impl FnMut(&Bundle) -> Result<Chained, CannotCheck>,
-    ) -> Result<Vec<Finding>, CannotCheck> {
+    ) -> Result<Found, CannotCheck> {
         std::thread::scope(|scope| {
             for _ in 0..self.workers {
                 scope.spawn(|| self.work(entropy));
@@ -74,7 +75,7 @@ impl<'a> Desk<'a> {
                 };
                 found.append(&mut bundle.findings);
                 let mut state = self.lock();
-                state.findings.append(&mut found);
+                state.found.extend(found);
                 state.to_verify.push_back(Signed { bundle, keys });
                 self.changed.notify_all();
             }
@@ -83,7 +84,7 @@ impl<'a> Desk<'a> {
         let mut state = self.lock();
         match state.failure.take() {
             Some(error) => Err(error),
-            None => Ok(std::mem::take(&mut state.findings)),
+            None => Ok(std::mem::take(&mut state.found)),
         }
     }
 
@@ -123,8 +124,8 @@ impl<'a> Desk<'a> {
     fn drain(&self, entropy: &[u8; 32]) {
         loop {
             let Some(signed) = self.lock().to_verify.pop_front() else { return };
-            let mut found = signed.verify(entropy);
-            self.lock().findings.append(&mut found);
+            let found = signed.verify(entropy);
+            self.lock().found.extend(found);
         }
     }
 
@@ -133,8 +134,8 @@ impl<'a> Desk<'a> {
         while let Some(job) = self.next_job() {
             match job {
                 Job::Verify(signed) => {
-                    let mut found = signed.verify(entropy);
-                    self.lock().findings.append(&mut found);
+                    let found = signed.verify(entropy);
+                    self.lock().found.extend(found);
                 }
                 Job::Read(index) => {
                     let rest = self.size.get() - index * TILE_WIDTH;
