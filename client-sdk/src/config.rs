@@ -60,7 +60,7 @@ impl Default for SpoolLimits {
 pub struct Config {
     /// Where the store and the requests for approval are. One kernel, one directory.
     pub dir: PathBuf,
-    /// Where the log is served, without a trailing slash: `http://127.0.0.1:7100`.
+    /// Where the log is served, without a trailing slash: `http://127.0.0.1:8190`.
     pub log_url: String,
     /// Which log, witnesses and operator are believed. Lists exactly one log.
     pub trust: TrustPolicy,

@@ -16,7 +16,9 @@ use sift_rules::Ledger;
 use sift_spec::hash::object_digest;
 use sift_spec::types::{Hash, LeafIndex, RunId};
 
+use crate::failpoint;
 pub(crate) use batch::{Batch, NewRecord, Unlogged};
+
 pub use batch::{Fork, StoredRecord};
 
 /// Name of the store in a kernel's directory.
@@ -359,6 +361,9 @@ impl Store {
 
     /// Makes everything in `batch` durable, or nothing of it.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        if failpoint::hit(failpoint::COMMIT_FAILS) {
+            return Err(self.error("the commit was made to fail by SIFT_FAILPOINT"));
+        }
         self.write(|transaction| {
             let mut records = transaction.open_table(RECORDS)?;
             let mut queue = transaction.open_table(QUEUE)?;

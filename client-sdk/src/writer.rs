@@ -175,8 +175,9 @@ impl Writer {
             };
             pass("before");
             if let Err(error) = self.store.commit(&batch) {
-                drop(replies);
+                // The reason stands before anybody learns that there is no answer.
                 self.die(&format!("the store cannot be written: {error}"));
+                drop(replies);
                 return;
             }
             pass("after");

@@ -60,9 +60,10 @@ fn demo() -> Result<(), Failure> {
          {FOLDER}/evidence   one pack for each conversation; any unzip opens it\n\
          {FOLDER}/attacks    the evidence that was tampered with"
     ));
+    let verify = sift_tests::program("sift-verify");
     stage.say(&format!(
-        "Look at a run yourself:\n    {} ",
-        stage.line("sift-verify", &["run", "--trust", "log/trust.policy", "evidence/*.sift"])
+        "Look at the runs yourself:\n    {} run --trust {FOLDER}/log/trust.policy {FOLDER}/evidence/*.sift",
+        verify.display()
     ));
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! Sift end to end: real sockets, a real store, real crashes.
 #![allow(clippy::unwrap_used)]
 
+mod airline;
 mod bad_input;
 mod crash;
+mod evidence;
 mod honest;
+mod kernel;
+mod kernel_crash;
 mod recovery;
 mod tidy;

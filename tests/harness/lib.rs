@@ -3,12 +3,14 @@
 
 mod check;
 mod http;
+mod kernel;
 mod log;
 mod process;
 mod writer;
 
 pub use check::check_log;
 pub use http::Http;
+pub use kernel::{BUNDLE, bundle, config, done, tool};
 pub use log::TestLog;
 pub use process::{LogProcess, program};
 pub use writer::{Operator, Writer, now};

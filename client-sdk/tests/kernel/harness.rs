@@ -181,7 +181,7 @@ pub(crate) struct FakeLog {
 }
 
 impl FakeLog {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let log = Self { url, behaviour: Arc::default(), entries: Arc::default() };

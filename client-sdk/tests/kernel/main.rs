@@ -7,4 +7,5 @@ mod budgets;
 mod harness;
 mod log;
 mod permits;
+mod program;
 mod restart;

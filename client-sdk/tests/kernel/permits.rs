@@ -170,3 +170,44 @@ async fn more_billed_than_held_halts_the_run() {
     let settled = run.close(CloseReason::Done).await.unwrap();
     assert_eq!(settled.get(Meter::MicroUsd), 1_500 + 2_010);
 }
+
+/// A key in a module that is pulled out after some signatures.
+struct Pulled {
+    key: sift_spec::note::SignerKey,
+    left: std::sync::atomic::AtomicU32,
+}
+
+impl sift_client::Signer for Pulled {
+    fn verifier(&self) -> &sift_spec::note::VerifierKey {
+        self.key.verifier()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], sift_client::SignError> {
+        let left = self.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        if left == 0 {
+            Err(sift_client::SignError("no module".to_owned()))
+        } else {
+            Ok(self.key.sign_bytes(message))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_sign_halts_the_kernel() {
+    let house = House::new("").await;
+    let signer = Pulled { key: crate::harness::kernel_key(), left: 2.into() };
+    let clock = std::sync::Arc::clone(&house.clock);
+    let kernel = sift_client::Kernel::open(house.config.clone(), signer, clock).await.unwrap();
+    let run = open_run(&kernel).await;
+    let permit = permit(&run, "read").await;
+    let refused = run.propose(tool("read", "{}")).await;
+    assert!(matches!(refused, Err(ProposeError::Stopped(Stop::Halted { .. }))));
+    assert!(kernel.stopped().unwrap().to_string().contains("no module"));
+    let not_started = permit.dispatch(|| async { panic!("dispatched by a halted kernel") }).await;
+    assert!(matches!(not_started, Err(DispatchError::NotDispatched(_))));
+    kernel.close().await;
+    // What was signed is there; the call that never started counts in full, as nobody can tell any more.
+    let kernel = house.open().await;
+    assert_eq!(kinds(&kernel, run.id()), ["open", "intent", "outcome", "close"]);
+    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Unknown);
+}

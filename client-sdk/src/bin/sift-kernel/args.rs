@@ -18,8 +18,8 @@ use sift_spec::types::{AgentName, KeyName, RunId};
   1  done, and a run was halted or something was refused: look at what is printed
   2  called wrongly, or a file, the store or the network does not let it work
 
-First steps, with a log at http://127.0.0.1:7100 and its trust file:
-  sift-kernel init --dir kernel --name acme.example/kernel --log http://127.0.0.1:7100 --trust log/trust.policy
+First steps, with a log at http://127.0.0.1:8190 and its trust file:
+  sift-kernel init --dir kernel --name acme.example/kernel --log http://127.0.0.1:8190 --trust log/trust.policy
   (let the operator grant the key and publish the bundle, as init says)
   sift-kernel replay --dir kernel --bundle client-sdk/examples/airline/rego recordings.json
   sift-kernel evidence --all --dir kernel --out packs

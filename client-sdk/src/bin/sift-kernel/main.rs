@@ -13,6 +13,8 @@ mod replay;
 mod runs;
 mod tally;
 
+use std::io::IsTerminal as _;
+
 use clap::Parser as _;
 
 use crate::args::{Args, BundleCommand, Command};
@@ -25,6 +27,7 @@ fn main() -> std::process::ExitCode {
             tracing_subscriber::EnvFilter::try_from_env("SIFT_LOG").unwrap_or_else(|_| "error".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     exit::report(run(args))
 }

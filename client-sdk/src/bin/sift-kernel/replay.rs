@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sift_client::config::{KEY_FILE, KernelFile};
 use sift_client::{
-    Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, Payload, Permit, ProposeError, Report,
-    Run, SystemClock, ToolCall, Verdict,
+    Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, OpenRunError, Payload, Permit,
+    ProposeError, Report, Run, Stop, SystemClock, ToolCall, Verdict,
 };
 use sift_spec::meter::Usage;
 use sift_spec::note::SignerKey;
@@ -171,7 +171,10 @@ async fn all(stage: &Arc<Stage>, conversations: Vec<Conversation>) -> Result<Vec
 async fn one(stage: &Stage, conversation: Conversation) -> Result<Replayed, Failure> {
     let label: Word = "recording".parse().map_err(environment)?;
     let open = OpenRun::of(stage.args.agent.clone()).label(label, &conversation.name);
-    let run = stage.kernel.open_run(open).await.map_err(environment)?;
+    let run = stage.kernel.open_run(open).await.map_err(|error| match error {
+        OpenRunError::Stopped(stop @ Stop::Halted { .. }) => Failure::Refused(stop.to_string()),
+        error => environment(error),
+    })?;
     let mut scene = Scene { stage, run, context: Vec::new(), tally: Tally::default(), notes: Vec::new() };
     scene.tally.conversations = 1;
     let played = scene.play(&conversation).await;
