@@ -1,6 +1,6 @@
 //! Reports: what was verified, what was found wrong, what was not checked, and so the verdict.
 //!
-//! What was verified can only be said with a [`Proven`] value, and every such value is made by the verify
+//! What was verified can only be said with a `Proven` value, and every such value is made by the verify
 //! function that checked it, and nowhere else.
 
 use std::collections::BTreeMap;
