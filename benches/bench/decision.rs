@@ -48,6 +48,12 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
     group.bench_function("100 rules, regorus's interpreter", |bencher| {
         bencher.iter(|| inputs.iter().map(|input| interpreter.decide(input)).all(|fired| fired.is_ok()));
     });
+    group.bench_function("input of 100 rules: JSON to regorus's values", |bencher| {
+        bencher.iter(|| {
+            let texts = inputs.iter().filter_map(|input| std::str::from_utf8(input).ok());
+            texts.map(regorus::Value::from_json_str).all(|value| value.is_ok())
+        });
+    });
     group.bench_function("input of 100 rules: parse and print", |bencher| {
         bencher.iter(|| {
             inputs

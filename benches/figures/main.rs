@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use sift_benches::decisions::{self, Interpreter, replay_rate, time_each};
 use sift_benches::load::{Latency, Plan, Prepared, Sent};
 use sift_benches::log::{ServedLog, enrol, serve_if_asked};
-use sift_benches::machine::{Machine, timed};
+use sift_benches::machine::{CpuTime, Machine, timed};
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{self, Language};
 use sift_benches::{AnyError, audit, kernel, percentile, store};
@@ -28,9 +28,25 @@ struct Args {
     /// Folder for the scratch directory; it should be on the disk that is to be measured.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Measure only this; may be given several times.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Decisions alone.
+    Decisions,
+    /// What the kernel adds to a call.
+    Kernel,
+    /// Single records into the log.
+    Single,
+    /// Batches into the log, its memory and disk, and the audit of it.
+    Batches,
 }
 
 /// A row of the table.
@@ -93,20 +109,19 @@ fn run(args: &Args) -> Result<(), AnyError> {
     };
     let machine = Machine::look(scratch.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let part = if args.quick { 10 } else { 1 };
+    let divisor = if args.quick { 10 } else { 1 };
     let mut table = Table::default();
-    for (name, measure) in [
-        ("decisions", decide as fn(&Bench<'_>, &mut Table) -> Result<(), AnyError>),
-        ("kernel", kernels),
-        ("ingest, single", single),
-        ("ingest, batches; audit; disk", batches),
-    ] {
-        eprintln!("measuring: {name} ...");
-        let dir = scratch.path().join(name.split([',', ' ']).next().unwrap_or(name));
-        let dir = if dir.exists() { dir.with_extension("2") } else { dir };
-        std::fs::create_dir_all(&dir)?;
-        measure(&Bench { runtime: &runtime, dir: &dir, part }, &mut table)?;
-        std::fs::remove_dir_all(&dir)?;
+    for part in Part::value_variants().iter().filter(|part| args.only.is_empty() || args.only.contains(part))
+    {
+        eprintln!("measuring {part:?} ...");
+        let dir = tempfile::tempdir_in(scratch.path())?;
+        let bench = Bench { runtime: &runtime, dir: dir.path(), divisor };
+        match part {
+            Part::Decisions => decide(&bench, &mut table)?,
+            Part::Kernel => kernels(&bench, &mut table)?,
+            Part::Single => single(&bench, &mut table)?,
+            Part::Batches => batches(&bench, &mut table)?,
+        }
     }
     if args.json {
         let all = serde_json::json!({ "machine": machine, "quick": args.quick, "table": table });
@@ -123,7 +138,7 @@ struct Bench<'a> {
     /// An empty folder.
     dir: &'a Path,
     /// The work is divided by this.
-    part: usize,
+    divisor: usize,
 }
 
 impl Bench<'_> {
@@ -141,7 +156,7 @@ impl Bench<'_> {
 
 fn decide(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let inputs = decisions::hundred()?;
-    let rounds = 2000 / bench.part;
+    let rounds = 2000 / bench.divisor;
     for (language, what) in [
         (Language::Rego, "decision, 100 rules, Rego, p50"),
         (Language::Cedar, "decision, 100 rules, Cedar, p50"),
@@ -170,7 +185,7 @@ fn decide(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     ] {
         let bundle = PolicyBundle::compile(&rules::airline(language)?)?;
         let recorded = decisions::airline(&bundle)?;
-        let rounds = (100 / bench.part).max(1);
+        let rounds = (100 / bench.divisor).max(1);
         let rate = replay_rate(&bundle, &recorded.decisions, rounds)?;
         table.row(what, "/s", Target::AtLeast(100_000.0), rate);
         if language == Language::Rego {
@@ -188,22 +203,24 @@ fn kernels(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let keys = kernel_keys(2)?;
     let published = (bundle.digest(), bundle.encode().len());
     bench.runtime.block_on(enrol(&log.url(), &log.operator, &log.trust, &keys, published))?;
-    let (few, many) = (3000 / bench.part as u64, 30_000 / bench.part as u64);
+    let (few, many) = (3000 / bench.divisor as u64, 30_000 / bench.divisor as u64);
     for ((url, logged), key) in [(kernel::NO_LOG.to_owned(), false), (log.url(), true)].into_iter().zip(keys)
     {
         let dir = bench.dir.join(if logged { "logged" } else { "unlogged" });
         std::fs::create_dir_all(&dir)?;
-        let (alone, together, elapsed) = bench.runtime.block_on(async {
+        let (alone, together, elapsed, cpu) = bench.runtime.block_on(async {
             let kernel = kernel::open(&dir, &url, &log.trust, &bundle, key).await?;
             kernel::alone(&kernel, 100).await?;
             let alone = kernel::alone(&kernel, few).await?;
+            let before = CpuTime::of(std::process::id())?;
             let (together, elapsed) = kernel::at_once(&kernel, many, 64).await?;
+            let cpu = CpuTime::of(std::process::id())?.since(&before);
             // Whatever the kernel made is in the log in the end, and so was admitted.
             if logged && !kernel.drain(Duration::from_secs(300)).await {
                 return Err(format!("{} records did not reach the log", kernel.unlogged()).into());
             }
             kernel.close().await;
-            Ok::<_, AnyError>((alone, together, elapsed))
+            Ok::<_, AnyError>((alone, together, elapsed, cpu))
         })?;
         let rate = together.len() as f64 / elapsed.as_secs_f64();
         let (alone, together) = (Latency::of(alone), Latency::of(together));
@@ -217,17 +234,20 @@ fn kernels(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         table.row(p99, "ms", Target::AtMost(3.0), ms(alone.p99));
         table.row(all, "calls/s", Target::AtLeast(10_000.0), rate);
         let what = if logged { "log here" } else { "log elsewhere" };
-        let (p50, p99) = (ms(together.p50), ms(together.p99));
-        table
-            .notes
-            .push(format!("kernel, 64-way, {what}: p50 {p50:.2} ms, p99 {p99:.2} ms, spool mode, Rego"));
+        let (p50, p99, seconds) = (ms(together.p50), ms(together.p99), elapsed.as_secs_f64());
+        table.notes.push(format!(
+            "kernel, 64-way, {what}: {many} calls in {seconds:.2} s, p50 {p50:.2} ms, p99 {p99:.2} ms, spool mode, \
+             Rego; processor time {:.2} s ({})",
+            cpu.seconds,
+            cpu.by_thread()
+        ));
     }
     log.stop()?;
     Ok(())
 }
 
 fn single(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
-    let records = 100_000 / bench.part;
+    let records = 100_000 / bench.divisor;
     let plan = Plan { connections: 64, batch: 1, records, calls: 10, runs: 1, seconds: None };
     let (log, prepared) = bench.loaded(plan, 1)?;
     let sent = prepared.send(&log.host, &log.trust, Some(log.pid()))?;
@@ -241,7 +261,7 @@ fn single(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
 }
 
 fn batches(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
-    let records = 600_000 / bench.part;
+    let records = 600_000 / bench.divisor;
     let plan = Plan { connections: 4, batch: 256, records, calls: 10, runs: 8, seconds: None };
     let (log, prepared) = bench.loaded(plan, 1)?;
     let sent = prepared.send(&log.host, &log.trust, Some(log.pid()))?;
@@ -262,8 +282,16 @@ fn batches(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     if size.get() != entries + 2 {
         return Err(format!("{entries} records were sent, the tree has {size} entries").into());
     }
+    let before = CpuTime::of(std::process::id())?;
     let (report, elapsed) = timed(|| audit::verify(&copy, &log.trust, size));
+    let cpu = CpuTime::of(std::process::id())?.since(&before);
     report?;
+    table.notes.push(format!(
+        "audit: {} entries in {:.2} s with {:.2} s of processor time",
+        size,
+        elapsed.as_secs_f64(),
+        cpu.seconds
+    ));
     let rate = size.get() as f64 / elapsed.as_secs_f64();
     table.row("full-log audit, from tiles on disk", "entries/s", Target::AtLeast(200_000.0), rate);
     let data = log.stop()?.join("data");

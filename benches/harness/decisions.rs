@@ -31,32 +31,30 @@ pub struct Recorded {
     pub source: String,
 }
 
-/// Where recorded conversations are looked for: `SIFT_RECORDINGS`, or beside the project.
+/// Where recorded conversations are looked for: `SIFT_RECORDINGS`, then beside the project; in their place the few that
+/// the project wrote itself.
 #[must_use]
 pub fn recordings() -> PathBuf {
-    std::env::var_os("SIFT_RECORDINGS")
-        .map_or_else(|| project().join("../shared/data/tau-airline-gpt-4o.json"), PathBuf::from)
+    let beside = || project().join("../shared/data/tau-airline-gpt-4o.json");
+    let path = std::env::var_os("SIFT_RECORDINGS").map_or_else(beside, PathBuf::from);
+    if path.exists() { path } else { project().join("client-sdk/examples/airline/conversations.json") }
 }
 
 /// All calls of the recorded conversations, decided one after the other as a kernel would: with the counters and facts
-/// of the run so far. Without recordings, a conversation of the project's own, often.
+/// of the run so far.
 ///
 /// # Errors
-/// When the recordings are there and are not conversations.
+/// When the recordings are not conversations.
 pub fn airline(bundle: &PolicyBundle) -> Result<Recorded, AnyError> {
     let path = recordings();
-    let (conversations, source) = match std::fs::read(&path) {
-        Ok(text) => (serde_json::from_slice(&text)?, format!("{}", path.display())),
-        Err(_) => {
-            (vec![own_conversation(); 50], "a made-up conversation, as no recordings are here".to_owned())
-        }
-    };
-    let conversations: Vec<Value> = conversations;
+    let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let conversations: Vec<Value> = serde_json::from_slice(&text)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut decisions = Vec::new();
     for (number, conversation) in (0_u64..).zip(&conversations) {
         replay(bundle, number, conversation, &mut decisions)?;
     }
-    let source = format!("{} calls in {} conversations of {source}", decisions.len(), conversations.len());
+    let source = format!("{} calls in {} conversations of {name}", decisions.len(), conversations.len());
     Ok(Recorded { decisions, source })
 }
 
@@ -110,31 +108,6 @@ fn replay(
         }
     }
     Ok(())
-}
-
-/// What stands in for recordings: a user is looked up, a reservation is read and cancelled.
-fn own_conversation() -> Value {
-    let call = |id: &str, name: &str, args: &Value| {
-        json!({ "role": "assistant", "content": null, "tool_calls": [
-            { "id": id, "type": "function", "function": { "name": name, "arguments": args.to_string() } }] })
-    };
-    let result = |id: &str, content: &Value| json!({ "role": "tool", "tool_call_id": id, "content": content.to_string() });
-    json!({ "messages": [
-        { "role": "system", "content": "You are an airline agent." },
-        { "role": "user", "content": "Please cancel my reservation AB12CD. I am mia_li_1." },
-        call("c1", "get_user_details", &json!({ "user_id": "mia_li_1" })),
-        result("c1", &json!({ "user_id": "mia_li_1", "membership": "gold", "reservations": ["AB12CD"],
-            "payment_methods": { "credit_card_1": { "source": "credit_card", "id": "credit_card_1" } } })),
-        call("c2", "get_reservation_details", &json!({ "reservation_id": "AB12CD" })),
-        result("c2", &json!({ "reservation_id": "AB12CD", "user_id": "mia_li_1", "cabin": "economy",
-            "flights": [{ "flight_number": "HAT001", "date": "2024-05-20", "price": 120 }],
-            "passengers": [{ "first_name": "Mia", "last_name": "Li", "dob": "1990-04-05" }],
-            "created_at": "2024-05-10T09:00:00", "insurance": "no", "total_baggages": 1, "nonfree_baggages": 0 })),
-        call("c3", "cancel_reservation", &json!({ "reservation_id": "AB12CD" })),
-        call("c4", "transfer_to_human_agents", &json!({ "summary": "cancellation that is not covered" })),
-        result("c4", &json!("Transfer successful")),
-        { "role": "assistant", "content": "A colleague will help you." },
-    ] })
 }
 
 /// Inputs about each tool of the generated bundle, in a run that has called a few of them.
@@ -253,14 +226,5 @@ mod tests {
                 assert_eq!(interpreter.decide(input).unwrap(), [1, 0, 0]);
             }
         }
-    }
-
-    #[test]
-    fn the_projects_own_conversation_is_decided() {
-        let bundle = PolicyBundle::compile(&rules::airline(Language::Rego).unwrap()).unwrap();
-        let mut decisions = Vec::new();
-        replay(&bundle, 0, &own_conversation(), &mut decisions).unwrap();
-        let denied = decisions.iter().filter(|one| one.verdict.effect == Effect::Deny).count();
-        assert_eq!((decisions.len(), denied), (9, 1));
     }
 }

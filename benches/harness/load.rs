@@ -20,8 +20,8 @@ use crate::machine::{CpuTime, Memory};
 use crate::records::{Subject, Weave, sign_stream};
 use crate::{AnyError, percentile};
 
-/// Every answer with this distance from the last is kept and verified; a prime, so that it walks through the batches.
-const SAMPLE_EVERY: usize = 101;
+/// About so many answers, spread evenly, are kept and verified.
+const SAMPLES: usize = 200;
 
 /// What is sent, and how.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -186,6 +186,8 @@ impl Prepared {
 
     async fn drive(&self, host: &str) -> Result<Answered, AnyError> {
         let ready = Arc::new(Barrier::new(self.requests.len() + 1));
+        let requests: usize = self.requests.iter().map(|requests| requests.len()).sum();
+        let sample_every = (requests / SAMPLES).max(1);
         let deadline = self.plan.seconds.map(Duration::from_secs_f64);
         let tasks: Vec<_> = (0_usize..)
             .zip(&self.requests)
@@ -194,7 +196,7 @@ impl Prepared {
                 tokio::spawn(async move {
                     let connection = Connection::open(&host).await;
                     ready.wait().await;
-                    converse(connection?, number, &requests, deadline).await
+                    converse(connection?, number, &requests, sample_every, deadline).await
                 })
             })
             .collect();
@@ -250,6 +252,7 @@ async fn converse(
     mut connection: Connection,
     number: usize,
     requests: &[Request],
+    sample_every: usize,
     deadline: Option<Duration>,
 ) -> Result<Answered, AnyError> {
     let mut answered = Answered { times_us: Vec::with_capacity(requests.len()), ..Answered::default() };
@@ -266,7 +269,7 @@ async fn converse(
             return Err(format!("the log answered {}: {problem}", answer.status).into());
         }
         answered.records += request.records as u64;
-        if (number + position).is_multiple_of(SAMPLE_EVERY) {
+        if (number + position).is_multiple_of(sample_every) {
             answered.sample.push((number, position, answer.body));
         }
     }
