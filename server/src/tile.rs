@@ -120,6 +120,7 @@ impl EdgeTiles {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use sift_spec::hash::leaf_hash;
     use sift_spec::tree::{MemoryTree, Nodes as _};

@@ -215,7 +215,7 @@ async fn a_log_that_was_rolled_back_halts_the_kernel() {
                 args: b"{}".to_vec(),
                 proposed_by: None,
             };
-            run.propose(call).await.err().expect("nothing may run").to_string()
+            run.propose(call).await.expect_err("nothing may run").to_string()
         }
     };
     assert!(said.contains("log_fork"), "{said}");
