@@ -42,7 +42,8 @@ pub struct Approver {
 pub struct SpoolLimits {
     /// Most records that are not in the log.
     pub records_max: u64,
-    /// Longest time in seconds, by the kernel's clock, that a record is not in the log.
+    /// Longest time in seconds, by the kernel's clock, that a record is not in the log. For records of an earlier
+    /// process it runs from the kernel's start.
     pub seconds_max: u64,
     /// Most bytes of records that are not in the log.
     pub bytes_max: u64,

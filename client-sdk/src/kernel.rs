@@ -186,12 +186,13 @@ impl Kernel {
     }
 
     /// Waits until every record made so far is in the log, or was refused by it; `false` when that takes longer than
-    /// `patience` or the kernel stops first.
+    /// `patience`, or the kernel is closed or its disk fails first.
     pub async fn drain(&self, patience: Duration) -> bool {
         let mut progress = self.inner.shared.progress.subscribe();
         let target = progress.borrow().committed;
-        let reached = progress.wait_for(|progress| progress.logged >= target);
-        tokio::time::timeout(patience, reached).await.is_ok_and(|reached| reached.is_ok())
+        let reached = progress.wait_for(|progress| progress.logged >= target || progress.over);
+        let reached = tokio::time::timeout(patience, reached).await;
+        reached.is_ok_and(|reached| reached.is_ok_and(|progress| progress.logged >= target))
     }
 
     /// The kernel's store, for reading.

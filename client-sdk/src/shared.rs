@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     pub(crate) committed: u64,
     /// Every record below this position is in the log, or was refused by it.
     pub(crate) logged: u64,
+    /// Whether records come no further: the writer has ended, or its disk has failed.
+    pub(crate) over: bool,
 }
 
 /// What belongs to the kernel as a whole.

@@ -71,8 +71,8 @@ pub(crate) struct Writer {
     replies: Vec<Box<dyn FnOnce() + Send>>,
     /// Whether this round has an intent, and an outcome: which failpoints its commit passes.
     kinds: (bool, bool),
-    /// Whether the disk failed or memory contradicts it. Nothing is written any more.
-    dead: bool,
+    /// Whether nothing is written any more: the disk failed, memory contradicts it, or the kernel was closed.
+    over: bool,
 }
 
 /// Why a record was not made.
@@ -106,7 +106,7 @@ impl Writer {
             batch: Batch::default(),
             replies: Vec::new(),
             kinds: (false, false),
-            dead: false,
+            over: false,
         }
     }
 
@@ -117,7 +117,7 @@ impl Writer {
             for op in std::iter::once(first).chain(ops.try_iter()).take(ROUND_OPS_MAX) {
                 stop |= matches!(op, Op::Stop);
                 // After a failed commit nothing is applied any more; who waits learns it from the closed channel.
-                if !self.dead {
+                if !self.over {
                     self.apply(op);
                 }
             }
@@ -127,6 +127,7 @@ impl Writer {
             }
         }
         let _ = self.shared.stop.set(Stop::Gone);
+        self.over = true;
         self.wake();
     }
 
@@ -148,7 +149,7 @@ impl Writer {
 
     /// Makes the round durable, then answers.
     fn commit(&mut self, last: bool) {
-        if self.dead {
+        if self.over {
             self.replies.clear();
             return;
         }
@@ -193,13 +194,13 @@ impl Writer {
     fn wake(&self) {
         let logged = self.pending.keys().next().copied().unwrap_or(self.position);
         let committed = self.position;
-        self.shared.progress.send_replace(Progress { committed, logged });
+        self.shared.progress.send_replace(Progress { committed, logged, over: self.over });
     }
 
     /// The disk failed: what is on it is not known, so nothing goes on, not even a `halt` record.
     fn die(&mut self, detail: &str) {
         tracing::error!(detail, "the kernel halts");
-        self.dead = true;
+        self.over = true;
         let stop = Stop::Halted { cause: HaltCause::Spool, detail: detail.to_owned() };
         let _ = self.shared.stop.set(stop.clone());
         for line in self.lines.values() {

@@ -28,13 +28,14 @@ impl Writer {
         for run in self.store.live_runs()? {
             self.fold_run(run)?;
         }
+        let time = self.shared.clock.now();
         for unlogged in self.store.unlogged(0, usize::MAX, usize::MAX, |_| true)? {
-            let time = parse(unlogged.position, unlogged.entry.clone())?.1.time;
+            // An earlier process may have stopped long ago: the log gets its time from now on.
             let bytes = unlogged.entry.len();
             self.pending.insert(unlogged.position, Pending { run: unlogged.run, time, bytes });
             self.pending_bytes += bytes as u64;
         }
-        let behind_ms = self.time.get().saturating_sub(self.shared.clock.now().get());
+        let behind_ms = self.time.get().saturating_sub(time.get());
         if behind_ms > STEP_BACK_MS_MAX {
             return Err(OpenError::Clock { behind_ms });
         }

@@ -166,7 +166,8 @@ async fn a_disk_that_fails_halts_the_kernel() {
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
     let message = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(message.contains("halted (spool)") && message.contains("cannot be written"), "{message}");
-    assert!(desk.replay(None).status.success());
+    let back = desk.replay(None);
+    assert!(back.status.success(), "{back:?}");
     assert_eq!(desk.check().len(), 2);
 }
 

@@ -150,3 +150,21 @@ async fn beats_say_that_a_silent_run_is_alive() {
     eventually("a beat", || kinds(&kernel, run.id()) == ["open", "beat"]).await;
     run.close(CloseReason::Done).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_backlog_of_yesterday_does_not_halt_today() {
+    let house = House::new("").await;
+    house.log.behaviour.down.store(true, std::sync::atomic::Ordering::SeqCst);
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    run.close(CloseReason::Done).await.unwrap();
+    kernel.close().await;
+    house.clock.advance_ms(24 * 3_600_000);
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
+    permit.dispatch(|| async { Report::ok(Payload::text("x")) }).await.unwrap();
+    house.clock.advance_ms(61_000);
+    let refused = run.propose(tool("read", "{}")).await;
+    assert!(matches!(refused, Err(ProposeError::Stopped(Stop::Halted { cause: HaltCause::LogBehind, .. }))));
+}
