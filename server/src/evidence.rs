@@ -13,6 +13,10 @@ use sift_spec::types::{KeyName, LeafIndex, RunId};
 use crate::store::{ChainId, Store, StoreError};
 use crate::view::{View, ViewError};
 
+/// Most entries of the operator that a pack holds for the sake of completeness. Where the operator's chain is longer,
+/// a pack holds only those that the run rests on.
+const OPERATOR_ENTRIES_MAX: usize = 1024;
+
 /// Why there is no pack.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EvidenceError {
@@ -42,8 +46,18 @@ pub(crate) fn pack(store: &Store, view: &View, run: RunId) -> Result<Vec<u8>, Ev
         authority(&entry, &view.keys, &mut rests_on);
         entries.insert(row.index, entry.into_bytes());
     }
-    if entries.is_empty() {
-        return Err(EvidenceError::NoRun);
+    let Some(last) = entries.keys().next_back().copied() else { return Err(EvidenceError::NoRun) };
+    // The operator's chain from its start to the first entry after the run shows that nothing was left out:
+    // no key that signed was revoked before.
+    let chain: Vec<LeafIndex> = store
+        .rows(ChainId::Operator)?
+        .into_iter()
+        .map(|row| row.index)
+        .filter(|index| index.is_in(view.head.size))
+        .collect();
+    let chain = chain.get(..=chain.partition_point(|index| *index <= last)).unwrap_or(&chain);
+    if chain.len() <= OPERATOR_ENTRIES_MAX {
+        rests_on.extend(chain);
     }
     for index in rests_on {
         entries.insert(index, read(store, index)?);

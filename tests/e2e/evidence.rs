@@ -18,6 +18,9 @@ use crate::kernel::Scene;
 async fn packed() -> (Scene, Pack) {
     let scene = Scene::new().await;
     let kernel = scene.kernel(Mode::Spool).await;
+    // Another run, so that the pack is not the whole log.
+    let other = kernel.open_run(OpenRun::of("test/other".parse().unwrap())).await.unwrap();
+    other.close(CloseReason::Done).await.unwrap();
     let run = kernel.open_run(OpenRun::of("test/agent".parse().unwrap())).await.unwrap();
     tool(&run, "act", "one").await.dispatch(|| async { done() }).await.unwrap();
     let call = sift_client::ModelCall {
@@ -57,6 +60,25 @@ async fn intact_evidence_verifies() {
     let report = judge(&withheld.write().unwrap(), &scene);
     assert!(report.findings().is_empty(), "{:?}", report.findings());
     assert!(report.unchecked().iter().any(|gap| gap.code == sift_verify::Gap::PayloadWithheld));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_operator_does_next_proves_that_nothing_was_revoked_before() {
+    let (scene, pack) = packed().await;
+    let unproven = |report: &Findings| {
+        report.unchecked().iter().any(|gap| gap.code == sift_verify::Gap::RevocationUnproven)
+    };
+    assert!(unproven(&judge(&pack.write().unwrap(), &scene)), "the operator may have revoked since");
+    let next = sift_tests::new_key("test/next");
+    scene.log.operator().grant(next.verifier(), sift_spec::record::KeyRole::Kernel, "*").await;
+    let path = format!("/v1/runs/{}/evidence", pack.run);
+    let mut later = Pack::read(&scene.log.http.get(&path).await.unwrap().body).unwrap();
+    assert_eq!(later.entries.len(), pack.entries.len() + 1);
+    later.bundles = pack.bundles;
+    later.objects = pack.objects;
+    let report = judge(&later.write().unwrap(), &scene);
+    assert!(report.findings().is_empty(), "{:?}", report.findings());
+    assert!(!unproven(&report), "{:?}", report.unchecked());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +136,7 @@ async fn every_member_counts() {
     );
     for digest in pack.objects.keys() {
         let mut changed = pack.clone();
-        changed.objects.get_mut(digest).unwrap()[20..].reverse();
+        changed.objects.get_mut(digest).unwrap()[16..].reverse();
         if changed != pack {
             let report = judge(&changed.write().unwrap(), &scene);
             assert!(report.findings().iter().any(|f| f.code == Code::PayloadDiffers), "{}", digest.hex());

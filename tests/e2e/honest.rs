@@ -169,8 +169,8 @@ async fn runs_and_their_evidence() {
         assert_eq!(answer.indices.len() as u64, records);
         let pack =
             Pack::read(&log.http.get(&format!("/v1/runs/{run}/evidence")).await.unwrap().body).unwrap();
-        // Its own records, the grant of its one key, and the policy.
-        assert_eq!((pack.run, pack.entries.len() as u64), (run, records + 2));
+        // Its own records, and the operator's chain: two grants and the policy.
+        assert_eq!((pack.run, pack.entries.len() as u64), (run, records + 3));
         let head = log.trust().verify(pack.checkpoint.as_bytes()).unwrap().checkpoint().head;
         let leaves: Vec<_> = pack.entries.iter().map(|(index, entry)| (*index, leaf_hash(entry))).collect();
         verify_multi_inclusion(&leaves, &head, &pack.proof).unwrap();
