@@ -9,7 +9,7 @@ use serde::Serialize;
 use sift_benches::decisions::{self, Interpreter, replay_rate, time_each};
 use sift_benches::load::{Latency, Plan, Prepared, Sent};
 use sift_benches::log::{ServedLog, enrol, serve_if_asked};
-use sift_benches::machine::{CpuTime, Machine, timed};
+use sift_benches::machine::{CpuTime, Machine, Others, timed};
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{self, Language};
 use sift_benches::{AnyError, audit, kernel, percentile, store};
@@ -116,12 +116,15 @@ fn run(args: &Args) -> Result<(), AnyError> {
         eprintln!("measuring {part:?} ...");
         let dir = tempfile::tempdir_in(scratch.path())?;
         let bench = Bench { runtime: &runtime, dir: dir.path(), divisor };
+        let others = Others::watch()?;
         match part {
             Part::Decisions => decide(&bench, &mut table)?,
             Part::Kernel => kernels(&bench, &mut table)?,
             Part::Single => single(&bench, &mut table)?,
             Part::Batches => batches(&bench, &mut table)?,
         }
+        let share = 100.0 * others.share()?;
+        table.notes.push(format!("{part:?}: other programs took {share:.0} % of the cores meanwhile"));
     }
     if args.json {
         let all = serde_json::json!({ "machine": machine, "quick": args.quick, "table": table });

@@ -155,6 +155,53 @@ fn parse_stat(stat: &str) -> Option<(&str, f64)> {
     Some((name, (ticks()? + ticks()?) / TICKS_PER_SECOND))
 }
 
+/// What other programs, or other guests of the host, take of the processors meanwhile.
+#[derive(Debug)]
+pub struct Others {
+    start: Instant,
+    busy: f64,
+    own: f64,
+}
+
+impl Others {
+    /// Starts to watch.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn watch() -> Result<Self, AnyError> {
+        Ok(Self { start: Instant::now(), busy: busy()?, own: own()? })
+    }
+
+    /// Share of all processors that went to anything but this process and those of its children that have ended.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn share(&self) -> Result<f64, AnyError> {
+        let cores = std::thread::available_parallelism()?.get() as f64;
+        let foreign = (busy()? - self.busy) - (own()? - self.own);
+        Ok((foreign / cores / self.start.elapsed().as_secs_f64()).max(0.0))
+    }
+}
+
+/// Seconds in which any processor was not idle, stolen ones included.
+fn busy() -> Result<f64, AnyError> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let fields = stat.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1);
+    let ticks: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; guest times are part of user's.
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks.as_slice() else {
+        return Err("/proc/stat is not understood".into());
+    };
+    Ok((user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND)
+}
+
+/// Seconds of processor time of this process and of its children that have ended.
+fn own() -> Result<f64, AnyError> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').skip(11).take(4);
+    Ok(fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND)
+}
+
 /// Memory of a process in MiB.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Memory {
