@@ -70,11 +70,13 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
     if json {
         print_json(&json!({ "answer": answer, "file": path, "shown": request.shown(), "statement": note }));
     } else {
-        let done = if args.refuse { "Refused" } else { "Approved" };
+        let done = if args.refuse { "Refusal" } else { "Approval" };
         anstream::println!(
-            "{done} by {} until {}. The signed statement is in {}.",
+            "{done} signed by {}. It counts until {}, if the kernel lists this key for the role {}.\n\
+             The statement is in {}, where the kernel looks for it.",
             key.verifier().name(),
             utc(request.deadline),
+            request.role,
             path.display()
         );
     }
