@@ -721,6 +721,23 @@ impl Record {
         print_text(RECORD_HEADER, &wire)
     }
 
+    /// All payloads that this record commits to.
+    #[must_use]
+    pub fn commitments(&self) -> Vec<&Commitment> {
+        match &self.body {
+            Body::Intent(intent) => {
+                let payload = match &intent.call {
+                    Call::Agent(call) => &call.task,
+                    Call::Model(call) => &call.request,
+                    Call::Tool(call) => &call.args,
+                };
+                vec![payload, &intent.decision.input]
+            }
+            Body::Outcome(outcome) => outcome.result.iter().collect(),
+            Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => Vec::new(),
+        }
+    }
+
     /// Digest of the action an intent proposes: what an approver signs (SPEC §3.6). `None` for other kinds.
     #[must_use]
     pub fn action(&self) -> Option<Hash> {

@@ -9,4 +9,5 @@ mod honest;
 mod kernel;
 mod kernel_crash;
 mod recovery;
+mod strangers;
 mod tidy;

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::{Body, Call};
 use sift_spec::types::Hash;
 
 use super::authority::Authority;
-use super::entries::RunEntry;
 use super::record::Story;
 use crate::finding::{Code, Concern, Gap};
 use crate::report::{Claim, Proven, Report};
@@ -40,22 +38,6 @@ impl Proven for VerifiedPayloads {
     }
 }
 
-/// Everything that a record commits to.
-fn commitments(record: &RunEntry) -> Vec<&Commitment> {
-    match &record.record.body {
-        Body::Intent(intent) => {
-            let payload = match &intent.call {
-                Call::Agent(call) => &call.task,
-                Call::Model(call) => &call.request,
-                Call::Tool(call) => &call.args,
-            };
-            vec![payload, &intent.decision.input]
-        }
-        Body::Outcome(outcome) => outcome.result.iter().collect(),
-        Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => Vec::new(),
-    }
-}
-
 /// Checks the given objects and says which are withheld.
 pub(super) fn verify(
     story: &Story<'_>,
@@ -68,7 +50,7 @@ pub(super) fn verify(
     let mut withheld: BTreeMap<&str, u64> = BTreeMap::new();
     let mut committed = 0;
     for record in story.records {
-        for commitment in commitments(record) {
+        for commitment in record.record.commitments() {
             committed += 1;
             let digest = &commitment.digest;
             if let Some(bytes) = objects.remove(digest) {
