@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use sift_spec::entry::Entry;
 use sift_spec::evidence::Pack;
 use sift_spec::hash::leaf_hash;
-use sift_spec::payload::Commitment;
 use sift_spec::proof::verify_multi_inclusion;
-use sift_spec::record::{Body, Call, Record};
+use sift_spec::record::Body;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::RunId;
 
@@ -22,23 +21,6 @@ pub enum Disclosure {
     Everything,
     /// None: proofs and decisions stay, contents are withheld.
     Nothing,
-}
-
-/// Everything that a record commits to.
-#[must_use]
-pub fn commitments(record: &Record) -> Vec<&Commitment> {
-    match &record.body {
-        Body::Intent(intent) => {
-            let payload = match &intent.call {
-                Call::Agent(call) => &call.task,
-                Call::Model(call) => &call.request,
-                Call::Tool(call) => &call.args,
-            };
-            vec![&intent.decision.input, payload]
-        }
-        Body::Outcome(outcome) => outcome.result.iter().collect(),
-        Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => Vec::new(),
-    }
 }
 
 /// Fetches the pack of a run and completes it with its bundle and payload objects. The log's part is checked: the

@@ -33,7 +33,7 @@ async fn a_call_is_recorded_before_and_after() {
     let Body::Close(close) = &records[3].body else { panic!() };
     assert_eq!(close.census.values().sum::<u64>(), 3);
     let Body::Intent(intent) = &records[1].body else { panic!() };
-    for commitment in records.iter().flat_map(sift_client::evidence::commitments) {
+    for commitment in records.iter().flat_map(sift_spec::record::Record::commitments) {
         let object = object(&kernel, run.id(), commitment);
         sift_spec::payload::Object::from_bytes(object).unwrap().check(commitment).unwrap();
     }

@@ -95,7 +95,7 @@ impl Desk {
                     Body::Outcome(outcome) => assert!(open_calls.remove(&outcome.intent)),
                     _ => {}
                 }
-                for commitment in sift_client::evidence::commitments(record) {
+                for commitment in record.commitments() {
                     assert!(store.objects(stored.position).unwrap().contains_key(&commitment.digest));
                 }
                 bodies.push(record.body.clone());
