@@ -29,6 +29,13 @@ pub enum Stop {
     Gone,
 }
 
+impl Stop {
+    /// Whether a limit or switch tripped.
+    pub(crate) const fn is_halt(&self) -> bool {
+        matches!(self, Self::Halted { .. })
+    }
+}
+
 /// The name of a cause in records.
 #[must_use]
 pub const fn cause_name(cause: HaltCause) -> &'static str {
@@ -135,6 +142,12 @@ pub enum OpenRunError {
     /// The parent is closed, or the run would be nested too deeply.
     #[error("the ledger refuses the run: {0}")]
     Ledger(#[from] LedgerError),
+    /// No permitted call that is under way starts this run, or it has opened it before.
+    #[error("no call that is under way may start run {run}: it has ended, or has opened the run already")]
+    NotPermitted {
+        /// The run.
+        run: RunId,
+    },
     /// The agent is not the one whose start was permitted.
     #[error("the permitted sub-agent is {permitted}, not {given}")]
     OtherAgent {

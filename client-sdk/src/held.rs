@@ -154,7 +154,7 @@ impl Held {
             open.if_dropped = None;
             return Ok(self.deny("the approver refused"));
         }
-        open.if_dropped = Some(Report::unknown("the permit was dropped"));
+        open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
         open.position = position;
         let permit = Permit::new(open, self.call.clone(), self.reserved);
         permit.await_receipt().await?;

@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// A run to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct OpenRun {
     /// The agent that acts in it. The kernel's key must be granted for it.
     pub agent: AgentName,
@@ -161,13 +161,16 @@ impl Kernel {
         Ok(Run::new(Arc::clone(shared), run))
     }
 
-    /// Halts every run: nothing new is dispatched. The kernel stays halted until it is opened again.
+    /// Halts every run: nothing new is dispatched from the moment this is polled, and the `halt` records are durable
+    /// when it returns. The kernel stays halted until it is opened again.
     ///
     /// # Errors
     /// When the kernel is closed already.
     pub async fn halt(&self, detail: &str) -> Result<(), Stop> {
         let (reply, answer) = oneshot::channel();
         let (cause, detail) = (HaltCause::Operator, detail.to_owned());
+        // The switch does not wait behind the writer's queue, a policy or the disk.
+        let _ = self.inner.shared.stop.set(Stop::Halted { cause, detail: detail.clone() });
         self.inner.shared.send(Op::Halt { run: None, cause, detail, reply: Some(reply) })?;
         self.inner.shared.answer(answer).await
     }

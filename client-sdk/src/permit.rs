@@ -17,7 +17,8 @@
 //! # }
 //! ```
 //!
-//! Whatever is dropped on the way is recorded as `unknown`, and its hold stays settled in full.
+//! A permit that is dropped before the call started is recorded as `cancelled` and settles nothing. Whatever is dropped
+//! after that is recorded as `unknown`, and its hold is settled in full.
 
 use std::fmt;
 use std::future::Future;
@@ -30,10 +31,10 @@ use tracing::Instrument as _;
 use crate::call::Report;
 use crate::error::{DispatchError, Stop};
 use crate::failpoint;
-use crate::shared::OpenCall;
+use crate::shared::{OpenCall, RunShared};
 
 /// The right to make one call, once.
-#[must_use = "a permit that is dropped counts as a call with unknown outcome"]
+#[must_use = "the call of a permit that is dropped is cancelled"]
 pub struct Permit {
     open: OpenCall,
     call: Call,
@@ -44,11 +45,17 @@ pub struct Permit {
 #[must_use = "a call without a report counts as one with unknown outcome"]
 pub struct InFlight {
     open: OpenCall,
-    call: Call,
+    child: Option<Child>,
 }
 
 /// The start of a sub-agent that was permitted: opens its run, once.
-#[derive(Debug, PartialEq, Eq, Clone)]
+///
+/// ```compile_fail
+/// fn twice(child: sift_client::Child) -> (sift_client::Child, sift_client::Child) {
+///     (child.clone(), child) // there is one
+/// }
+/// ```
+#[derive(Debug, PartialEq, Eq)]
 pub struct Child {
     pub(crate) agent: AgentName,
     pub(crate) run: RunId,
@@ -127,14 +134,15 @@ impl Permit {
         let run = std::sync::Arc::clone(&open.run);
         // Under the run's lock, which a halt takes too: no call starts after the halt.
         let view = run.view();
-        if let Some(stop) = view.stop.clone().or_else(|| open.shared.stopped()) {
+        let above = || run.above().and_then(RunShared::stopped).filter(Stop::is_halt);
+        if let Some(stop) = view.stop.clone().or_else(above).or_else(|| open.shared.stopped()) {
             open.if_dropped = Some(Report::cancelled(&format!("not dispatched: {stop}")));
             drop(view);
             return Err(DispatchError::NotDispatched(stop));
         }
         open.if_dropped = Some(Report::unknown("the call was given up without a report"));
         drop(view);
-        Ok(InFlight { open, call })
+        Ok(InFlight { child: child(&call, &open), open })
     }
 }
 
@@ -151,14 +159,18 @@ impl InFlight {
         Ok(Done { intent, outcome, report, settled, overspent })
     }
 
-    /// The run of the sub-agent, if the call starts one.
+    /// The start of the sub-agent, if the call is one; once.
     #[must_use]
-    pub fn child(&self) -> Option<Child> {
-        let Call::Agent(call) = &self.call else { return None };
-        let depth = self.open.run.depth.saturating_add(1);
-        let parent = Parent { depth, run: self.open.run.id, seq: self.open.intent };
-        Some(Child { agent: call.agent.clone(), run: call.run, parent })
+    pub const fn child(&mut self) -> Option<Child> {
+        self.child.take()
     }
+}
+
+fn child(call: &Call, open: &OpenCall) -> Option<Child> {
+    let Call::Agent(call) = call else { return None };
+    let depth = open.run.depth().saturating_add(1);
+    let parent = Parent { depth, run: open.run.id, seq: open.intent };
+    Some(Child { agent: call.agent.clone(), run: call.run, parent })
 }
 
 /// The span of a call, named as OpenTelemetry's conventions for generative AI name it.

@@ -24,7 +24,7 @@ pub struct Run {
 }
 
 /// What becomes of a proposal. Its intent is recorded and durable, whatever it is.
-#[must_use = "a call is not made by proposing it, and a permit that is dropped counts as unknown"]
+#[must_use = "a call is not made by proposing it, and the call of a permit that is dropped is cancelled"]
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // matched at once, never kept
 pub enum Verdict {

@@ -51,30 +51,72 @@ pub(crate) struct Shared {
 pub(crate) struct RunShared {
     pub(crate) id: RunId,
     pub(crate) agent: AgentName,
-    /// Nesting depth: 0 for a run without parent.
-    pub(crate) depth: u32,
+    /// The run above it, also when that is closed.
+    above: Option<Arc<RunShared>>,
+    /// Time of its `open` record.
+    pub(crate) started: UnixMillis,
     view: Mutex<RunView>,
 }
 
-/// What decisions are made on. INVARIANT: only the writer changes it, so between two readings with the same `next`
-/// no record of the run came in between.
+/// What decisions are made on. INVARIANT: only the writer changes `state`, `next` and `time`, and all three under one
+/// guard, so what is read with the same `next` is the same state.
 pub(crate) struct RunView {
     pub(crate) state: RunState,
     /// Seq of the next record.
     pub(crate) next: Seq,
     /// Time of the last record.
     pub(crate) time: UnixMillis,
-    /// Set once, when the run stops. A call starts under this lock, so none starts after it is set.
+    /// Set once, when the run stops, by whoever stops it and before the record is made. A call starts under this
+    /// lock, so none starts after it is set.
     pub(crate) stop: Option<Stop>,
 }
 
 impl RunShared {
-    pub(crate) fn new(id: RunId, agent: AgentName, depth: u32, state: RunState, time: UnixMillis) -> Self {
-        Self { id, agent, depth, view: Mutex::new(RunView { state, next: Seq::ZERO, time, stop: None }) }
+    pub(crate) fn new(
+        id: RunId,
+        agent: AgentName,
+        above: Option<Arc<Self>>,
+        state: RunState,
+        started: UnixMillis,
+    ) -> Self {
+        let view = RunView { state, next: Seq::ZERO, time: started, stop: None };
+        Self { id, agent, above, started, view: Mutex::new(view) }
+    }
+
+    /// The run and the runs above it, nearest first.
+    pub(crate) fn lineage(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |run| run.above())
+    }
+
+    /// The run above it.
+    pub(crate) fn above(&self) -> Option<&Self> {
+        self.above.as_deref()
+    }
+
+    /// Nesting depth: 0 for a run without parent.
+    pub(crate) fn depth(&self) -> u32 {
+        self.lineage().skip(1).fold(0, |depth, _| depth.saturating_add(1))
+    }
+
+    /// Whether `run` is above this one.
+    pub(crate) fn is_below(&self, run: RunId) -> bool {
+        self.lineage().skip(1).any(|above| above.id == run)
+    }
+
+    /// Stops the run, unless it has stopped before. Returns why it has.
+    pub(crate) fn stop(&self, stop: Stop) -> Stop {
+        self.view().stop.get_or_insert(stop).clone()
+    }
+
+    /// Why the run has stopped: itself, or a halted run above it.
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        let own = self.view().stop.clone();
+        let above = || self.lineage().skip(1).find_map(|run| run.view().stop.clone().filter(Stop::is_halt));
+        own.or_else(above)
     }
 
     pub(crate) fn view(&self) -> MutexGuard<'_, RunView> {
-        // A panic elsewhere cannot leave the view half changed: every change is one assignment.
+        // A panic while it is held is the writer's, and ends all records.
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,7 +141,7 @@ impl Shared {
 
     /// Why the run, or the kernel, has stopped.
     pub(crate) fn check(&self, run: &RunShared) -> Result<(), Stop> {
-        match run.view().stop.clone().or_else(|| self.stopped()) {
+        match run.stopped().or_else(|| self.stopped()) {
             Some(stop) => Err(stop),
             None => Ok(()),
         }
@@ -154,8 +196,9 @@ impl Shared {
         }
     }
 
-    /// Halts one run and says how it stopped.
+    /// Halts one run at once, waits for the record, and says how it stopped.
     pub(crate) async fn halt_run(&self, run: &RunShared, cause: HaltCause, detail: String) -> Stop {
+        run.stop(Stop::Halted { cause, detail: detail.clone() });
         let (reply, answer) = oneshot::channel();
         let sent = self.send(Op::Halt { run: Some(run.id), cause, detail, reply: Some(reply) });
         if let Err(stop) = sent.and(self.answer(answer).await) {

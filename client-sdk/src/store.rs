@@ -276,6 +276,14 @@ impl Store {
         })
     }
 
+    /// Whether the run is of this kernel, open or closed.
+    pub(crate) fn has_run(&self, run: RunId) -> Result<bool, StoreError> {
+        self.read(|view| {
+            let live = view.open_table(LIVE)?.get(run.as_bytes())?.is_some();
+            Ok(live || view.open_table(CLOSED)?.get(run.as_bytes())?.is_some())
+        })
+    }
+
     /// All runs in the order of their identifiers, which is that of their start.
     ///
     /// # Errors

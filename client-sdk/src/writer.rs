@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use sift_rules::Ledger;
+use sift_rules::{Ledger, RunState};
 use sift_spec::entry::{Entry, EntryError};
 use sift_spec::record::{Body, Halt, HaltCause, Kind, Record};
 use sift_spec::types::{RunId, Seq, Text, UnixMillis};
@@ -204,7 +204,7 @@ impl Writer {
         let stop = Stop::Halted { cause: HaltCause::Spool, detail: detail.to_owned() };
         let _ = self.shared.stop.set(stop.clone());
         for line in self.lines.values() {
-            line.run.view().stop.get_or_insert(stop.clone());
+            line.run.stop(stop.clone());
         }
         self.wake();
     }
@@ -225,7 +225,18 @@ impl Writer {
     /// Signs a record of a run and adds it to the round. A failure halts the kernel: a record that cannot be made
     /// must not be missing.
     fn append(&mut self, run: RunId, body: Body, time: UnixMillis) -> Result<(Seq, u64), Stop> {
-        match self.try_append(run, body, time) {
+        self.append_and(run, body, time, |_| {})
+    }
+
+    /// The same, and what the record changes about the run's state: whoever decides sees both or neither.
+    fn append_and(
+        &mut self,
+        run: RunId,
+        body: Body,
+        time: UnixMillis,
+        change: impl FnOnce(&mut RunState),
+    ) -> Result<(Seq, u64), Stop> {
+        match self.try_append(run, body, time, change) {
             Ok(place) => Ok(place),
             Err(error) => {
                 self.die(&error.to_string());
@@ -234,7 +245,13 @@ impl Writer {
         }
     }
 
-    fn try_append(&mut self, run: RunId, body: Body, time: UnixMillis) -> Result<(Seq, u64), AppendError> {
+    fn try_append(
+        &mut self,
+        run: RunId,
+        body: Body,
+        time: UnixMillis,
+        change: impl FnOnce(&mut RunState),
+    ) -> Result<(Seq, u64), AppendError> {
         let kind = body.kind();
         let closed = || AppendError::Entry(EntryError::Header);
         let line = self.lines.get_mut(&run).ok_or_else(closed)?;
@@ -246,7 +263,9 @@ impl Writer {
         line.extend(&record, key.name(), entry.leaf(), &self.shared.log)?;
         *line.census.entry(kind).or_default() += 1;
         {
+            // One change under one guard: a decision made on the new `next` is made on the new state.
             let mut view = line.run.view();
+            change(&mut view.state);
             view.next = line.next_seq();
             view.time = time;
         }
@@ -265,30 +284,43 @@ impl Writer {
         Ok((seq, position))
     }
 
-    /// Stops a run. No call starts after this; the record says why.
+    /// Stops a run and all runs below it. No call starts after this; the records say why.
     fn halt_run(&mut self, run: RunId, cause: HaltCause, detail: &str) {
-        let Some(line) = self.lines.get_mut(&run) else { return };
-        {
-            let mut view = line.run.view();
-            if view.stop.is_some() {
-                return;
-            }
-            view.stop = Some(Stop::Halted { cause, detail: detail.to_owned() });
+        let stop = Stop::Halted { cause, detail: detail.to_owned() };
+        let Some(line) = self.lines.get(&run) else { return };
+        // Whoever pulled the switch may have set it already: then its reason stands.
+        let stop = line.run.stop(stop);
+        self.record_halt(run, &stop);
+        let Stop::Halted { cause, detail } = stop else { return };
+        let below = self.lines.values().filter(|line| line.run.is_below(run)).map(|line| line.run.id);
+        let mut below: Vec<RunId> = below.collect();
+        below.sort_unstable();
+        for id in below {
+            let stop = Stop::Halted { cause, detail: format!("run {run} above it was halted: {detail}") };
+            let stop = self.lines.get(&id).map(|line| line.run.stop(stop));
+            stop.into_iter().for_each(|stop| self.record_halt(id, &stop));
         }
+    }
+
+    /// Makes the `halt` record of a run that has stopped, once.
+    fn record_halt(&mut self, run: RunId, stop: &Stop) {
+        let Stop::Halted { cause, detail } = stop else { return };
+        let Some(line) = self.lines.get_mut(&run).filter(|line| !line.halted) else { return };
         line.halted = true;
-        tracing::warn!(%run, cause = cause_name(cause), detail, "the run halts");
+        tracing::warn!(%run, cause = cause_name(*cause), detail, "the run halts");
         let time = self.shared.clock.now().max(self.time);
         // Where the record cannot be made the kernel has halted as a whole.
-        let _ = self.append(run, Body::Halt(Halt { cause, detail: Text::cut(detail) }), time);
+        let _ = self.append(run, Body::Halt(Halt { cause: *cause, detail: Text::cut(detail) }), time);
     }
 
     /// Stops every run, and the kernel with them.
     fn halt_all(&mut self, cause: HaltCause, detail: &str) {
+        let stop = Stop::Halted { cause, detail: detail.to_owned() };
+        let Stop::Halted { cause, detail } = self.shared.stop.get_or_init(|| stop).clone() else { return };
         tracing::error!(cause = cause_name(cause), detail, "the kernel halts");
-        let _ = self.shared.stop.set(Stop::Halted { cause, detail: detail.to_owned() });
         let runs: Vec<RunId> = self.lines.keys().copied().collect();
         for run in runs {
-            self.halt_run(run, cause, detail);
+            self.halt_run(run, cause, &detail);
         }
     }
 

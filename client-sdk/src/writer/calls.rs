@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use sift_rules::RunState;
 use sift_rules::ledger::{Reserve, Settle};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{
@@ -64,8 +65,10 @@ impl Writer {
         let Prepared { call, input, object: payload, .. } = prepared;
         let intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
         let (effect, refusal) = (intent.effect(), intent.refusal.clone());
-        let (intent_seq, position) = self.append(run.id, Body::Intent(Box::new(intent)), time)?;
-        run.view().state.on_intent(&input, effect);
+        let (intent_seq, position) =
+            self.append_and(run.id, Body::Intent(Box::new(intent)), time, |state| {
+                state.on_intent(&input, effect)
+            })?;
         // 5. What is asked of an approver.
         let hold = decision.hold.clone().filter(|_| effect == Effect::Hold);
         let request = hold.map(|hold| {
@@ -87,11 +90,11 @@ impl Writer {
             let why = if request.is_some() {
                 Report::cancelled("nobody waits for the approval any more")
             } else {
-                Report::unknown("the permit was dropped")
+                Report::cancelled("the permit was dropped before the call started")
             };
             let waits = request.clone().map_or(Waits::No, |request| Waits::For(Some(request)));
             if let Some(line) = self.lines.get_mut(&run.id) {
-                let live = LiveCall { call, input: Some(input), reserved, waits };
+                let live = LiveCall { call, input: Some(input), reserved, waits, opened: false };
                 line.calls.insert(intent_seq, live);
             }
             OpenCall {
@@ -202,12 +205,12 @@ impl Writer {
         let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
         let (object, commitment) = result.unzip();
         let outcome = Outcome { error, intent, model, result: commitment, settled, status };
-        let (seq, position) = self.append(run, Body::Outcome(Box::new(outcome)), time)?;
+        let learn = |state: &mut RunState| {
+            live.input.iter().for_each(|input| state.on_outcome(input, status, &bytes));
+        };
+        let (seq, position) = self.append_and(run, Body::Outcome(Box::new(outcome)), time, learn)?;
         self.batch.objects.extend(object.map(|object| (position, object)));
         if let Some(line) = self.lines.get_mut(&run) {
-            if let Some(input) = &live.input {
-                line.run.view().state.on_outcome(input, status, &bytes);
-            }
             match line.settled.checked_add(&settled) {
                 Some(sum) => line.settled = sum,
                 None => return Err(self.contradiction("a sum of the run passes 2^53 - 1")),

@@ -39,6 +39,8 @@ pub(crate) struct LiveCall {
     pub(crate) input: Option<CallInput>,
     pub(crate) reserved: Amounts,
     pub(crate) waits: Waits,
+    /// Whether the sub-agent that it starts has opened its run, which it may once.
+    pub(crate) opened: bool,
 }
 
 /// Whether a call waits for an approval.

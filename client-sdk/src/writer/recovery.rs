@@ -76,7 +76,7 @@ impl Writer {
                 let depth = open.parent.map_or(0, |parent| parent.depth);
                 let agent = record.agent.clone();
                 let state = RunState::new(agent.clone(), run, depth, record.time, open.labels.clone(), &[]);
-                line = Some(Line::new(Arc::new(RunShared::new(run, agent, depth, state, record.time))));
+                line = Some(Line::new(Arc::new(RunShared::new(run, agent, None, state, record.time))));
             }
             let line = line.as_mut().ok_or_else(|| wrong("a run does not start with its open record"))?;
             let leaf = entry.leaf();
@@ -136,7 +136,7 @@ fn fold_body(line: &mut Line, record: &Record) -> Option<()> {
         Body::Intent(intent) if intent.effect() != Effect::Deny => {
             let waits = if intent.effect() == Effect::Hold { Waits::For(None) } else { Waits::No };
             let (call, reserved) = (intent.call.clone(), intent.reserved);
-            line.calls.insert(record.seq, LiveCall { call, input: None, reserved, waits });
+            line.calls.insert(record.seq, LiveCall { call, input: None, reserved, waits, opened: false });
         }
         Body::Approval(approval) => {
             // Answered: if it was refused, the outcome is in the same transaction and follows.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use sift_rules::ledger;
 use sift_rules::{LedgerError, RunState};
-use sift_spec::record::{Beat, Body, CloseReason, HaltCause, Open};
-use sift_spec::types::{RunId, Text};
+use sift_spec::record::{Beat, Body, Call, CloseReason, HaltCause, Open, Parent};
+use sift_spec::types::{AgentName, RunId, Text};
 use tokio::sync::oneshot;
 
-use super::{Close, Line, OpenRun, Writer};
+use super::line::Waits;
+use super::{Close, Line, LiveCall, OpenRun, Writer};
 use crate::error::{OpenRunError, RunError, Stop};
 use crate::shared::RunShared;
 
@@ -27,6 +28,11 @@ impl Writer {
         if let Some(stop) = self.shared.stopped() {
             return Err(stop.into());
         }
+        // One run for one identifier, and a sub-agent's only while the call that starts it is under way.
+        if self.lines.contains_key(&run) || self.batch.closed.contains(&run) || self.is_stored(run)? {
+            return Err(LedgerError::RunExists(run).into());
+        }
+        let above = parent.map(|parent| self.parent_of(&parent, run, &agent)).transpose()?;
         let limits = self.shared.bundle.budget().limits().clone();
         let opened = self.ledger.open(&ledger::Open {
             agent: agent.clone(),
@@ -39,7 +45,10 @@ impl Writer {
         let depth = parent.map_or(0, |parent| parent.depth);
         let facts = self.shared.bundle.facts();
         let state = RunState::new(agent.clone(), run, depth, time, labels.clone(), facts);
-        let shared = Arc::new(RunShared::new(run, agent, depth, state, time));
+        let shared = Arc::new(RunShared::new(run, agent, above, state, time));
+        if let Some(call) = parent.and_then(|parent| self.live_call(&parent)) {
+            call.opened = true;
+        }
         self.lines.insert(run, Line::new(Arc::clone(&shared)));
         let body = Body::Open(Box::new(Open {
             build,
@@ -52,6 +61,31 @@ impl Writer {
         }));
         self.append(run, body, time)?;
         Ok(shared)
+    }
+
+    fn is_stored(&mut self, run: RunId) -> Result<bool, Stop> {
+        self.store.has_run(run).map_err(|error| self.contradiction(&error.to_string()))
+    }
+
+    fn live_call(&mut self, parent: &Parent) -> Option<&mut LiveCall> {
+        self.lines.get_mut(&parent.run)?.calls.get_mut(&parent.seq)
+    }
+
+    /// The run above a new one: it goes on, and its permitted call starts just this run, which it has not yet.
+    fn parent_of(
+        &mut self,
+        parent: &Parent,
+        run: RunId,
+        agent: &AgentName,
+    ) -> Result<Arc<RunShared>, OpenRunError> {
+        let permitted = self.live_call(parent).is_some_and(|live| {
+            let starts = matches!(&live.call, Call::Agent(call) if call.run == run && call.agent == *agent);
+            starts && !live.opened && matches!(live.waits, Waits::No)
+        });
+        let above = self.lines.get(&parent.run).filter(|_| permitted).map(|line| Arc::clone(&line.run));
+        let above = above.ok_or(OpenRunError::NotPermitted { run })?;
+        self.shared.check(&above)?;
+        Ok(above)
     }
 
     /// Records that runs are alive which have been silent for a while.
@@ -79,8 +113,7 @@ impl Writer {
     ) {
         match run {
             Some(run) => self.halt_run(run, cause, detail),
-            None if self.shared.stopped().is_none() => self.halt_all(cause, detail),
-            None => {}
+            None => self.halt_all(cause, detail),
         }
         if let Some(reply) = reply {
             self.reply(reply, ());
@@ -115,7 +148,7 @@ impl Writer {
         let body = Body::Close(sift_spec::record::Close { census, reason, settled });
         self.append(run, body, time)?;
         if let Some(line) = self.lines.remove(&run) {
-            line.run.view().stop.get_or_insert(Stop::Closed);
+            line.run.stop(Stop::Closed);
         }
         self.batch.closed.push(run);
         Ok(settled)

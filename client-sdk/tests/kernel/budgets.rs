@@ -1,12 +1,18 @@
 //! Budgets and counters, exact whatever runs at the same time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sift_client::{AgentCall, CloseReason, ModelCall, OpenRun, OpenRunError, Payload, Report, Verdict};
+use sift_client::{
+    AgentCall, CloseReason, Kernel, ModelCall, OpenRun, OpenRunError, Payload, Report, Run, Verdict,
+};
+use sift_rules::{CallInput, RunState};
 use sift_spec::meter::Meter;
-use sift_spec::record::{Body, Refusal, Scope};
+use sift_spec::payload::Commitment;
+use sift_spec::record::{Body, Call, Refusal, Scope};
+use sift_spec::types::RunId;
 
-use crate::harness::{House, object, open_run, records, tool};
+use crate::harness::{House, kinds, open_run, records, tool};
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -64,13 +70,52 @@ async fn a_rule_over_a_counter_is_exact() {
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
     assert_eq!(storm(vec![run.clone()], 256, "write").await, 2);
-    // Every committed input names the seq and the time of its own intent, and decides the same again.
-    for record in records(&kernel, run.id()) {
-        let Body::Intent(intent) = &record.body else { continue };
-        let object = object(&kernel, run.id(), &intent.decision.input);
-        let input = sift_rules::PolicyInput::from_bytes(&object[16..]).unwrap();
-        assert_eq!((input.run.seq, input.time), (record.seq, record.time));
-        assert_eq!(sift_rules::decide(kernel.bundle(), &object[16..]).effect, intent.decision.effect);
+    derive(&kernel, run.id());
+    // Where all are allowed, intents and outcomes of different calls come close to one another.
+    for _ in 0..8 {
+        let run = open_run(&kernel).await;
+        assert_eq!(storm(vec![run.clone()], 64, "read").await, 64);
+        derive(&kernel, run.id());
+    }
+}
+
+/// Derives every policy input of a run from its records, as an auditor does: the kernel decided on exactly these.
+fn derive(kernel: &Kernel, run: RunId) {
+    let objects: BTreeMap<_, _> = kernel
+        .store()
+        .run(run)
+        .unwrap()
+        .into_iter()
+        .flat_map(|stored| kernel.store().objects(stored.position).unwrap())
+        .collect();
+    let content = |commitment: &Commitment| &objects[&commitment.digest][16..];
+    let records = records(kernel, run);
+    let (agent, time) = (records[0].agent.clone(), records[0].time);
+    let facts = kernel.bundle().facts();
+    let mut state = RunState::new(agent, run, 0, time, BTreeMap::new(), facts);
+    let mut calls = BTreeMap::new();
+    for record in &records {
+        match &record.body {
+            Body::Intent(intent) => {
+                let Call::Tool(tool) = &intent.call else { panic!() };
+                let call = CallInput::of(&intent.call, content(&tool.args));
+                let input = state.input(call.clone(), record.seq, record.time).to_bytes();
+                let decided = content(&intent.decision.input);
+                let (decided, input) = (String::from_utf8_lossy(decided), String::from_utf8(input).unwrap());
+                assert_eq!(decided, input);
+                assert_eq!(
+                    sift_rules::decide(kernel.bundle(), input.as_bytes()).effect,
+                    intent.decision.effect
+                );
+                state.on_intent(&call, intent.effect());
+                calls.insert(record.seq, call);
+            }
+            Body::Outcome(outcome) => {
+                let result = outcome.result.as_ref().map(content).unwrap_or_default();
+                state.on_outcome(&calls[&outcome.intent], outcome.status, result);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -131,13 +176,10 @@ async fn a_sub_agent_counts_in_the_run_above() {
     let run = open_run(&kernel).await;
     let agent = || AgentCall { agent: "airline/helper".parse().unwrap(), task: Payload::text("help") };
     let Verdict::Permitted(permit) = run.propose(agent()).await.unwrap() else { panic!() };
-    let in_flight = permit.start().unwrap();
-    let parent = in_flight.child();
-    let wrong = OpenRun { parent: parent.clone(), ..OpenRun::of("airline/other".parse().unwrap()) };
-    assert!(matches!(kernel.open_run(wrong).await, Err(OpenRunError::OtherAgent { .. })));
-    let open = OpenRun { parent: parent.clone(), ..OpenRun::of("airline/helper".parse().unwrap()) };
-    let child = kernel.open_run(open.clone()).await.unwrap();
-    assert!(matches!(kernel.open_run(open).await, Err(OpenRunError::Ledger(_))), "a child opens once");
+    let mut in_flight = permit.start().unwrap();
+    let open = OpenRun { parent: in_flight.child(), ..OpenRun::of("airline/helper".parse().unwrap()) };
+    assert!(in_flight.child().is_none(), "a child opens once");
+    let child = kernel.open_run(open).await.unwrap();
 
     for _ in 0..2 {
         let Verdict::Permitted(permit) = child.propose(tool("read", "{}")).await.unwrap() else { panic!() };
@@ -150,6 +192,62 @@ async fn a_sub_agent_counts_in_the_run_above() {
     child.close(CloseReason::Done).await.unwrap();
     in_flight.finish(Report::ok(Payload::text("helped"))).await.unwrap();
     run.close(CloseReason::Done).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sub_agent_opens_while_its_call_is_under_way_and_under_its_own_name() {
+    let house = House::new("").await;
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let helper = "airline/helper";
+    let start = async || {
+        let call = AgentCall { agent: helper.parse().unwrap(), task: Payload::text("help") };
+        let Verdict::Permitted(permit) = run.propose(call).await.unwrap() else { panic!() };
+        permit.start().unwrap()
+    };
+    let mut in_flight = start().await;
+    let wrong = OpenRun { parent: in_flight.child(), ..OpenRun::of("airline/other".parse().unwrap()) };
+    assert!(matches!(kernel.open_run(wrong).await, Err(OpenRunError::OtherAgent { .. })));
+    in_flight.finish(Report::error("the wrong agent")).await.unwrap();
+    let mut in_flight = start().await;
+    let late = OpenRun { parent: in_flight.child(), ..OpenRun::of(helper.parse().unwrap()) };
+    in_flight.finish(Report::error("never mind")).await.unwrap();
+    assert!(matches!(kernel.open_run(late).await, Err(OpenRunError::NotPermitted { .. })));
+}
+
+#[tokio::test]
+async fn a_halt_reaches_every_run_below() {
+    let house = House::new("").await;
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let helper = "airline/helper";
+    let start = async |run: Run| {
+        let call = AgentCall { agent: helper.parse().unwrap(), task: Payload::text("help") };
+        let Verdict::Permitted(permit) = run.propose(call).await.unwrap() else { panic!() };
+        permit.start().unwrap()
+    };
+    let open = |parent| OpenRun { parent, ..OpenRun::of(helper.parse().unwrap()) };
+    let mut first = start(run.clone()).await;
+    let child = kernel.open_run(open(first.child())).await.unwrap();
+    let mut second = start(child.clone()).await;
+    let grandchild = kernel.open_run(open(second.child())).await.unwrap();
+    // A run that is closed stands between them all the same.
+    second.finish(Report::ok(Payload::text("started"))).await.unwrap();
+    child.close(CloseReason::Done).await.unwrap();
+    assert!(grandchild.stopped().is_none());
+    let mut third = start(run.clone()).await;
+    let permit = match grandchild.propose(tool("read", "{}")).await.unwrap() {
+        Verdict::Permitted(permit) => permit,
+        other => panic!("{other:?}"),
+    };
+    run.halt("enough").await.unwrap();
+    assert!(permit.start().is_err());
+    assert!(grandchild.propose(tool("read", "{}")).await.is_err());
+    let below = open(third.child());
+    assert!(matches!(kernel.open_run(below).await, Err(OpenRunError::Stopped(_))));
+    assert!(kinds(&kernel, grandchild.id()).contains(&"halt"));
+    assert!(!kinds(&kernel, child.id()).contains(&"halt"));
+    assert!(kernel.stopped().is_none());
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sift_client::{CloseReason, HaltCause, Mode, OpenError, Payload, ProposeError, Report, Stop, Verdict};
+use sift_client::{
+    CloseReason, HaltCause, Mode, OpenError, Payload, ProposeError, Report, Status, Stop, Verdict,
+};
 
-use crate::harness::{House, eventually, kinds, open_run, tool};
+use crate::harness::{House, eventually, kinds, last_outcome, open_run, tool};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -47,8 +49,9 @@ async fn in_log_mode_nothing_is_dispatched_without_a_receipt() {
     clock.advance_ms(61_000);
     let refused = proposal.await.unwrap();
     assert!(matches!(refused, Err(ProposeError::Stopped(Stop::Halted { cause: HaltCause::LogBehind, .. }))));
-    // The intent was not dispatched, but nobody can prove that from outside: its permit counts as dropped.
+    // The intent was not dispatched.
     eventually("an outcome", || kinds(&kernel, run.id()).last() == Some(&"outcome")).await;
+    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
     // What waits is uploaded when the log is back.
     house.log.behaviour.down.store(false, Ordering::SeqCst);
     assert!(kernel.drain(PATIENCE).await);

@@ -45,16 +45,30 @@ async fn a_call_is_recorded_before_and_after() {
 }
 
 #[tokio::test]
-async fn a_dropped_permit_is_unknown_and_keeps_its_hold() {
+async fn a_dropped_permit_is_cancelled_and_a_dropped_call_is_unknown() {
     let house = House::new("[run]\ntool_calls = 2\n").await;
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
     drop(permit(&run, "read").await);
-    let in_flight = permit(&run, "read").await.start().unwrap();
-    drop(in_flight);
+    eventually("an outcome", || kinds(&kernel, run.id()).len() == 3).await;
+    let outcome = last_outcome(&kernel, run.id());
+    assert_eq!((outcome.status, outcome.settled.get(Meter::ToolCalls)), (Status::Cancelled, 0));
+    assert!(outcome.model.is_none() && outcome.result.is_none());
+    // Nobody takes the verdict: the caller gave up while the intent was being made.
+    let given_up = {
+        let propose = run.propose(tool("read", "{}"));
+        tokio::pin!(propose);
+        std::future::poll_fn(|cx| std::task::Poll::Ready(propose.as_mut().poll(cx).is_pending())).await
+    };
+    assert!(given_up);
+    eventually("an outcome", || kinds(&kernel, run.id()).len() == 5).await;
+    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    for _ in 0..2 {
+        let in_flight = permit(&run, "read").await.start().unwrap();
+        drop(in_flight);
+    }
     let Verdict::Denied(denial) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
     assert!(denial.refusal.is_some(), "both holds count in full");
-    assert_eq!(kinds(&kernel, run.id()), ["open", "intent", "outcome", "intent", "outcome", "intent"]);
     let outcome = last_outcome(&kernel, run.id());
     assert_eq!((outcome.status, outcome.settled.get(Meter::ToolCalls)), (Status::Unknown, 1));
     run.close(CloseReason::Done).await.unwrap();
@@ -100,6 +114,34 @@ async fn nothing_starts_after_a_halt() {
     assert_eq!(statuses, [(Status::Cancelled, 0), (Status::Ok, 1)]);
     let Some(Body::Close(close)) = records.last().map(|record| &record.body) else { panic!() };
     assert_eq!(close.reason, CloseReason::Halted);
+}
+
+#[tokio::test]
+async fn a_halt_does_not_wait_for_its_record() {
+    for whole in [false, true] {
+        let house = House::new("").await;
+        let kernel = house.open().await;
+        let run = open_run(&kernel).await;
+        let waiting = permit(&run, "read").await;
+        // Polled once, and then left alone: the switch is pulled all the same.
+        {
+            let (of_kernel, of_run) = (kernel.halt("enough"), run.halt("enough"));
+            tokio::pin!(of_kernel, of_run);
+            let poll = |cx: &mut std::task::Context<'_>| {
+                let _ = if whole { of_kernel.as_mut().poll(cx) } else { of_run.as_mut().poll(cx) };
+                std::task::Poll::Ready(())
+            };
+            std::future::poll_fn(poll).await;
+        }
+        assert!(run.stopped().is_some());
+        assert!(matches!(waiting.start(), Err(DispatchError::NotDispatched(_))));
+        eventually("the records", || {
+            let kinds = kinds(&kernel, run.id());
+            kinds.contains(&"halt") && kinds.contains(&"outcome")
+        })
+        .await;
+        assert_eq!(kinds(&kernel, run.id()).iter().filter(|kind| **kind == "halt").count(), 1);
+    }
 }
 
 #[tokio::test]
