@@ -11,7 +11,7 @@ use sift_spec::note::{BatchItem, VerifierKey, verify_batch};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::error::Refusal;
-use crate::sequencer::{Answer, Submission};
+use crate::sequencer::{Answer, Message, Submission};
 use crate::view::View;
 
 /// Entries that are checked in one batch: more bring little.
@@ -41,7 +41,7 @@ impl Admission {
         threads: usize,
         queue_max: usize,
         views: &watch::Receiver<Arc<View>>,
-        sequencer: &mpsc::Sender<Submission>,
+        sequencer: &mpsc::Sender<Message>,
     ) -> std::io::Result<Self> {
         let (queue, requests) = mpsc::channel(queue_max);
         let requests = Arc::new(Mutex::new(requests));
@@ -71,7 +71,7 @@ impl Admission {
 fn check_forever(
     requests: &Mutex<mpsc::Receiver<Request>>,
     views: &watch::Receiver<Arc<View>>,
-    sequencer: &mpsc::Sender<Submission>,
+    sequencer: &mpsc::Sender<Message>,
 ) {
     loop {
         // One thread at a time takes all that waits; the others check what they took.
@@ -91,7 +91,7 @@ fn check_forever(
         let view = Arc::clone(&views.borrow());
         check(&mut round, &view);
         for Request { entries, reply } in round {
-            if sequencer.blocking_send(Submission { entries, reply }).is_err() {
+            if sequencer.blocking_send(Message::Submit(Submission { entries, reply })).is_err() {
                 return;
             }
         }
@@ -135,8 +135,8 @@ fn check(round: &mut [Request], view: &View) {
     }
 }
 
-/// The key that an entry claims to be signed with.
-fn key_of<'a>(entry: &Entry, view: &'a View) -> Result<&'a VerifierKey, Refusal> {
+/// The key that an entry claims to be signed with. Who names none that is known costs nobody a signature check.
+pub(crate) fn key_of<'a>(entry: &Entry, view: &'a View) -> Result<&'a VerifierKey, Refusal> {
     let (name, id) = (entry.signer(), entry.key_id());
     match entry.content() {
         Content::Operator(_) => {

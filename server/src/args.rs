@@ -43,6 +43,10 @@ pub(crate) enum Command {
         /// Configuration file, where it is not sift-server.toml in that folder.
         #[arg(long, env = "SIFT_SERVER_CONFIG")]
         config: Option<PathBuf>,
+        /// A checkpoint of this log that somebody else holds: a kernel, an auditor, a regulator. The log starts only
+        /// if its tree extends it. May be given several times; worth giving after every restore.
+        #[arg(long, value_name = "FILE")]
+        seen: Vec<PathBuf>,
     },
     /// Sign a record of the operator and send it to a log.
     #[command(subcommand)]
@@ -58,7 +62,7 @@ pub(crate) struct Target {
     /// The operator's private key.
     #[arg(long)]
     pub(crate) key: PathBuf,
-    /// Trust file: with it the log's receipt is verified.
+    /// Trust file of the log; trust.policy beside the key where it is not given.
     #[arg(long)]
     pub(crate) trust: Option<PathBuf>,
 }

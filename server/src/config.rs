@@ -61,6 +61,16 @@ pub struct Config {
     /// Requests that may wait; more are answered with 429.
     #[serde(default = "default_queue_max")]
     pub queue_max: usize,
+    /// Connections at a time; more wait to be accepted.
+    #[serde(default = "default_connections_max")]
+    pub connections_max: usize,
+    /// Files of checkpoints of this log that others hold: the log starts only if its tree extends them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen: Vec<PathBuf>,
+}
+
+const fn default_connections_max() -> usize {
+    4096
 }
 
 const fn default_queue_max() -> usize {
@@ -78,8 +88,9 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new("."));
         config.data = folder.join(&config.data);
         config.log_key = folder.join(&config.log_key);
-        if config.queue_max == 0 {
-            return Err(content(path, "queue_max must be at least 1".to_owned()));
+        config.seen.iter_mut().for_each(|seen| *seen = folder.join(&*seen));
+        if config.queue_max == 0 || config.connections_max == 0 {
+            return Err(content(path, "queue_max and connections_max must be at least 1".to_owned()));
         }
         Ok(config)
     }
@@ -147,7 +158,7 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
          quorum none\n\
          #sift:operator {operator_vkey}\n"
     );
-    std::fs::write(&trust, policy).map_err(|error| file(&trust, error))?;
+    write_durably(&trust, &policy)?;
     let data = dir.join(DATA_FOLDER);
     recovery::create(&data, &log, origin)?;
     let config = Config {
@@ -156,10 +167,13 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
         log_key: LOG_KEY_FILE.into(),
         operator: operator_vkey.to_string(),
         queue_max: default_queue_max(),
+        connections_max: default_connections_max(),
+        seen: Vec::new(),
     };
     // The configuration comes last: without it there is no log here, and init may be run again elsewhere.
     let text = toml::to_string(&config).map_err(|error| content(&config_path, error.to_string()))?;
-    std::fs::write(&config_path, text).map_err(|error| file(&config_path, error))?;
+    write_durably(&config_path, &text)?;
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| file(dir, error))?;
     let (log, operator) = (log.verifier().clone(), operator.verifier().clone());
     Ok(NewLog { config: config_path, trust, operator_key, log, operator })
 }
@@ -193,6 +207,15 @@ pub fn read_key(path: &Path) -> Result<SignerKey, ConfigError> {
     SignerKey::from_secret_text(text.trim_end()).map_err(|error| content(path, error.to_string()))
 }
 
+fn write_durably(path: &Path, text: &str) -> Result<(), ConfigError> {
+    use std::io::Write as _;
+    let written = std::fs::File::create_new(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| file(path, error))
+}
+
 fn write_secret(path: &Path, key: &SignerKey) -> Result<(), ConfigError> {
     use std::io::Write as _;
     let mut options = std::fs::OpenOptions::new();
@@ -205,6 +228,11 @@ fn write_secret(path: &Path, key: &SignerKey) -> Result<(), ConfigError> {
         file.sync_all()
     });
     written.map_err(|error| file(path, error))
+}
+
+/// Reads the checkpoints that others hold.
+pub(crate) fn read_seen(config: &Config) -> Result<Vec<Vec<u8>>, ConfigError> {
+    config.seen.iter().map(|path| std::fs::read(path).map_err(|error| file(path, error))).collect()
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sift_spec::entry::Entry;
-use sift_spec::evidence::Pack;
+use sift_spec::evidence::{PACK_BYTES_MAX, Pack, PackError};
 use sift_spec::keys::KeyRing;
 use sift_spec::note::{KeyId, Note};
 use sift_spec::record::{Body, ENTRY_BYTES_MAX};
@@ -25,7 +25,7 @@ pub(crate) enum EvidenceError {
     #[error(transparent)]
     View(#[from] ViewError),
     #[error(transparent)]
-    Pack(#[from] sift_spec::evidence::PackError),
+    Pack(#[from] PackError),
 }
 
 impl From<StoreError> for EvidenceError {
@@ -39,10 +39,15 @@ pub(crate) fn pack(store: &Store, view: &View, run: RunId) -> Result<Vec<u8>, Ev
     let rows = store.rows(ChainId::Run(run))?;
     let mut entries = BTreeMap::new();
     let mut rests_on = BTreeSet::new();
+    let mut bytes = 0;
     // Rows of later commits than the view's are not in its tree.
     for row in rows.into_iter().filter(|row| row.index.is_in(view.head.size)) {
-        let bytes = read(store, row.index)?;
-        let entry = Entry::parse(bytes).map_err(|error| damaged(row.index, &error.to_string()))?;
+        let entry = read(store, row.index)?;
+        bytes += entry.len();
+        if bytes > PACK_BYTES_MAX {
+            return Err(PackError::TooLarge.into());
+        }
+        let entry = Entry::parse(entry).map_err(|error| damaged(row.index, &error.to_string()))?;
         authority(&entry, &view.keys, &mut rests_on);
         entries.insert(row.index, entry.into_bytes());
     }

@@ -20,6 +20,8 @@ pub mod operator;
 mod admission;
 mod error;
 mod evidence;
+mod listener;
+mod mark;
 mod recovery;
 mod routes;
 mod sequencer;
@@ -30,7 +32,6 @@ mod view;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sift_spec::proof::TreeHead;
 use tokio::net::TcpListener;
@@ -40,11 +41,8 @@ use crate::admission::Admission;
 use crate::config::{Config, ConfigError};
 pub use crate::recovery::RecoveryError;
 use crate::routes::App;
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Ended, Message, Sequencer};
 pub use crate::store::StoreError;
-
-/// How long requests may take to finish once the log is told to stop.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// Why a log does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +59,8 @@ pub enum LogError {
     /// The network or a thread failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The sequencer's thread panicked.
-    #[error("the sequencer panicked; everything that was answered is durable")]
+    /// A thread of the log is gone that should not be.
+    #[error("a thread of the log ended that should not; everything that was answered is durable")]
     Panicked,
 }
 
@@ -70,6 +68,7 @@ pub enum LogError {
 pub struct Log {
     sequencer: Sequencer,
     queue_max: usize,
+    connections_max: usize,
 }
 
 impl Log {
@@ -79,8 +78,13 @@ impl Log {
     /// When the key does not fit the store, or the store is not the tree that was signed.
     pub fn open(config: &Config) -> Result<Self, LogError> {
         let key = config::read_key(&config.log_key)?;
-        let sequencer = recovery::open(&config.data, key, config.operator()?)?;
-        Ok(Self { sequencer, queue_max: config.queue_max })
+        let operator = config.operator()?;
+        if operator.public() == key.verifier().public() {
+            let why = "operator: this is the log's own key; the operator's must be another".to_owned();
+            return Err(config::content(std::path::Path::new(config::CONFIG_FILE), why).into());
+        }
+        let sequencer = recovery::open(&config.data, key, operator, &config::read_seen(config)?)?;
+        Ok(Self { sequencer, queue_max: config.queue_max, connections_max: config.connections_max })
     }
 
     /// Size and root of the tree.
@@ -102,7 +106,6 @@ impl Log {
         let (submissions, queue) = mpsc::channel(self.queue_max);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let admission = Admission::start(threads, self.queue_max, &views, &submissions)?;
-        drop(submissions);
 
         let stopping = Arc::new(AtomicBool::new(false));
         let (ended, sequencer_ended) = oneshot::channel();
@@ -115,32 +118,24 @@ impl Log {
             result
         })?;
 
-        let app = Arc::new(App { store, views, admission, stopping: Arc::clone(&stopping) });
-        let router = routes::router(app);
-        let (stop, mut stopped) = tokio::sync::watch::channel(());
-        let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        let app = Arc::new(App::new(store, views, admission, Arc::clone(&stopping)));
+        let stop = async move {
             // The store failed (the sequencer ended early), or the caller wants to stop.
             tokio::select! {
                 () = shutdown => {}
                 _ = sequencer_ended => {}
             }
             stopping.store(true, Ordering::Relaxed);
-            let _ = stop.send(());
-        });
-        let grace = async {
-            if stopped.changed().await.is_ok() {
-                tokio::time::sleep(GRACE).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
         };
-        tokio::select! {
-            served = server.into_future() => served?,
-            () = grace => tracing::warn!("stopped with requests still open"),
-        }
-        // The router is gone, and with it the door: admission ends, then the sequencer.
+        listener::serve(listener, routes::router(app), self.connections_max, stop).await?;
+        // Connections that would not end keep the door open, but nothing that comes through it is written any more.
+        let _ = submissions.send(Message::Stop).await;
         let joined =
             tokio::task::spawn_blocking(move || thread.join()).await.map_err(|_| LogError::Panicked)?;
-        Ok(joined.map_err(|_| LogError::Panicked)??)
+        match joined {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Ended::Store(error))) => Err(error.into()),
+            Ok(Err(Ended::Orphaned)) | Err(_) => Err(LogError::Panicked),
+        }
     }
 }

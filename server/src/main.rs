@@ -3,7 +3,7 @@
 mod args;
 
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use args::{Args, Command, KeyRoleArg, OperatorCommand};
 use clap::Parser as _;
 use sift_server::Log;
 use sift_server::config::{self, CONFIG_FILE, Config};
-use sift_server::operator;
+use sift_server::operator::Operator;
 use sift_spec::bundle::Bundle;
 use sift_spec::note::VerifierKey;
 use sift_spec::record::{Erase, Grant, KeyChange, KeyRole, OperatorBody, Policy, Revoke};
@@ -34,9 +34,9 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<(), AnyError> {
     match args.command {
         Command::Init { dir, origin, listen } => init(&dir, &origin, listen),
-        Command::Serve { dir, config } => {
+        Command::Serve { dir, config, seen } => {
             let path = config.unwrap_or_else(|| dir.join(CONFIG_FILE));
-            runtime()?.block_on(serve(&path))
+            runtime()?.block_on(serve(&path, seen))
         }
         Command::Operator(command) => runtime()?.block_on(operate(command)),
     }
@@ -62,11 +62,12 @@ fn init(dir: &Path, origin: &str, listen: std::net::SocketAddr) -> Result<(), An
     Ok(())
 }
 
-async fn serve(path: &Path) -> Result<(), AnyError> {
+async fn serve(path: &Path, seen: Vec<PathBuf>) -> Result<(), AnyError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SIFT_LOG").unwrap_or_else(|_| "info".into());
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
-    let config = Config::read(path)?;
+    let mut config = Config::read(path)?;
+    config.seen.extend(seen);
     let log = Log::open(&config)?;
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
         format!("{}: {error}; another process listens there, or choose another \"listen\"", config.listen)
@@ -128,19 +129,15 @@ async fn operate(command: OperatorCommand) -> Result<(), AnyError> {
         }
     };
     let key = config::read_key(&target.key)?;
-    let trust = match &target.trust {
-        None => None,
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            Some(TrustPolicy::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?)
-        }
-    };
+    // `init` puts both into one folder.
+    let trust = target.trust.clone().unwrap_or_else(|| target.key.with_file_name(config::TRUST_FILE));
+    let text = std::fs::read_to_string(&trust)
+        .map_err(|error| format!("{}: {error}; name the log's trust file with --trust", trust.display()))?;
+    let trust = TrustPolicy::parse(&text).map_err(|error| format!("{}: {error}", trust.display()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let now = UnixMillis::new(u64::try_from(now)?)?;
-    let index = operator::submit(&target.url, &key, body, now, trust.as_ref()).await?;
-    let proof = if trust.is_some() { ", receipt verified" } else { "" };
-    println!("{what}: entry {index}{proof}");
+    let index = Operator::beside(&target.key, &key, &trust).submit(&target.url, body, now).await?;
+    println!("{what}: entry {index}, receipt verified");
     Ok(())
 }
 

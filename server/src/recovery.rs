@@ -3,8 +3,9 @@
 //! 1. The store is of this log: origin and log key are those of the configuration.
 //! 2. The newest checkpoint is signed by the log's key.
 //! 3. The right edge, read from the tiles, has that checkpoint's root.
-//! 4. There are exactly as many entries as it says.
-//! 5. Keys and bundles are what the operator's entries, verified again, make them.
+//! 4. The last entry is the one before its size.
+//! 5. Keys and bundles are what the operator's entries, verified again, make them; none is missing.
+//! 6. The tree extends every head that is known to have been signed: the high-water mark, and what others have seen.
 //!
 //! Any difference refuses the start. Nothing is repaired: a store that is not what was signed is evidence.
 
@@ -25,6 +26,7 @@ use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{KeyName, TreeSize};
 use tokio::sync::watch;
 
+use crate::mark::HighWaterMark;
 use crate::sequencer::{Sequencer, sign};
 use crate::store::{ChainId, Commit, Store, StoreError};
 use crate::tile::EdgeTiles;
@@ -49,6 +51,20 @@ pub enum RecoveryError {
     /// The stored checkpoint is not one of this log.
     #[error("the stored checkpoint is not believed: {0}")]
     Checkpoint(#[from] sift_spec::trust::TrustError),
+    /// The high-water mark could not be read or written.
+    #[error("the high-water mark beside the store: {0}")]
+    Mark(#[from] std::io::Error),
+    /// The log signed more than the store holds.
+    #[error(
+        "the log signed a tree of {known} entries, and the store holds {stored} that do not extend it: this is an old \
+         or damaged copy, and going on from it would show two histories; restore the store from where it is whole"
+    )]
+    Behind {
+        /// Entries in the store.
+        stored: TreeSize,
+        /// Size of the head that was signed.
+        known: TreeSize,
+    },
     /// The stored tree is not the one that was signed.
     #[error(
         "the stored tree is not the one that was signed: {0}; restore the whole store from where it is intact, \
@@ -70,8 +86,14 @@ pub(crate) fn create(dir: &Path, key: &SignerKey, origin: &KeyName) -> Result<()
     Ok(store.commit(&Commit { checkpoint: Some((TreeSize::ZERO, checkpoint, true)), ..Commit::default() })?)
 }
 
-/// Opens the store of an existing log and rebuilds what the sequencer knows.
-pub(crate) fn open(dir: &Path, key: SignerKey, operator: VerifierKey) -> Result<Sequencer, RecoveryError> {
+/// Opens the store of an existing log and rebuilds what the sequencer knows. `seen` are checkpoints of this log that
+/// others hold.
+pub(crate) fn open(
+    dir: &Path,
+    key: SignerKey,
+    operator: VerifierKey,
+    seen: &[Vec<u8>],
+) -> Result<Sequencer, RecoveryError> {
     let store = Store::open(dir, false)?;
     let log = key.verifier().clone();
     // 1. The store is of this log.
@@ -119,12 +141,34 @@ pub(crate) fn open(dir: &Path, key: SignerKey, operator: VerifierKey) -> Result<
     // 5. Keys and bundles.
     let mut keys = KeyRing::new(log.name().clone(), operator.clone());
     let chain = recover_operator(&store, &operator, &mut keys)?;
+    // 6. Every head that is known to have been signed.
+    let mark = HighWaterMark::read(dir, &trust)?;
+    let seen = seen.iter().map(|note| Ok(trust.verify(note)?.checkpoint().head));
+    for known in mark.into_iter().map(Ok).chain(seen).collect::<Result<Vec<_>, RecoveryError>>()? {
+        check_extends(&store, &head, &known)?;
+    }
+    let mut mark = HighWaterMark::open(dir)?;
+    mark.set(&checkpoint);
     let keys = Arc::new(keys);
     let partial = tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone()))).collect();
     let view = Arc::new(View { head, checkpoint, keys: Arc::clone(&keys), tiles: partial });
     let (views, _) = watch::channel(view);
     let store = Arc::new(store);
-    Ok(Sequencer { store, key, keys, operator: chain, edge, tiles, heads: HashMap::new(), views })
+    Ok(Sequencer { store, key, keys, operator: chain, edge, tiles, heads: HashMap::new(), views, mark })
+}
+
+/// Checks that the stored tree extends a head that was signed before.
+fn check_extends(store: &Store, stored: &TreeHead, known: &TreeHead) -> Result<(), RecoveryError> {
+    let behind = || RecoveryError::Behind { stored: stored.size, known: known.size };
+    if known.size > stored.size {
+        return Err(behind());
+    }
+    let row = TiledTree::new(stored.size, store).read(&RightEdge::nodes(known.size));
+    let row = row.map_err(|error| RecoveryError::TreeDiffers(error.to_string()))?;
+    match RightEdge::from_row(known.size, row) {
+        Some(edge) if edge.root() == known.root => Ok(()),
+        _ => Err(behind()),
+    }
 }
 
 fn recover_operator(
@@ -139,11 +183,19 @@ fn recover_operator(
         let bytes = store.entry(row.index)?.ok_or_else(|| differs("it is missing".to_owned()))?;
         let entry = Entry::parse(bytes).map_err(|error| differs(error.to_string()))?;
         entry.verify(operator).map_err(|error| differs(error.to_string()))?;
+        if entry.leaf() != row.leaf {
+            return Err(differs("its row names another leaf hash".to_owned()));
+        }
         let Content::Operator(record) = entry.content() else {
             return Err(differs("it is not the operator's".to_owned()));
         };
         chain.extend(record, entry.leaf(), keys.log()).map_err(|error| differs(error.to_string()))?;
         keys.apply(row.index, &record.body).map_err(|error| differs(error.to_string()))?;
+    }
+    let (found, expected) = (chain.next_seq().get(), store.operator_records()?);
+    if found != expected {
+        let why = format!("{found} operator entries are stored, {expected} were written");
+        return Err(RecoveryError::TreeDiffers(why));
     }
     Ok(chain)
 }

@@ -18,11 +18,13 @@ use sift_spec::api::{
 };
 use sift_spec::entry::{Content, Entry};
 use sift_spec::record::{Body as RecordBody, ENTRY_BYTES_MAX};
-use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, Tiles as _, parse_entries, push_entry};
+use sift_spec::tile::{
+    BundleBytesError, TILE_WIDTH, TileId, TilePath, Tiles as _, parse_entries, push_entry,
+};
 use sift_spec::types::{LeafIndex, RunId, Seq, TreeSize, UnixMillis};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::admission::{Admission, AdmitError};
+use crate::admission::{Admission, AdmitError, key_of};
 use crate::error::{Refusal, RequestError};
 use crate::evidence::{self, EvidenceError};
 use crate::sequencer::Answer;
@@ -31,6 +33,12 @@ use crate::view::{View, ViewError};
 
 /// How long a body may take to arrive.
 const BODY_SECONDS_MAX: u64 = 30;
+
+/// Memory for the bodies of all requests together, in kibibytes: 128 MiB. More is answered with 429.
+const BODIES_KIB_MAX: usize = 128 << 10;
+
+/// Evidence packs that are made at a time; each may take some hundred megabytes.
+const PACKS_MAX: usize = 2;
 
 /// What never changes may be kept for a year.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
@@ -44,6 +52,10 @@ pub(crate) struct App {
     pub(crate) admission: Admission,
     /// Set while the log takes no more records.
     pub(crate) stopping: Arc<AtomicBool>,
+    /// Memory for bodies that are arriving or waiting, in kibibytes.
+    bodies: Semaphore,
+    /// Packs that are being made.
+    packs: Semaphore,
 }
 
 type Shared = State<Arc<App>>;
@@ -72,6 +84,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 impl App {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        views: watch::Receiver<Arc<View>>,
+        admission: Admission,
+        stopping: Arc<AtomicBool>,
+    ) -> Self {
+        let (bodies, packs) = (Semaphore::new(BODIES_KIB_MAX), Semaphore::new(PACKS_MAX));
+        Self { store, views, admission, stopping, bodies, packs }
+    }
+
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.views.borrow())
     }
@@ -116,15 +138,26 @@ async fn tile(State(app): Shared, Path(path): Path<String>) -> Answered {
 async fn add(State(app): Shared, headers: HeaderMap, body: Body) -> Answered {
     let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match media.as_str() {
-        "text/plain" => add_one(&app, collect(body, ENTRY_BYTES_MAX).await?).await,
-        "application/octet-stream" => add_many(&app, collect(body, BATCH_BYTES_MAX).await?).await,
-        _ => Err(RequestError::Malformed(
+    let bytes_max = match media.as_str() {
+        "text/plain" => ENTRY_BYTES_MAX,
+        "application/octet-stream" => BATCH_BYTES_MAX,
+        _ => return Err(RequestError::Malformed(
             "Content-Type must be text/plain for one note, or application/octet-stream for a bundle: 16 bits of \
              length and a note, for each"
                 .to_owned(),
         )),
+    };
+    // What the body may take is set aside before it is read, and until it is answered.
+    let stated =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let stated = stated.unwrap_or(bytes_max);
+    if stated > bytes_max {
+        return Err(RequestError::TooLarge(bytes_max));
     }
+    let kib = u32::try_from(stated.div_ceil(1024)).unwrap_or(u32::MAX);
+    let _room = app.bodies.try_acquire_many(kib).map_err(|_| RequestError::Busy)?;
+    let body = collect(body, bytes_max).await?;
+    if bytes_max == ENTRY_BYTES_MAX { add_one(&app, body).await } else { add_many(&app, body).await }
 }
 
 async fn add_one(app: &App, body: Bytes) -> Answered {
@@ -136,10 +169,13 @@ async fn add_one(app: &App, body: Bytes) -> Answered {
 }
 
 async fn add_many(app: &App, body: Bytes) -> Answered {
-    let entries = parse_entries(&body, BATCH_RECORDS_MAX)
-        .map_err(|error| RequestError::Malformed(error.to_string()))?;
-    let entries =
-        entries.into_iter().map(|entry| Entry::parse(entry.to_vec()).map_err(Refusal::Malformed)).collect();
+    let parse = move || {
+        let entries = parse_entries(&body, BATCH_RECORDS_MAX)?;
+        let parse = |entry: &[u8]| Entry::parse(entry.to_vec()).map_err(Refusal::Malformed);
+        Ok::<Vec<_>, BundleBytesError>(entries.into_iter().map(parse).collect())
+    };
+    // A thousand records take a while to read: others are not to wait for it.
+    let entries = blocking(parse).await?.map_err(|error| RequestError::Malformed(error.to_string()))?;
     let Answer { results, view } = submit(app, entries).await?;
     let indices: BTreeSet<LeafIndex> =
         results.iter().filter_map(|result| result.as_ref().ok().copied()).collect();
@@ -156,6 +192,15 @@ async fn add_many(app: &App, body: Bytes) -> Answered {
 async fn submit(app: &App, entries: Vec<Result<Entry, Refusal>>) -> Result<Answer, RequestError> {
     if app.stopping.load(Ordering::Relaxed) {
         return Err(RequestError::NotWriting);
+    }
+    // Who names no known key is refused here, without a place in the queue.
+    let view = app.view();
+    let known = |entry: Entry| key_of(&entry, &view).map(|_| ()).map(|()| entry);
+    let entries: Vec<Result<Entry, Refusal>> =
+        entries.into_iter().map(|entry| entry.and_then(known)).collect();
+    if entries.iter().all(Result::is_err) {
+        let results = entries.into_iter().map(|entry| entry.map(|_| LeafIndex::default())).collect();
+        return Ok(Answer { results, view });
     }
     let answer = app.admission.submit(entries).map_err(|error| match error {
         AdmitError::Busy => RequestError::Busy,
@@ -272,6 +317,8 @@ async fn run(State(app): Shared, Path(run): Path<String>) -> Answered {
 
 async fn run_evidence(State(app): Shared, Path(run): Path<String>) -> Answered {
     let run = parse_run(&run)?;
+    let _turn = app.packs.acquire().await.map_err(|_| RequestError::Internal("no turn"))?;
+    let app = Arc::clone(&app);
     match blocking(move || evidence::pack(&app.store, &app.view(), run)).await? {
         Ok(pack) => {
             let mut response = answer(MEDIA_PACK, FRESH, pack);
@@ -282,7 +329,9 @@ async fn run_evidence(State(app): Shared, Path(run): Path<String>) -> Answered {
         }
         Err(EvidenceError::NoRun) => Err(RequestError::NotFound(format!("run {run}"))),
         Err(EvidenceError::View(error)) => Err(from_view(error)),
-        Err(EvidenceError::Pack(_)) => Err(RequestError::Internal("the run does not fit into a pack")),
+        Err(EvidenceError::Pack(_)) => {
+            Err(RequestError::Internal("the run does not fit into a pack of 1 GiB"))
+        }
     }
 }
 
@@ -290,22 +339,34 @@ async fn operator(State(app): Shared) -> Answered {
     let find = move || -> Result<OperatorAnswer, StoreError> {
         let log = app.view().keys.log().clone();
         let Some((seq, row)) = app.store.last_row(ChainId::Operator)? else {
-            return Ok(OperatorAnswer { log, next_seq: Seq::ZERO, prev: None, time: UnixMillis::ZERO });
+            return Ok(OperatorAnswer {
+                log,
+                next_seq: Seq::ZERO,
+                index: None,
+                prev: None,
+                time: UnixMillis::ZERO,
+            });
         };
         let damaged = || StoreError::Damaged(format!("entry {} is not the operator's", row.index));
         let entry = Entry::parse(app.store.entry(row.index)?.ok_or_else(damaged)?).map_err(|_| damaged())?;
         let Content::Operator(record) = entry.content() else { return Err(damaged()) };
         let next_seq = Seq::new(seq + 1).map_err(|_| damaged())?;
-        Ok(OperatorAnswer { log, next_seq, prev: Some(row.leaf), time: record.time })
+        Ok(OperatorAnswer { log, next_seq, index: Some(row.index), prev: Some(row.leaf), time: record.time })
     };
     Ok(Json(blocking(find).await??).into_response())
 }
 
 /// What a view knows of a run: nothing of records that came after it.
 fn summary(store: &Store, view: &View, run: RunId) -> Result<Option<RunSummary>, StoreError> {
-    let rows = store.rows(ChainId::Run(run))?;
-    let records = rows.partition_point(|row| row.index.is_in(view.head.size));
-    let Some(last) = records.checked_sub(1).and_then(|last| rows.get(last)) else { return Ok(None) };
+    let Some((mut seq, mut last)) = store.last_row(ChainId::Run(run))? else { return Ok(None) };
+    while !last.index.is_in(view.head.size) {
+        let Some(before) = seq.checked_sub(1) else { return Ok(None) };
+        seq = before;
+        let place = Seq::new(seq).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        last = store
+            .row(ChainId::Run(run), place)?
+            .ok_or_else(|| StoreError::Damaged(format!("seq {seq} of {run}")))?;
+    }
     let damaged = || StoreError::Damaged(format!("entry {} is not a record of run {run}", last.index));
     let entry = Entry::parse(store.entry(last.index)?.ok_or_else(damaged)?).map_err(|_| damaged())?;
     let record = entry.record().ok_or_else(damaged)?;
@@ -313,7 +374,7 @@ fn summary(store: &Store, view: &View, run: RunId) -> Result<Option<RunSummary>,
         run,
         agent: record.agent.clone(),
         signer: entry.signer().clone(),
-        records: records as u64,
+        records: seq + 1,
         time: record.time,
         closed: matches!(record.body, RecordBody::Close(_)),
     }))

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sift_spec::chain::{OperatorHead, RunHead};
+use sift_spec::chain::{ChainError, OperatorHead, RunHead};
 use sift_spec::checkpoint::Checkpoint;
 use sift_spec::entry::{Content, Entry};
 use sift_spec::keys::KeyRing;
@@ -21,6 +21,7 @@ use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Refusal;
+use crate::mark::HighWaterMark;
 use crate::store::{ChainId, Commit, Row, Store, StoreError};
 use crate::tile::{EdgeTiles, Tile};
 use crate::view::View;
@@ -28,16 +29,44 @@ use crate::view::View;
 /// Entries that one commit takes at most, so that nobody waits for ever behind others.
 const COMMIT_ENTRIES_MAX: usize = 8192;
 
+/// Bytes that one commit takes at most, give or take one request.
+const COMMIT_BYTES_MAX: usize = 32 << 20;
+
 /// Heads of runs that are kept in memory; the others are read again when they are needed.
 const HEADS_MAX: usize = 65_536;
 
 /// A checkpoint is kept for good whenever the tree has grown past a multiple of this.
 const CHECKPOINT_EVERY: u64 = 256;
 
+/// What the sequencer is told.
+pub(crate) enum Message {
+    /// Decide about these.
+    Submit(Submission),
+    /// Finish what came before this, and end.
+    Stop,
+}
+
 /// Entries of one request, signatures checked.
 pub(crate) struct Submission {
     pub(crate) entries: Vec<Result<Entry, Refusal>>,
     pub(crate) reply: oneshot::Sender<Answer>,
+}
+
+impl Submission {
+    fn bytes(&self) -> usize {
+        self.entries.iter().flatten().map(|entry| entry.bytes().len()).sum()
+    }
+}
+
+/// Why the sequencer ended without having been told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody can submit any more: the admission threads are gone.
+    #[error("admission ended")]
+    Orphaned,
 }
 
 /// What became of a request, and the tree in which it did. No answer at all means: not written.
@@ -56,6 +85,7 @@ pub(crate) struct Sequencer {
     pub(crate) tiles: EdgeTiles,
     pub(crate) heads: HashMap<RunId, RunHead>,
     pub(crate) views: watch::Sender<Arc<View>>,
+    pub(crate) mark: HighWaterMark,
 }
 
 /// One round: what will be written, and what was decided on top of the store.
@@ -68,23 +98,36 @@ struct Round {
 }
 
 impl Sequencer {
-    /// Runs until all senders are gone.
+    /// Runs until it is told to stop.
     ///
     /// # Errors
-    /// When a write or read of the store failed; nobody was answered who should not have been.
-    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Submission>) -> Result<(), StoreError> {
-        while let Some(first) = queue.blocking_recv() {
-            let mut entries = first.entries.len();
-            let mut submissions = vec![first];
-            while entries < COMMIT_ENTRIES_MAX
-                && let Ok(submission) = queue.try_recv()
-            {
-                entries += submission.entries.len();
-                submissions.push(submission);
+    /// When a write or read of the store failed, or nobody is left who could submit. Nobody was answered who should
+    /// not have been.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), Ended> {
+        loop {
+            let mut submissions = match queue.blocking_recv() {
+                Some(Message::Submit(first)) => vec![first],
+                Some(Message::Stop) => return Ok(()),
+                None => return Err(Ended::Orphaned),
+            };
+            let (mut entries, mut bytes) = (submissions[0].entries.len(), submissions[0].bytes());
+            let mut stop = false;
+            while entries < COMMIT_ENTRIES_MAX && bytes < COMMIT_BYTES_MAX && !stop {
+                match queue.try_recv() {
+                    Ok(Message::Submit(submission)) => {
+                        entries += submission.entries.len();
+                        bytes += submission.bytes();
+                        submissions.push(submission);
+                    }
+                    Ok(Message::Stop) => stop = true,
+                    Err(_) => break,
+                }
             }
             self.round(submissions)?;
+            if stop {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Decides, writes, and then answers.
@@ -118,20 +161,17 @@ impl Sequencer {
             Content::Run(record) => (ChainId::Run(record.run), record.seq),
             Content::Operator(record) => (ChainId::Operator, record.seq),
         };
+        let Ok(index) = LeafIndex::new(self.edge.size().get()) else {
+            return Err(StoreError::Damaged("the log is full".to_owned()));
+        };
         // 1. A place that is taken stays as it is: the same bytes have the same index for ever.
         if let Some(row) = self.taken(chain, seq, round)? {
             if row.leaf == leaf {
                 return Ok(Ok(row.index));
             }
-            if self.store.equivocation(chain, seq)?.is_none() {
-                round.commit.equivocations.push((chain, seq, entry.into_bytes()));
-            }
-            return Ok(Err(Refusal::Equivocation { seq, index: row.index }));
+            return self.equivocation(entry, chain, seq, row, index, round).map(Err);
         }
         // 2. Authority and chain, at the index it would get.
-        let Ok(index) = LeafIndex::new(self.edge.size().get()) else {
-            return Err(StoreError::Damaged("the log is full".to_owned()));
-        };
         let admitted = match entry.content() {
             Content::Run(record) => self.admit_record(record, &entry, leaf, index)?,
             Content::Operator(record) => self.admit_operator(record, leaf, index),
@@ -147,6 +187,36 @@ impl Sequencer {
         round.commit.rows.push((chain, seq, row));
         round.commit.entries.push((index, entry.into_bytes()));
         Ok(Ok(index))
+    }
+
+    /// What to say to other bytes for a place that is taken. Evidence of equivocation is only what the run's own key
+    /// name signed, with a key that counts: nobody can make it against somebody else.
+    fn equivocation(
+        &mut self,
+        entry: Entry,
+        chain: ChainId,
+        seq: Seq,
+        row: Row,
+        index: LeafIndex,
+        round: &mut Round,
+    ) -> Result<Refusal, StoreError> {
+        if let (Some(record), ChainId::Run(run)) = (entry.record(), chain) {
+            if let Err(error) = self.keys.kernel(entry.signer(), entry.key_id(), &record.agent, index) {
+                return Ok(error.into());
+            }
+            if let Some(head) = self.head(run)?
+                && head.signer() != entry.signer()
+            {
+                return Ok(ChainError::Signer(head.signer().clone()).into());
+            }
+        }
+        // The first other entry is kept; one is proof enough.
+        let offered =
+            round.commit.equivocations.iter().any(|(other, place, _)| (*other, *place) == (chain, seq));
+        if !offered && self.store.equivocation(chain, seq)?.is_none() {
+            round.commit.equivocations.push((chain, seq, entry.into_bytes()));
+        }
+        Ok(Refusal::Equivocation { seq, index: row.index })
     }
 
     /// The record that has this place, in this round or before.
@@ -234,7 +304,10 @@ impl Sequencer {
         commit.checkpoint = Some((head.size, checkpoint.clone(), keep || before == TreeSize::ZERO));
         let partial = self.tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone())));
         commit.tiles = complete.into_iter().chain(partial).collect();
+        let enrolled = commit.rows.iter().any(|(chain, ..)| *chain == ChainId::Operator);
+        commit.operator_records = enrolled.then(|| self.operator.next_seq());
         self.store.commit(&commit)?;
+        self.mark.set(&checkpoint);
         let tiles = commit.tiles.into_iter().collect();
         let view = Arc::new(View { head, checkpoint, keys: Arc::clone(&self.keys), tiles });
         self.views.send_replace(Arc::clone(&view));

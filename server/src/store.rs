@@ -7,7 +7,7 @@
 //! | `chain` | run (16 zero bytes for the operator), seq | index, leaf hash |
 //! | `checkpoints` | size | a checkpoint's note, one for each 256 entries or so |
 //! | `equivocations` | run, seq | the first other entry that was offered for them |
-//! | `meta` | name | format, origin, log key, newest checkpoint |
+//! | `meta` | name | format, log key, newest checkpoint, length of the operator's chain |
 //!
 //! Integers are big-endian, so that keys sort as numbers do. Nothing here is trusted on reopening before
 //! [`crate::recovery`] has compared it with the signed checkpoint.
@@ -16,8 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
-    IteratorMode, Options, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    Direction, IteratorMode, Options, WriteBatch, WriteOptions,
 };
 use sift_spec::tile::{TILE_WIDTH, TileId, Tiles, parse_hashes};
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
@@ -97,6 +97,8 @@ pub(crate) struct Commit {
     pub(crate) equivocations: Vec<(ChainId, Seq, Vec<u8>)>,
     /// The newest checkpoint, and whether it is kept for good.
     pub(crate) checkpoint: Option<(TreeSize, String, bool)>,
+    /// How long the operator's chain is after this commit, where it grew.
+    pub(crate) operator_records: Option<Seq>,
 }
 
 /// The log's store.
@@ -128,6 +130,10 @@ impl Store {
         options.create_if_missing(create);
         options.create_missing_column_families(create);
         options.set_paranoid_checks(true);
+        // RocksDB would otherwise cut its write-ahead log at the first damaged record and open an older state:
+        // a log that goes on from there signs a fork. Only a torn tail, which nobody was answered about, may go.
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        options.set_track_and_verify_wals_in_manifest(true);
         let columns = [ENTRIES, TILES, CHAIN, CHECKPOINTS, EQUIVOCATIONS, META].map(column);
         let db = DB::open_cf_descriptors(&options, dir, columns).map_err(|error| {
             let in_use = error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains("lock");
@@ -193,7 +199,18 @@ impl Store {
                 batch.put_cf(self.column(CHECKPOINTS)?, size.get().to_be_bytes(), note);
             }
         }
+        if let Some(records) = commit.operator_records {
+            batch.put_cf(self.column(META)?, "operator", records.get().to_be_bytes());
+        }
         self.write(batch)
+    }
+
+    /// How long the operator's chain is, as of the last commit that made it longer.
+    pub(crate) fn operator_records(&self) -> Result<u64, StoreError> {
+        match self.meta("operator")? {
+            None => Ok(0),
+            Some(records) => Ok(u64::from_be_bytes(key_bytes(&records)?)),
+        }
     }
 
     /// An entry's bytes.

@@ -220,6 +220,9 @@ pub struct OperatorAnswer {
     pub log: KeyName,
     /// Seq of the next record.
     pub next_seq: Seq,
+    /// Index of the last record, for its receipt; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<LeafIndex>,
     /// `prev` of the next record; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<Hash>,

@@ -131,8 +131,16 @@ pub(crate) fn fork_the_log(stage: &mut Stage) -> Result<(), Failure> {
     let one = stage.serve("log")?;
     let two = stage.serve("attacks/log-copy")?;
     let digest = "0".repeat(64);
-    stage.operate_at(&one, &["erase", "--digest", &digest, "--reason", "what some are told"])?;
-    stage.operate_at(&two, &["erase", "--digest", &digest, "--reason", "what others are told"])?;
+    stage.operate_at(
+        &one,
+        "log/operator.key",
+        &["erase", "--digest", &digest, "--reason", "what some are told"],
+    )?;
+    stage.operate_at(
+        &two,
+        "attacks/log-copy/operator.key",
+        &["erase", "--digest", &digest, "--reason", "what others are told"],
+    )?;
     std::fs::write(stage.at("attacks/head-one"), fetch(&format!("{one}/checkpoint"))?)?;
     std::fs::write(stage.at("attacks/head-two"), fetch(&format!("{two}/checkpoint"))?)?;
     stage.say("Anybody who holds both heads holds the proof against the log:");

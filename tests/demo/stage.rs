@@ -160,14 +160,13 @@ impl Stage {
 
     /// Sends an operator's record to the log.
     pub(crate) fn operate(&self, arguments: &[&str]) -> Result<(), Failure> {
-        self.operate_at(&self.url(), arguments)
+        self.operate_at(&self.url(), "log/operator.key", arguments)
     }
 
     /// Sends an operator's record to a log.
-    pub(crate) fn operate_at(&self, url: &str, arguments: &[&str]) -> Result<(), Failure> {
+    pub(crate) fn operate_at(&self, url: &str, key: &str, arguments: &[&str]) -> Result<(), Failure> {
         let (verb, rest) = arguments.split_first().ok_or_else(|| Failure("no operator's verb".to_owned()))?;
-        let target =
-            ["operator", verb, "--url", url, "--key", "log/operator.key", "--trust", "log/trust.policy"];
+        let target = ["operator", verb, "--url", url, "--key", key, "--trust", "log/trust.policy"];
         self.run("sift-server", &[&target, rest].concat())
     }
 

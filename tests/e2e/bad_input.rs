@@ -253,6 +253,63 @@ async fn equivocation_is_refused_and_kept() {
     scene.goes_on().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_can_make_evidence_of_equivocation() {
+    let mut scene = Scene::new().await;
+    let first = scene.records[1].clone();
+    let later = Record { time: UnixMillis::new(first.time.get() + 1).unwrap(), ..first.clone() };
+    // An approver, another kernel, and a kernel for other agents: each is granted, none owns the run.
+    let approver = new_key("test/approver");
+    let role = KeyRole::Approver("supervisor".parse().unwrap());
+    scene.operator.grant(approver.verifier(), role, "*").await;
+    let elsewhere = new_key("test/elsewhere");
+    scene.operator.grant(elsewhere.verifier(), KeyRole::Kernel, "airline/*").await;
+    for key in [&approver, &elsewhere] {
+        let other = Entry::sign(&later, key).unwrap();
+        scene.refuses("another's place", other.bytes(), ProblemKind::KeyNotGranted).await;
+    }
+    let squatter = scene.log.writer("test/squatter").await;
+    scene.refuses("another's place", squatter.sign(&later).bytes(), ProblemKind::ChainBroken).await;
+    // The place for evidence is free for the real thing, and one is kept: the first.
+    let real = scene.writer.sign(&later);
+    let second =
+        scene.writer.sign(&Record { time: UnixMillis::new(first.time.get() + 2).unwrap(), ..first.clone() });
+    let bundle = [real.bytes().to_vec(), second.bytes().to_vec()];
+    let answer = scene.log.http.add_all(&bundle).await.unwrap();
+    assert!(answer.results.iter().all(|result| matches!(result, BatchResult::Problem(_))));
+    scene.log.stop().await;
+    assert_eq!(stored_equivocation(&scene.log, first.run, first.seq), Some(real.bytes().to_vec()));
+    scene.log.restart().await.unwrap();
+    scene.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_signs_nothing_for_another_log() {
+    let (one, two) = (Scene::new().await, TestLog::start().await);
+    // A log that says that it is the first one's, but serves the second's chain: an operator who believes the first.
+    let key = new_key("test/new");
+    let grant = Grant {
+        agents: vec!["*".parse().unwrap()],
+        role: KeyRole::Kernel,
+        vkey: key.verifier().to_string().parse().unwrap(),
+    };
+    let trust = one.log.trust();
+    let last = one.log.dir().join("elsewhere.last");
+    let operator = sift_server::operator::Operator { key: one.operator.key(), trust: &trust, last };
+    let body = OperatorBody::Key(KeyChange::Grant(grant));
+    two.operator().grant(new_key("test/other").verifier(), KeyRole::Kernel, "*").await;
+    let error = operator.submit(two.http.url(), body.clone(), now()).await.unwrap_err().to_string();
+    assert!(error.contains("signature"), "{error}");
+    // The true log is signed for, and what was sent is remembered: a log that hides it gets nothing.
+    operator.submit(one.log.http.url(), body, now()).await.unwrap();
+    std::fs::write(&operator.last, format!("900 {}\n", Hash::from_bytes([3; 32]))).unwrap();
+    let erase =
+        sift_spec::record::Erase { digest: Hash::from_bytes([1; 32]), reason: "test".parse().unwrap() };
+    let error = operator.submit(one.log.http.url(), OperatorBody::Erase(erase), now()).await.unwrap_err();
+    assert!(error.to_string().contains("does not show it"), "{error}");
+    one.goes_on().await;
+}
+
 fn stored_equivocation(log: &TestLog, run: RunId, seq: Seq) -> Option<Vec<u8>> {
     let options = rocksdb::Options::default();
     let columns = rocksdb::DB::list_cf(&options, log.data()).unwrap();

@@ -6,6 +6,7 @@ mod bad_input;
 mod crash;
 mod evidence;
 mod honest;
+mod hostile;
 mod kernel;
 mod kernel_crash;
 mod recovery;

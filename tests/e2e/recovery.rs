@@ -146,3 +146,95 @@ async fn init_never_overwrites() {
     let error = sift_server::config::init(log.dir(), &origin, "127.0.0.1:0".parse().unwrap()).unwrap_err();
     assert!(error.to_string().contains("there is a log in this folder already"), "{error}");
 }
+
+/// Acknowledged records, then SIGKILL, so that all of them are in the write-ahead log and nowhere else.
+async fn killed() -> (TestLog, std::path::PathBuf) {
+    let mut log = TestLog::start().await;
+    let writer = log.writer("test/kernel").await;
+    log.stop().await;
+    let process = LogProcess::start(log.dir()).unwrap();
+    for entry in writer.entries(&writer.run(4)) {
+        assert_eq!(process.http.add(&entry).await.unwrap().status, 200);
+    }
+    process.kill();
+    let written = std::fs::read_dir(log.data()).unwrap().map(|item| item.unwrap().path());
+    let written = written.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+    let newest = written.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+    (log, newest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_write_ahead_log_does_not_shorten_the_tree() {
+    let (mut log, wal) = killed().await;
+    let intact = std::fs::read(&wal).unwrap();
+    assert!(intact.len() > 4000, "ten records are in it");
+    for position in [30, intact.len() / 3, intact.len() / 2, intact.len() - 40] {
+        let mut damaged = intact.clone();
+        damaged[position] ^= 0x10;
+        std::fs::write(&wal, &damaged).unwrap();
+        let refused = log.restart().await.expect_err("a log that lost acknowledged records must not start");
+        println!("byte {position} of {}: {refused}", intact.len());
+    }
+    // And a log that is cut to before what was answered.
+    std::fs::write(&wal, &intact[..intact.len() / 2]).unwrap();
+    refuses(&mut log, "would show two histories").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_that_nobody_was_answered_about_is_dropped() {
+    let (mut log, wal) = killed().await;
+    let mut torn = std::fs::read(&wal).unwrap();
+    // The beginning of one more record: its header says more than there is.
+    torn.extend_from_slice(&torn[..torn.len().min(200)].to_vec());
+    std::fs::write(&wal, &torn[..torn.len() - 150]).unwrap();
+    log.restart().await.unwrap();
+    let (checkpoint, _) = check_log(&log.http, &log.trust()).await;
+    assert_eq!(checkpoint.head.size.get(), 2 + 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_does_not_start() {
+    let mut log = stopped().await;
+    let copy = tempfile::tempdir().unwrap();
+    for item in std::fs::read_dir(log.data()).unwrap() {
+        let item = item.unwrap();
+        std::fs::copy(item.path(), copy.path().join(item.file_name())).unwrap();
+    }
+    log.restart().await.unwrap();
+    let writer = log.writer("test/later").await;
+    log.http.add_all(&writer.entries(&writer.run(1))).await.unwrap();
+    let seen = log.http.get("/checkpoint").await.unwrap().body;
+    log.stop().await;
+    // The store is replaced by the copy, and the mark beside it stays.
+    std::fs::remove_dir_all(log.data()).unwrap();
+    std::fs::rename(copy.path(), log.data()).unwrap();
+    refuses(&mut log, "would show two histories").await;
+    // Without the mark, only what somebody else holds can tell.
+    std::fs::remove_file(log.dir().join("data.head")).unwrap();
+    let file = log.dir().join("seen");
+    std::fs::write(&file, seen).unwrap();
+    log.config_mut().seen = vec![file.clone()];
+    refuses(&mut log, "would show two histories").await;
+    // A checkpoint that the copy does extend is no obstacle.
+    log.config_mut().seen.clear();
+    log.restart().await.unwrap();
+    let older = log.http.get("/checkpoint").await.unwrap().body;
+    log.stop().await;
+    std::fs::write(&file, older).unwrap();
+    log.config_mut().seen = vec![file];
+    log.restart().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_revocation_is_noticed() {
+    let mut log = TestLog::start().await;
+    let writer = log.writer("test/kernel").await;
+    log.operator().revoke(writer.key.verifier()).await;
+    log.stop().await;
+    {
+        let db = open(&log);
+        let key = [&[0; 16][..], &2_u64.to_be_bytes()].concat();
+        db.delete_cf(db.cf_handle("chain").unwrap(), key).unwrap();
+    }
+    refuses(&mut log, "operator entries are stored").await;
+}

@@ -125,7 +125,7 @@ impl TestLog {
     pub fn operator(&self) -> Operator {
         let key =
             config::read_key(&self.dir.path().join(config::OPERATOR_KEY_FILE)).expect("the operator's key");
-        Operator::new(key, self.http.clone())
+        Operator::new(key, self.trust(), self.dir.path().join("operator.last"), self.http.clone())
     }
 
     /// A kernel's key, granted for all agents, and a published policy that its runs name.

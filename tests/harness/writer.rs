@@ -1,6 +1,7 @@
 //! Keys that sign by hand: what a kernel or an operator would send, and what neither ever should.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,7 @@ use sift_spec::record::{
     Body, Call, Close, CloseReason, Decision, Effect, Grant, Intent, KeyChange, KeyRole, Kind, Limits, Open,
     OperatorBody, Outcome, Policy, Record, Revoke, Status, ToolCall,
 };
+use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, UnixMillis};
 
 use crate::http::Http;
@@ -35,12 +37,14 @@ fn bundle() -> Bundle {
 /// The operator, signing by hand.
 pub struct Operator {
     key: SignerKey,
+    trust: TrustPolicy,
+    last: PathBuf,
     http: Http,
 }
 
 impl Operator {
-    pub(crate) const fn new(key: SignerKey, http: Http) -> Self {
-        Self { key, http }
+    pub(crate) const fn new(key: SignerKey, trust: TrustPolicy, last: PathBuf, http: Http) -> Self {
+        Self { key, trust, last, http }
     }
 
     /// The operator's key.
@@ -54,7 +58,9 @@ impl Operator {
     /// # Errors
     /// When the log refuses.
     pub async fn send(&self, body: OperatorBody) -> Result<LeafIndex, sift_server::operator::OperatorError> {
-        sift_server::operator::submit(self.http.url(), &self.key, body, now(), None).await
+        let operator =
+            sift_server::operator::Operator { key: &self.key, trust: &self.trust, last: self.last.clone() };
+        operator.submit(self.http.url(), body, now()).await
     }
 
     /// Grants a key for agents.
