@@ -45,7 +45,7 @@ pub struct SpoolLimits {
     /// Longest time in seconds, by the kernel's clock, that a record is not in the log. For records of an earlier
     /// process it runs from the kernel's start.
     pub seconds_max: u64,
-    /// Most bytes of records that are not in the log.
+    /// Most bytes of records that are not in the log, with the payload objects that they commit to.
     pub bytes_max: u64,
 }
 

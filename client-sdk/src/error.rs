@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sift_rules::{CompileError, LedgerError};
 use sift_spec::payload::PayloadError;
 use sift_spec::record::HaltCause;
-use sift_spec::types::{Hash, RunId, Seq, ValueError};
+use sift_spec::types::{Hash, RunId, Seq, UnixMillis, ValueError};
 
 use crate::approval::ApprovalError;
 use crate::store::StoreError;
@@ -195,6 +195,9 @@ pub enum DispatchError {
     /// The run was halted before the call started. It did not act.
     #[error("not dispatched: {0}")]
     NotDispatched(Stop),
+    /// The approval's deadline passed before the call started. It did not act.
+    #[error("not dispatched: the deadline of its approval was {}", crate::clock::utc(*.0))]
+    Late(UnixMillis),
     /// The call may have acted and its outcome is not recorded; it counts as unknown.
     #[error("dispatched, but its outcome is not recorded: {0}")]
     NotRecorded(Stop),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use sift_spec::entry::Entry;
 use sift_spec::evidence::Pack;
 use sift_spec::hash::leaf_hash;
-use sift_spec::proof::verify_multi_inclusion;
+use sift_spec::proof::{Proof, verify_multi_inclusion};
 use sift_spec::record::Body;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::RunId;
 
 use crate::error::EvidenceError;
+use crate::follow::{between, head_of, verify_either_way};
 use crate::log::LogClient;
 use crate::store::Store;
 
@@ -24,7 +25,7 @@ pub enum Disclosure {
 }
 
 /// Fetches the pack of a run and completes it with its bundle and payload objects. The log's part is checked: the
-/// trust file believes its checkpoint, all entries are proven, and those of the run are the ones this kernel signed.
+/// trust file believes its checkpoint, which is of the tree that the kernel has followed, all entries are proven, and those of the run are the ones this kernel signed.
 ///
 /// # Errors
 /// When the log does not answer, records are not in it yet, or its pack is not what the kernel signed.
@@ -50,6 +51,16 @@ pub async fn collect(
     let leaves: Vec<_> = pack.entries.iter().map(|(index, entry)| (*index, leaf_hash(entry))).collect();
     verify_multi_inclusion(&leaves, &checkpoint.checkpoint().head, &pack.proof)
         .map_err(|error| wrong(error.to_string()))?;
+    // A log that shows others another history must not show it here unnoticed.
+    if let Some(seen) = store.checkpoint()? {
+        let (seen, head) = (head_of(&seen).map_err(wrong)?, checkpoint.checkpoint().head);
+        let proof = match between(&seen, &head) {
+            Some((old, new)) => log.consistency(old, new).await?.hashes,
+            None => Vec::new(),
+        };
+        verify_either_way(&seen, &head, &Proof(proof))
+            .map_err(|error| wrong(format!("its tree is not that of the kernel's receipts: {error}")))?;
+    }
     let mut bundles = BTreeMap::new();
     let mut objects = BTreeMap::new();
     for stored in records {

@@ -6,7 +6,7 @@ use sift_spec::hash::leaf_hash;
 use sift_spec::note::Note;
 use sift_spec::proof::{Proof, ProofError, TreeHead, verify_consistency, verify_multi_inclusion};
 use sift_spec::trust::{TrustError, TrustPolicy};
-use sift_spec::types::{Hash, LeafIndex};
+use sift_spec::types::{Hash, LeafIndex, TreeSize};
 
 /// Why an answer of the log is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,17 +20,12 @@ pub enum FollowError {
     /// The records are not where the log says.
     #[error("the records are not in the tree: {0}")]
     Inclusion(ProofError),
-    /// Another tree than the one seen before.
+    /// Another tree than the one seen before, or no proof that it is the same.
     #[error("the tree does not extend the one seen before: {0}")]
     Consistency(ProofError),
-}
-
-impl FollowError {
-    /// Whether the log may give a better answer later: it has not enough cosignatures yet.
-    #[must_use]
-    pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::Checkpoint(TrustError::NotWitnessed { .. }))
-    }
+    /// A checkpoint from before the last one.
+    #[error("the checkpoint is older than one seen before")]
+    Stale,
 }
 
 /// What a log has proven so far.
@@ -42,7 +37,7 @@ pub struct Follower {
 }
 
 /// An answer whose checkpoint and inclusion proof hold; whether it extends what was seen is not known yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Proven {
     note: String,
     head: TreeHead,
@@ -91,35 +86,67 @@ impl Follower {
         Ok(Proven { note: answer.checkpoint.clone(), head })
     }
 
-    /// The two sizes between which a proof of consistency is needed before [`Follower::advance`]; `None` when none is.
-    #[must_use]
-    pub fn needs(&self, proven: &Proven) -> Option<(TreeHead, TreeHead)> {
-        let (_, seen) = self.seen.as_ref()?;
-        let both_grow = seen.size.get() > 0 && seen.size < proven.head.size;
-        both_grow.then_some((*seen, proven.head))
-    }
-
-    /// Takes the new checkpoint as the last one seen, if it extends that. Returns its note.
+    /// A head that was believed before this process started, and never reconciled with the last one seen.
     ///
     /// # Errors
-    /// When it does not: the log forked or rolled back.
-    pub fn advance(
-        &mut self,
-        proven: Proven,
-        answer: Option<ConsistencyAnswer>,
-    ) -> Result<String, FollowError> {
+    /// When the note is no checkpoint.
+    pub fn resume(note: String) -> Result<Proven, String> {
+        head_of(&note).map(|head| Proven { note, head })
+    }
+
+    /// The two sizes between which a proof of consistency is needed before [`Follower::advance`]; `None` when none is.
+    #[must_use]
+    pub fn needs(&self, proven: &Proven) -> Option<(TreeSize, TreeSize)> {
+        let (_, seen) = self.seen.as_ref()?;
+        between(seen, &proven.head)
+    }
+
+    /// Whether the new checkpoint and the last one seen cannot both be true, whatever the log may answer.
+    #[must_use]
+    pub fn contradicts(&self, proven: &Proven) -> bool {
+        self.seen.as_ref().is_some_and(|(_, seen)| seen.size == proven.head.size && *seen != proven.head)
+    }
+
+    /// Takes the new checkpoint as the last one seen, if it extends that.
+    ///
+    /// # Errors
+    /// [`FollowError::Consistency`] when nothing proves that the two are of one tree, and [`FollowError::Stale`] when
+    /// they are and the new one is older.
+    pub fn advance(&mut self, proven: &Proven, answer: Option<ConsistencyAnswer>) -> Result<(), FollowError> {
         if let Some((_, seen)) = &self.seen {
             let proof = Proof(answer.map(|answer| answer.hashes).unwrap_or_default());
-            verify_consistency(seen, &proven.head, &proof).map_err(FollowError::Consistency)?;
+            verify_either_way(seen, &proven.head, &proof).map_err(FollowError::Consistency)?;
+            if proven.head.size < seen.size {
+                return Err(FollowError::Stale);
+            }
         }
-        let Proven { note, head } = proven;
-        self.seen = Some((note.clone(), head));
-        Ok(note)
+        self.seen = Some((proven.note.clone(), proven.head));
+        Ok(())
     }
 }
 
+impl Proven {
+    /// The checkpoint's note.
+    #[must_use]
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+}
+
+/// The sizes between which it takes a proof to show that two heads are of one tree, the smaller first.
+pub(crate) fn between(one: &TreeHead, other: &TreeHead) -> Option<(TreeSize, TreeSize)> {
+    let (old, new) = (one.size.min(other.size), one.size.max(other.size));
+    (old.get() > 0 && old < new).then_some((old, new))
+}
+
+/// Checks that two heads are of one tree, whichever is older.
+pub(crate) fn verify_either_way(one: &TreeHead, other: &TreeHead, proof: &Proof) -> Result<(), ProofError> {
+    let (old, new) = if one.size <= other.size { (one, other) } else { (other, one) };
+    verify_consistency(old, new, proof)
+}
+
 /// The head in a checkpoint's note, unverified.
-fn head_of(note: &str) -> Result<TreeHead, String> {
+pub(crate) fn head_of(note: &str) -> Result<TreeHead, String> {
     let parsed = Note::parse(note.as_bytes(), sift_spec::note::NOTE_BYTES_MAX);
     let parsed = parsed.map_err(|error| error.to_string())?;
     Checkpoint::parse(parsed.text).map(|checkpoint| checkpoint.head).map_err(|error| error.to_string())
@@ -131,7 +158,6 @@ mod tests {
     use sift_spec::note::{KeyType, SignerKey};
     use sift_spec::proof::{prove_consistency, prove_multi_inclusion};
     use sift_spec::tree::MemoryTree;
-    use sift_spec::types::TreeSize;
 
     struct Log {
         key: SignerKey,
@@ -177,14 +203,17 @@ mod tests {
         let mut follower = small.follower();
         let proven = follower.check(&[b"b", b"c"], &small.answer(&[1, 2])).unwrap();
         assert!(follower.needs(&proven).is_none());
-        follower.advance(proven, None).unwrap();
+        follower.advance(&proven, None).unwrap();
         let large = Log::new(&[b"a", b"b", b"c", b"d", b"e"]);
         let proven = follower.check(&[b"d"], &large.answer(&[3])).unwrap();
         assert!(follower.needs(&proven).is_some());
-        follower.advance(proven, Some(large.consistency(3))).unwrap();
+        follower.advance(&proven, Some(large.consistency(3))).unwrap();
         // A duplicate is answered with its place.
         let proven = follower.check(&[b"a"], &large.answer(&[0])).unwrap();
-        follower.advance(proven, None).unwrap();
+        follower.advance(&proven, None).unwrap();
+        // An answer that comes again is told from another history.
+        let proven = follower.check(&[b"b", b"c"], &small.answer(&[1, 2])).unwrap();
+        assert_eq!(follower.advance(&proven, Some(large.consistency(3))), Err(FollowError::Stale));
     }
 
     #[test]
@@ -205,13 +234,14 @@ mod tests {
         assert!(matches!(follower.check(&[b"b", b"c"], &forged), Err(FollowError::Checkpoint(_))));
 
         let proven = follower.check(&[b"b", b"c"], &answer).unwrap();
-        follower.advance(proven, None).unwrap();
+        follower.advance(&proven, None).unwrap();
         // Another history of the same size, a longer one, and a shorter one.
         for entries in [&[&b"a"[..], b"b", b"x"][..], &[b"a", b"b", b"x", b"d"], &[b"a", b"b"]] {
             let other = Log::new(entries);
             let proven = follower.check(&[b"b"], &other.answer(&[1])).unwrap();
             let answer = (entries.len() > 3).then(|| other.consistency(3));
-            assert!(matches!(follower.advance(proven, answer), Err(FollowError::Consistency(_))));
+            assert!(matches!(follower.advance(&proven, answer), Err(FollowError::Consistency(_))));
+            assert_eq!(follower.contradicts(&proven), entries.len() == 3);
         }
     }
 }

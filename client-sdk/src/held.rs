@@ -156,7 +156,7 @@ impl Held {
         }
         open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
         open.position = position;
-        let permit = Permit::new(open, self.call.clone(), self.reserved);
+        let permit = Permit::new(open, self.call.clone(), self.reserved).until(self.request.deadline);
         permit.await_receipt().await?;
         Ok(Answered::Permitted(permit))
     }

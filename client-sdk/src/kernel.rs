@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -109,6 +110,7 @@ impl Kernel {
             progress: watch::Sender::new(Progress::default()),
             deciders: Mutex::new(Vec::new()),
             stop: OnceLock::new(),
+            tried: AtomicBool::new(false),
         });
         let mut writer =
             Writer::new(Arc::clone(&shared), Arc::clone(&store), Box::new(signer), store.ledger()?);

@@ -13,7 +13,7 @@
 //!
 //! ```compile_fail
 //! # async fn forge() {
-//! let permit = sift_client::Permit { open: todo!(), call: todo!(), reserved: todo!() }; // private
+//! let permit = sift_client::Permit { open: todo!(), call: todo!(), .. }; // private
 //! # }
 //! ```
 //!
@@ -22,10 +22,11 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{Call, Parent};
-use sift_spec::types::{AgentName, RunId, Seq};
+use sift_spec::types::{AgentName, RunId, Seq, UnixMillis};
 use tracing::Instrument as _;
 
 use crate::call::Report;
@@ -39,6 +40,8 @@ pub struct Permit {
     open: OpenCall,
     call: Call,
     reserved: Amounts,
+    /// Until when an approver let it go.
+    deadline: Option<UnixMillis>,
 }
 
 /// A call under way.
@@ -79,7 +82,12 @@ pub struct Done {
 
 impl Permit {
     pub(crate) const fn new(open: OpenCall, call: Call, reserved: Amounts) -> Self {
-        Self { open, call, reserved }
+        Self { open, call, reserved, deadline: None }
+    }
+
+    pub(crate) const fn until(mut self, deadline: UnixMillis) -> Self {
+        self.deadline = Some(deadline);
+        self
     }
 
     /// Seq of the intent.
@@ -127,11 +135,22 @@ impl Permit {
     /// Starts the call. From here on it may have acted.
     ///
     /// # Errors
-    /// When the run was halted first: the call is recorded as cancelled, and nothing is settled.
+    /// When the run was halted first, has lasted too long by now, the log is too far behind, or the deadline of an
+    /// approval has passed: the call is recorded as cancelled, and nothing is settled.
     pub fn start(self) -> Result<InFlight, DispatchError> {
         failpoint::pass("before-dispatch");
-        let Self { mut open, call, .. } = self;
-        let run = std::sync::Arc::clone(&open.run);
+        let Self { mut open, call, deadline, .. } = self;
+        let (shared, run) = (Arc::clone(&open.shared), Arc::clone(&open.run));
+        // A permit may have waited: what was true of its intent must be true now.
+        let now = shared.clock.now();
+        let lag = shared.progress.borrow().lag;
+        if let Some(stop) = shared.behind(&lag, 0, now).or_else(|| shared.expired(&run, now)) {
+            // When the writer is gone, nothing starts anyway.
+            let _ = shared.begin_halt(&run, stop, None);
+        } else if let Some(deadline) = deadline.filter(|deadline| now > *deadline) {
+            open.if_dropped = Some(Report::cancelled("the deadline passed before the call started"));
+            return Err(DispatchError::Late(deadline));
+        }
         // Under the run's lock, which a halt takes too: no call starts after the halt.
         let view = run.view();
         let above = || run.above().and_then(RunShared::stopped).filter(Stop::is_halt);

@@ -1,6 +1,7 @@
 //! What callers, writer and uploader share: the run states that decisions are made on, and who has stopped.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -26,6 +27,18 @@ pub(crate) struct Progress {
     pub(crate) logged: u64,
     /// Whether records come no further: the writer has ended, or its disk has failed.
     pub(crate) over: bool,
+    /// How far the log is behind.
+    pub(crate) lag: Lag,
+}
+
+/// What the log has neither taken nor refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Lag {
+    pub(crate) records: u64,
+    /// Of the records, and of the payload objects that they commit to.
+    pub(crate) bytes: u64,
+    /// Time of the oldest record.
+    pub(crate) oldest: Option<UnixMillis>,
 }
 
 /// What belongs to the kernel as a whole.
@@ -45,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) deciders: Mutex<Vec<Decider>>,
     /// Set once, when the whole kernel stops.
     pub(crate) stop: OnceLock<Stop>,
+    /// Whether the uploader has tried once. Until then the age of a backlog says nothing about the log.
+    pub(crate) tried: AtomicBool,
 }
 
 /// One run, as its callers see it.
@@ -147,6 +162,34 @@ impl Shared {
         }
     }
 
+    /// Whether the log is further behind than allowed, with so many more records.
+    pub(crate) fn behind(&self, lag: &Lag, more: u64, now: UnixMillis) -> Option<Stop> {
+        let halted = |cause, detail| Some(Stop::Halted { cause, detail });
+        if lag.records.saturating_add(more) > self.spool.records_max {
+            return halted(HaltCause::LogBehind, format!("{} records are not in the log", lag.records));
+        }
+        if lag.bytes.saturating_add(more) > self.spool.bytes_max {
+            let detail = format!("the spool is full: {} bytes are not in the log", lag.bytes);
+            return halted(HaltCause::Spool, detail);
+        }
+        let age_ms = now.get().saturating_sub(lag.oldest?.get());
+        let late = age_ms > self.spool.seconds_max.saturating_mul(1000) && self.tried.load(Ordering::Relaxed);
+        late.then(|| Stop::Halted {
+            cause: HaltCause::LogBehind,
+            detail: format!("a record has not been in the log for {} s", age_ms / 1000),
+        })
+    }
+
+    /// Whether the run, or one above it, has lasted longer than the limits allow.
+    pub(crate) fn expired(&self, run: &RunShared, now: UnixMillis) -> Option<Stop> {
+        let limit_ms = self.bundle.budget().limits().wall_clock_ms?;
+        let lasted_ms = |run: &RunShared| now.get().saturating_sub(run.started.get());
+        run.lineage().any(|run| lasted_ms(run) > limit_ms.get()).then(|| Stop::Halted {
+            cause: HaltCause::WallClock,
+            detail: "the run has lasted as long as its limits allow".to_owned(),
+        })
+    }
+
     /// Decides on the run as it is now.
     pub(crate) fn decide(&self, run: &RunShared, call: &CallInput) -> Result<Decided, CallError> {
         let (input, seq, time) = {
@@ -196,12 +239,24 @@ impl Shared {
         }
     }
 
-    /// Halts one run at once, waits for the record, and says how it stopped.
+    /// Stops one run at once; the record follows.
+    pub(crate) fn begin_halt(
+        &self,
+        run: &RunShared,
+        stop: Stop,
+        reply: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Stop> {
+        match run.stop(stop) {
+            Stop::Halted { cause, detail } => self.send(Op::Halt { run: Some(run.id), cause, detail, reply }),
+            closed => Err(closed),
+        }
+    }
+
+    /// Stops one run at once, waits for the record, and says how it stopped.
     pub(crate) async fn halt_run(&self, run: &RunShared, cause: HaltCause, detail: String) -> Stop {
-        run.stop(Stop::Halted { cause, detail: detail.clone() });
         let (reply, answer) = oneshot::channel();
-        let sent = self.send(Op::Halt { run: Some(run.id), cause, detail, reply: Some(reply) });
-        if let Err(stop) = sent.and(self.answer(answer).await) {
+        let begun = self.begin_halt(run, Stop::Halted { cause, detail }, Some(reply));
+        if let Err(stop) = begun.and(self.answer(answer).await) {
             return stop;
         }
         self.check(run).err().unwrap_or(Stop::Gone)

@@ -56,6 +56,7 @@ mod key {
     pub(super) const LOG: &str = "log";
     pub(super) const SIGNER: &str = "signer";
     pub(super) const CHECKPOINT: &str = "checkpoint";
+    pub(super) const SHOWN: &str = "shown";
     pub(super) const FORK: &str = "fork";
     pub(super) const LEDGER: &str = "ledger";
     pub(super) const LEDGER_POSITION: &str = "ledger-position";
@@ -177,6 +178,14 @@ impl Store {
     /// When the store cannot be read.
     pub fn checkpoint(&self) -> Result<Option<String>, StoreError> {
         self.meta_text(key::CHECKPOINT)
+    }
+
+    /// A checkpoint that the log signed and that is not proven to extend [`Store::checkpoint`], or not yet.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn shown(&self) -> Result<Option<String>, StoreError> {
+        self.meta_text(key::SHOWN)
     }
 
     /// The two heads of a log that was caught with two histories.
@@ -411,6 +420,10 @@ impl Store {
             let mut meta = transaction.open_table(META)?;
             if let Some(checkpoint) = &batch.checkpoint {
                 meta.insert(key::CHECKPOINT, checkpoint.as_bytes())?;
+                meta.remove(key::SHOWN)?;
+            }
+            if let Some(shown) = &batch.shown {
+                meta.insert(key::SHOWN, shown.as_bytes())?;
             }
             if let Some(fork) = &batch.fork {
                 // A fork of three strings always has JSON.

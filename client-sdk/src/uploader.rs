@@ -7,16 +7,17 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchAnswer, BatchResult};
+use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchResult};
 use sift_spec::record::HaltCause;
 use sift_spec::types::RunId;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::error::OpenError;
-use crate::follow::{FollowError, Follower};
+use crate::error::{OpenError, Stop};
+use crate::follow::{FollowError, Follower, Proven};
 use crate::log::{LogClient, LogError, is_passing};
 use crate::shared::Shared;
 use crate::store::{Fork, Store, StoreError, Unlogged};
@@ -24,6 +25,9 @@ use crate::writer::{Logged, Op};
 
 /// Shortest and longest pause before the log is tried again.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=5_000;
+
+/// So many proofs of consistency between two heads that the log signed may fail before it is held to have forked.
+const DOUBTS_MAX: u32 = 3;
 
 /// Longest pause that a log may ask for.
 const RETRY_AFTER_SECONDS_MAX: u64 = 60;
@@ -39,6 +43,10 @@ pub(crate) struct Uploader {
     position: u64,
     /// Runs of which the log refused a record: what follows cannot be taken either.
     refused: HashSet<RunId>,
+    /// A head that the log signed and that was not proven to extend the last one seen.
+    unreconciled: Option<Proven>,
+    /// How many proofs of it have failed.
+    doubts: u32,
 }
 
 /// Why a round did not succeed.
@@ -66,8 +74,10 @@ impl Uploader {
     ) -> Result<Self, OpenError> {
         let follower = Follower::new(config.trust.clone(), store.checkpoint()?)
             .map_err(|why| OpenError::Contradiction { position: 0, why })?;
-        let dir = config.dir.clone();
-        Ok(Self { shared, store, client, follower, dir, position: 0, refused: HashSet::new() })
+        let unreconciled = store.shown()?.map(Follower::resume).transpose();
+        let unreconciled = unreconciled.map_err(|why| OpenError::Contradiction { position: 0, why })?;
+        let (dir, refused) = (config.dir.clone(), HashSet::new());
+        Ok(Self { shared, store, client, follower, dir, position: 0, refused, unreconciled, doubts: 0 })
     }
 
     /// Runs until the kernel stops. A kernel that halted still uploads what it has: that is evidence.
@@ -75,7 +85,9 @@ impl Uploader {
         let mut progress = self.shared.progress.subscribe();
         let mut pause_ms = *PAUSE_MS.start();
         loop {
-            match self.round().await {
+            let round = self.round().await;
+            self.shared.tried.store(true, Ordering::Relaxed);
+            match round {
                 Ok(true) => pause_ms = *PAUSE_MS.start(),
                 Ok(false) => {
                     let position = self.position;
@@ -104,6 +116,11 @@ impl Uploader {
 
     /// Sends one batch; `false` when there was nothing to send.
     async fn round(&mut self) -> Result<bool, Trouble> {
+        // A head that the log signed comes first.
+        if let Some(proven) = self.unreconciled.clone() {
+            self.reconcile(proven).await?;
+            self.report(&[], Vec::new()).await?;
+        }
         // Read before the store, so that what is committed meanwhile is not taken for sent.
         let committed = self.shared.progress.borrow().committed;
         let refused = &self.refused;
@@ -117,36 +134,82 @@ impl Uploader {
         let next = last.position + 1;
         let entries: Vec<&[u8]> = batch.iter().map(|record| record.entry.as_slice()).collect();
         let answer = self.client.add(&entries).await.map_err(|error| trouble(&error))?;
-        // 1. The answer proves what it says.
-        let proven = self.follower.check(&entries, &answer).map_err(|error| self.doubt(&answer, error))?;
-        // 2. Its tree extends the one that was seen before.
-        let consistency = match self.follower.needs(&proven) {
-            None => None,
-            Some((old, new)) => {
-                Some(self.client.consistency(old.size, new.size).await.map_err(|error| trouble(&error))?)
-            }
-        };
-        let seen = self.follower.seen().unwrap_or_default().to_owned();
-        let checkpoint = self.follower.advance(proven, consistency).map_err(|error| {
-            Trouble::Fork(Fork { seen, shown: answer.checkpoint.clone(), why: error.to_string() })
+        // 1. The answer proves what it says. Anybody on the way can spoil one that does not, so it is asked for again.
+        let proven = self.follower.check(&entries, &answer).map_err(|error| {
+            tracing::error!(%error, "an answer of the log is not believed");
+            Trouble::Later(error.to_string(), None)
         })?;
+        // 2. Its tree extends the one that was seen before.
+        self.reconcile(proven).await?;
         // 3. Only now it counts.
-        let again = self.report(&batch, answer, checkpoint).await?;
+        let again = self.report(&batch, answer.results).await?;
         self.position = again.unwrap_or(next);
-        Ok(true)
+        match again {
+            None => Ok(true),
+            Some(position) => {
+                Err(Trouble::Later(format!("it put off record {position} of this store"), None))
+            }
+        }
+    }
+
+    /// Takes a head that the log signed as the last one seen, once it is proven to extend that.
+    ///
+    /// It is kept before the proof is asked for, and nothing goes on without it: a log that signed two histories
+    /// cannot make the kernel forget one of them by not answering. A proof is not signed, so several must fail.
+    async fn reconcile(&mut self, proven: Proven) -> Result<(), Trouble> {
+        let mut consistency = None;
+        if let Some((old, new)) = self.follower.needs(&proven) {
+            if self.unreconciled.as_ref().is_none_or(|kept| kept.note() != proven.note()) {
+                let (reply, answer) = oneshot::channel();
+                let shown = proven.note().to_owned();
+                self.shared.send(Op::Shown { shown, reply }).map_err(gone)?;
+                self.shared.answer(answer).await.map_err(gone)?;
+            }
+            consistency = match self.client.consistency(old, new).await {
+                Ok(answer) => Some(answer),
+                Err(error) if error.is_passing() => {
+                    self.unreconciled = Some(proven);
+                    return Err(trouble(&error));
+                }
+                // A log that has not got a tree that it signed proves nothing about it.
+                Err(error) => {
+                    tracing::error!(%error, "the log proves no consistency");
+                    None
+                }
+            };
+        }
+        match self.follower.advance(&proven, consistency) {
+            Ok(()) => {
+                (self.unreconciled, self.doubts) = (None, 0);
+                Ok(())
+            }
+            Err(error @ FollowError::Stale) => {
+                (self.unreconciled, self.doubts) = (None, 0);
+                Err(Trouble::Later(error.to_string(), None))
+            }
+            Err(error) => {
+                self.doubts += 1;
+                if self.follower.contradicts(&proven) || self.doubts >= DOUBTS_MAX {
+                    let seen = self.follower.seen().unwrap_or_default().to_owned();
+                    let shown = proven.note().to_owned();
+                    return Err(Trouble::Fork(Fork { seen, shown, why: error.to_string() }));
+                }
+                tracing::error!(%error, doubts = self.doubts, "the log may have two histories");
+                self.unreconciled = Some(proven);
+                Err(Trouble::Later(error.to_string(), None))
+            }
+        }
     }
 
     /// Tells the writer what is in the log and what was refused. Returns the first position to be sent again.
     async fn report(
         &mut self,
         batch: &[Unlogged],
-        answer: BatchAnswer,
-        checkpoint: String,
+        results: Vec<BatchResult>,
     ) -> Result<Option<u64>, Trouble> {
         let mut places = Vec::with_capacity(batch.len());
         let mut again = None;
-        let gone = |_| Trouble::Final(HaltCause::Spool, "the writer is gone".to_owned());
-        for (record, result) in batch.iter().zip(answer.results) {
+        for (record, result) in batch.iter().zip(results) {
             match result {
                 BatchResult::Index(index) => places.push((record.position, index)),
                 BatchResult::Problem(problem) if is_passing(problem.kind) => {
@@ -162,19 +225,11 @@ impl Uploader {
                 }
             }
         }
+        let checkpoint = self.follower.seen().unwrap_or_default().to_owned();
         let (reply, answer) = oneshot::channel();
         self.shared.send(Op::Logged(Logged { places, checkpoint, reply })).map_err(gone)?;
         self.shared.answer(answer).await.map_err(gone)?;
         Ok(again)
-    }
-
-    /// What to do about an answer that does not hold.
-    fn doubt(&self, answer: &BatchAnswer, error: FollowError) -> Trouble {
-        if error.is_passing() {
-            return Trouble::Later(error.to_string(), None);
-        }
-        let seen = self.follower.seen().unwrap_or_default().to_owned();
-        Trouble::Fork(Fork { seen, shown: answer.checkpoint.clone(), why: error.to_string() })
     }
 
     /// Leaves the two heads where people find them; they are in the store as well.
@@ -185,6 +240,10 @@ impl Uploader {
             }
         }
     }
+}
+
+fn gone(_: Stop) -> Trouble {
+    Trouble::Final(HaltCause::Spool, "the writer is gone".to_owned())
 }
 
 fn trouble(error: &LogError) -> Trouble {

@@ -20,13 +20,14 @@ use std::sync::mpsc::Receiver;
 
 use sift_rules::{Ledger, RunState};
 use sift_spec::entry::{Entry, EntryError};
+use sift_spec::payload::Object;
 use sift_spec::record::{Body, Halt, HaltCause, Kind, Record};
 use sift_spec::types::{RunId, Seq, Text, UnixMillis};
 
 use crate::clock::STEP_BACK_MS_MAX;
 use crate::error::{Stop, cause_name};
 use crate::failpoint;
-use crate::shared::{Progress, Shared};
+use crate::shared::{Lag, Progress, Shared};
 use crate::signer::{SignError, Signer};
 use crate::store::{Batch, NewRecord, Store};
 
@@ -142,6 +143,7 @@ impl Writer {
             Op::Close(close) => self.close_run(close),
             Op::Logged(logged) => self.logged(logged),
             Op::Refused { run, position, why } => self.refused(run, position, &why),
+            Op::Shown { shown, reply } => self.shown(shown, reply),
             Op::Fork(fork) => self.fork(fork),
             Op::Stop => {}
         }
@@ -194,7 +196,25 @@ impl Writer {
     fn wake(&self) {
         let logged = self.pending.keys().next().copied().unwrap_or(self.position);
         let committed = self.position;
-        self.shared.progress.send_replace(Progress { committed, logged, over: self.over });
+        let lag = self.lag();
+        self.shared.progress.send_replace(Progress { committed, logged, over: self.over, lag });
+    }
+
+    /// How far the log is behind.
+    fn lag(&self) -> Lag {
+        let oldest = self.pending.first_key_value().map(|(_, pending)| pending.time);
+        Lag { records: self.pending.len() as u64, bytes: self.pending_bytes, oldest }
+    }
+
+    /// Adds the payload objects of a record to the round. They count as long as the record is not in the log.
+    fn keep(&mut self, position: u64, objects: impl IntoIterator<Item = Object>) {
+        for object in objects {
+            if let Some(pending) = self.pending.get_mut(&position) {
+                pending.bytes += object.as_bytes().len();
+                self.pending_bytes += object.as_bytes().len() as u64;
+            }
+            self.batch.objects.push((position, object));
+        }
     }
 
     /// The disk failed: what is on it is not known, so nothing goes on, not even a `halt` record.

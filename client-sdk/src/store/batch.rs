@@ -45,6 +45,8 @@ pub(crate) struct Batch {
     pub(crate) logged: Vec<(u64, LeafIndex)>,
     /// The checkpoint under which they are proven.
     pub(crate) checkpoint: Option<String>,
+    /// A head that the log signed, and that is not proven to extend the last checkpoint.
+    pub(crate) shown: Option<String>,
     pub(crate) fork: Option<Fork>,
     /// The ledger after all records below a position.
     pub(crate) ledger: Option<(u64, Vec<u8>)>,
@@ -66,6 +68,7 @@ impl Batch {
             && self.objects.is_empty()
             && self.logged.is_empty()
             && self.checkpoint.is_none()
+            && self.shown.is_none()
             && self.fork.is_none()
             && self.ledger.is_none()
     }

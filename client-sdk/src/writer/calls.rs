@@ -10,14 +10,14 @@ use sift_spec::meter::Amounts;
 use sift_spec::record::{
     Answer, Approval, Body, Call, Decision, Effect, HaltCause, Intent, Outcome, Refusal, Status,
 };
-use sift_spec::types::{RunId, Seq, UnixMillis};
+use sift_spec::types::{RunId, Seq};
 use tokio::sync::oneshot;
 
 use super::line::Waits;
 use super::{Finish, Finished, LiveCall, Propose, Recorded, Writer};
 use crate::approval::{ApprovalError, Request};
 use crate::call::{Prepared, Report};
-use crate::error::Stop;
+use crate::error::{Stop, WaitError};
 use crate::shared::{Decided, OpenCall};
 
 impl Writer {
@@ -37,10 +37,9 @@ impl Writer {
         // 1. Kernel, clock and run are in order, and the log is not too far behind.
         let now = self.now();
         self.shared.check(run)?;
-        if let Some((cause, detail)) = self.behind(now) {
-            self.halt_run(run.id, cause, &detail);
+        if let Some(stop) = self.shared.behind(&self.lag(), 1, now) {
+            return Err(self.halt_for(run.id, stop));
         }
-        self.shared.check(run)?;
         // 2. The decision was made on the run as it is now, and not before the last record of any other; else it is
         //    made again, so that rules over counters and time are exact.
         let fresh = decided.seq == run.view().next && decided.time >= self.time;
@@ -85,7 +84,7 @@ impl Writer {
                 run: run.id,
             })
         });
-        self.batch.objects.extend([(position, object), (position, payload)]);
+        self.keep(position, [object, payload]);
         let open = (effect != Effect::Deny).then(|| {
             let why = if request.is_some() {
                 Report::cancelled("nobody waits for the approval any more")
@@ -126,23 +125,12 @@ impl Writer {
         })
     }
 
-    /// Whether the log is further behind than allowed.
-    fn behind(&self, now: UnixMillis) -> Option<(HaltCause, String)> {
-        let limits = &self.shared.spool;
-        let records = self.pending.len() as u64;
-        if records >= limits.records_max {
-            return Some((HaltCause::LogBehind, format!("{records} records are not in the log")));
+    /// Halts a run for a reason that was found elsewhere.
+    fn halt_for(&mut self, run: RunId, stop: Stop) -> Stop {
+        if let Stop::Halted { cause, detail } = &stop {
+            self.halt_run(run, *cause, detail);
         }
-        if self.pending_bytes >= limits.bytes_max {
-            let detail = format!("the spool is full: {} bytes are not in the log", self.pending_bytes);
-            return Some((HaltCause::Spool, detail));
-        }
-        let (_, oldest) = self.pending.first_key_value()?;
-        let age_ms = now.get().saturating_sub(oldest.time.get());
-        let late = age_ms > limits.seconds_max.saturating_mul(1000);
-        late.then(|| {
-            (HaltCause::LogBehind, format!("a record has not been in the log for {} s", age_ms / 1000))
-        })
+        stop
     }
 
     /// Takes an approver's answer. It counts once: the call it releases, or cancels, waits no more.
@@ -151,22 +139,29 @@ impl Writer {
         run: RunId,
         intent: Seq,
         note: &str,
-        reply: oneshot::Sender<Result<(bool, u64), ApprovalError>>,
+        reply: oneshot::Sender<Result<(bool, u64), WaitError>>,
     ) {
         let answer = self.try_answer(run, intent, note);
         self.reply(reply, answer);
     }
 
-    fn try_answer(&mut self, run: RunId, intent: Seq, note: &str) -> Result<(bool, u64), ApprovalError> {
+    fn try_answer(&mut self, run: RunId, intent: Seq, note: &str) -> Result<(bool, u64), WaitError> {
         let now = self.now();
+        // What may have changed since the call was held.
+        let of_run = Arc::clone(&self.lines.get(&run).ok_or(ApprovalError::NotWaiting)?.run);
+        self.shared.check(&of_run)?;
+        let stop = self.shared.behind(&self.lag(), 1, now).or_else(|| self.shared.expired(&of_run, now));
+        if let Some(stop) = stop {
+            return Err(self.halt_for(run, stop).into());
+        }
         let line = self.lines.get_mut(&run).ok_or(ApprovalError::NotWaiting)?;
         let call = line.calls.get_mut(&intent).ok_or(ApprovalError::NotWaiting)?;
-        let Waits::For(Some(request)) = &call.waits else { return Err(ApprovalError::NotWaiting) };
+        let Waits::For(Some(request)) = &call.waits else { return Err(ApprovalError::NotWaiting.into()) };
         let answer = request.check(note, &self.shared.approvers, now)?;
         let statement = note.parse().map_err(|_| ApprovalError::About("length"))?;
         call.waits = Waits::No;
         let body = Body::Approval(Approval { intent, statement });
-        let (_, position) = self.append(run, body, now).map_err(|_| ApprovalError::NotWaiting)?;
+        let (_, position) = self.append(run, body, now)?;
         if answer == Answer::Refuse {
             let report = Report::cancelled("the approver refused");
             let _ = self.try_finish(Finish::new(run, intent, &report, None, None));
@@ -209,7 +204,7 @@ impl Writer {
             live.input.iter().for_each(|input| state.on_outcome(input, status, &bytes));
         };
         let (seq, position) = self.append_and(run, Body::Outcome(Box::new(outcome)), time, learn)?;
-        self.batch.objects.extend(object.map(|object| (position, object)));
+        self.keep(position, object);
         if let Some(line) = self.lines.get_mut(&run) {
             match line.settled.checked_add(&settled) {
                 Some(sum) => line.settled = sum,

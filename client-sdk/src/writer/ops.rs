@@ -10,9 +10,9 @@ use sift_spec::types::{AgentName, RunId, Seq, Text, Word};
 use tokio::sync::oneshot;
 
 use super::Logged;
-use crate::approval::{ApprovalError, Request};
+use crate::approval::Request;
 use crate::call::{Prepared, Report};
-use crate::error::{OpenRunError, RunError, Stop};
+use crate::error::{OpenRunError, RunError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall, RunShared};
 use crate::store::Fork;
 
@@ -26,7 +26,7 @@ pub(crate) enum Op {
         intent: Seq,
         note: String,
         /// Whether the call is released, and the position of the `approval` record.
-        reply: oneshot::Sender<Result<(bool, u64), ApprovalError>>,
+        reply: oneshot::Sender<Result<(bool, u64), WaitError>>,
     },
     Halt {
         /// One run, or all.
@@ -45,6 +45,11 @@ pub(crate) enum Op {
         run: RunId,
         position: u64,
         why: String,
+    },
+    /// Keeps a head that the log signed, until it is proven to extend the last one.
+    Shown {
+        shown: String,
+        reply: oneshot::Sender<()>,
     },
     Fork(Fork),
     Stop,

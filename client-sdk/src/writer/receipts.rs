@@ -28,6 +28,12 @@ impl Writer {
         self.reply(reply, ());
     }
 
+    /// Keeps a head that the log signed.
+    pub(super) fn shown(&mut self, shown: String, reply: oneshot::Sender<()>) {
+        self.batch.shown = Some(shown);
+        self.reply(reply, ());
+    }
+
     /// The log will not take this record: its run halts. Its records stay in the queue on disk, so that the next start
     /// offers them again, when the operator may have granted what was missing.
     pub(super) fn refused(&mut self, run: RunId, position: u64, why: &str) {

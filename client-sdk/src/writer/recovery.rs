@@ -31,7 +31,8 @@ impl Writer {
         let time = self.shared.clock.now();
         for unlogged in self.store.unlogged(0, usize::MAX, usize::MAX, |_| true)? {
             // An earlier process may have stopped long ago: the log gets its time from now on.
-            let bytes = unlogged.entry.len();
+            let objects = self.store.objects(unlogged.position)?;
+            let bytes = unlogged.entry.len() + objects.values().map(Vec::len).sum::<usize>();
             self.pending.insert(unlogged.position, Pending { run: unlogged.run, time, bytes });
             self.pending_bytes += bytes as u64;
         }

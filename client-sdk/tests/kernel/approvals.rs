@@ -2,12 +2,13 @@
 
 use sift_client::approval::{ANSWER_SUFFIX, APPROVALS_DIR, ApprovalError, REQUEST_SUFFIX, Request};
 use sift_client::{
-    Answered, CloseReason, Held, Payload, Report, Run, Status, Verdict, WaitError, write_whole,
+    Answered, CloseReason, DispatchError, HaltCause, Held, Payload, Report, Run, Status, Stop, Verdict,
+    WaitError, write_whole,
 };
 use sift_spec::meter::Meter;
 use sift_spec::record::{Answer, Body, Effect};
 
-use crate::harness::{House, boss, eventually, key, kinds, last_outcome, open_run, records, tool};
+use crate::harness::{House, boss, bundle, eventually, key, kinds, last_outcome, open_run, records, tool};
 
 async fn hold(run: &Run, args: &str) -> Held {
     match run.propose(tool("pay", args)).await.unwrap() {
@@ -77,7 +78,8 @@ async fn a_refused_call_is_cancelled_and_settles_nothing() {
 
 #[tokio::test]
 async fn no_answer_in_time_is_a_denial() {
-    let house = House::new("").await;
+    let mut house = House::new("").await;
+    house.config.spool.seconds_max = 3_600;
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
     let held = hold(&run, "{}").await;
@@ -92,6 +94,36 @@ async fn no_answer_in_time_is_a_denial() {
     assert!(denial.to_string().contains("deadline"));
     assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
     run.close(CloseReason::Done).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_changed_while_a_call_was_held_counts() {
+    let mut house = House::new("[run]\nwall_clock_seconds = 30\n").await;
+    house.config.spool.seconds_max = 3_600;
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let held = hold(&run, "{}").await;
+    let note = held.request().sign(Answer::Approve, &boss()).unwrap();
+    house.clock.advance_ms(31_000);
+    let Err((None, WaitError::Stopped(stop))) = held.answer(&note).await else { panic!() };
+    assert!(matches!(stop, Stop::Halted { cause: HaltCause::WallClock, .. }));
+    eventually("an outcome", || kinds(&kernel, run.id()).last() == Some(&"outcome")).await;
+    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    kernel.close().await;
+
+    // The deadline of an approval is one for the call as well.
+    house.config.bundle = bundle("");
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let held = hold(&run, "{}").await;
+    let note = held.request().sign(Answer::Approve, &boss()).unwrap();
+    let deadline = held.request().deadline;
+    let Ok(Answered::Permitted(permit)) = held.answer(&note).await else { panic!() };
+    house.clock.set(deadline);
+    house.clock.advance_ms(1);
+    assert!(matches!(permit.start(), Err(DispatchError::Late(late)) if late == deadline));
+    eventually("an outcome", || kinds(&kernel, run.id()).last() == Some(&"outcome")).await;
+    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
 }
 
 #[tokio::test]

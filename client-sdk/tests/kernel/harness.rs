@@ -168,6 +168,12 @@ pub(crate) struct Behaviour {
     pub(crate) rewrite: AtomicBool,
     /// Forgets everything but the first entries.
     pub(crate) roll_back: AtomicBool,
+    /// Spoils so many answers to records.
+    pub(crate) spoil: std::sync::atomic::AtomicU64,
+    /// Answers 503 to whoever asks for consistency.
+    pub(crate) mute: AtomicBool,
+    /// Puts every record off.
+    pub(crate) put_off: AtomicBool,
     /// How many requests it has seen.
     pub(crate) requests: std::sync::atomic::AtomicU64,
 }
@@ -239,6 +245,14 @@ impl FakeLog {
             let size = |name: &str| TreeSize::new(query[name].parse().unwrap()).unwrap();
             let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
             let (old, new) = (size("old"), size("new"));
+            if is(&self.behaviour.mute) {
+                let problem = Problem::new(ProblemKind::NotWriting, "mute for a test");
+                return (503, serde_json::to_vec(&problem).unwrap());
+            }
+            if new > tree.size() {
+                let problem = Problem::new(ProblemKind::NotFound, "no such tree");
+                return (404, serde_json::to_vec(&problem).unwrap());
+            }
             let hashes = prove_consistency(old, new, &tree).unwrap().0;
             return (200, serde_json::to_vec(&ConsistencyAnswer { old, new, hashes }).unwrap());
         }
@@ -252,8 +266,10 @@ impl FakeLog {
         }
         let mut results = Vec::new();
         for entry in sent {
-            if is(&self.behaviour.refuse) {
-                let problem = Problem::new(ProblemKind::KeyNotGranted, "refused for a test");
+            if is(&self.behaviour.refuse) || is(&self.behaviour.put_off) {
+                let kind =
+                    if is(&self.behaviour.refuse) { ProblemKind::KeyNotGranted } else { ProblemKind::Busy };
+                let problem = Problem::new(kind, "refused for a test");
                 results.push(BatchResult::Problem(Box::new(problem)));
                 continue;
             }
@@ -275,7 +291,11 @@ impl FakeLog {
         indices.sort_unstable();
         let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
         let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap().sign(&log_key());
-        let proof = prove_multi_inclusion(&indices, tree.size(), &tree).unwrap().0;
+        let mut proof = prove_multi_inclusion(&indices, tree.size(), &tree).unwrap().0;
+        let spoil = &self.behaviour.spoil;
+        if spoil.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            proof.push(sift_spec::hash::leaf_hash(b"spoilt"));
+        }
         (200, serde_json::to_vec(&BatchAnswer { checkpoint, proof, results }).unwrap())
     }
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sift_client::{
-    CloseReason, HaltCause, Mode, OpenError, Payload, ProposeError, Report, Status, Stop, Verdict,
+    CloseReason, DispatchError, HaltCause, Mode, OpenError, Payload, ProposeError, Report, Status, Stop,
+    Verdict,
 };
 
 use crate::harness::{House, eventually, kinds, last_outcome, open_run, tool};
@@ -129,4 +130,77 @@ async fn a_log_that_contradicts_itself_halts_the_kernel_for_good() {
         kernel.close().await;
         assert!(matches!(house.try_open().await, Err(OpenError::Fork { .. })));
     }
+}
+
+#[tokio::test]
+async fn a_spoilt_answer_is_asked_for_again() {
+    let house = House::new("").await;
+    house.log.behaviour.spoil.store(3, Ordering::SeqCst);
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    call(&run).await;
+    assert!(kernel.drain(PATIENCE).await);
+    assert!(kernel.stopped().is_none() && kernel.store().fork().unwrap().is_none());
+    kernel.close().await;
+    house.open().await.close().await;
+}
+
+#[tokio::test]
+async fn a_signed_head_is_kept_until_it_is_reconciled() {
+    for honest in [true, false] {
+        let house = House::new("").await;
+        let kernel = house.open().await;
+        let run = open_run(&kernel).await;
+        assert!(kernel.drain(PATIENCE).await);
+        let behaviour = &house.log.behaviour;
+        behaviour.mute.store(true, Ordering::SeqCst);
+        behaviour.rewrite.store(!honest, Ordering::SeqCst);
+        call(&run).await;
+        eventually("the head is kept", || kernel.store().shown().unwrap().is_some()).await;
+        assert!(kernel.stopped().is_none() && kernel.unlogged() > 0);
+        let shown = kernel.store().shown().unwrap().unwrap();
+        kernel.close().await;
+        // The next process has not forgotten it, whatever the log shows then.
+        behaviour.mute.store(false, Ordering::SeqCst);
+        let kernel = house.open().await;
+        if honest {
+            assert!(kernel.drain(PATIENCE).await);
+            assert!(kernel.store().shown().unwrap().is_none());
+        } else {
+            eventually("a fork", || kernel.store().fork().unwrap().is_some()).await;
+            assert_eq!(kernel.store().fork().unwrap().unwrap().shown, shown);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_put_off_is_not_sent_again_at_once() {
+    let house = House::new("").await;
+    house.log.behaviour.put_off.store(true, Ordering::SeqCst);
+    let kernel = house.open().await;
+    open_run(&kernel).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let requests = house.log.behaviour.requests.load(Ordering::SeqCst);
+    assert!((1..10).contains(&requests), "{requests} requests");
+    house.log.behaviour.put_off.store(false, Ordering::SeqCst);
+    assert!(kernel.drain(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_permit_that_waited_starts_only_if_the_log_is_not_too_far_behind() {
+    let mut house = House::new("").await;
+    house.config.spool.bytes_max = 5_000;
+    house.log.behaviour.down.store(true, Ordering::SeqCst);
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
+    // Payloads count as long as their record is not in the log.
+    let large = format!("\"{}\"", "x".repeat(10_000));
+    let Verdict::Permitted(second) = run.propose(tool("read", &large)).await.unwrap() else { panic!() };
+    for permit in [permit, second] {
+        let refused = permit.dispatch(|| async { panic!("dispatched with a full spool") }).await;
+        let Err(DispatchError::NotDispatched(Stop::Halted { cause, .. })) = refused else { panic!() };
+        assert_eq!(cause, HaltCause::Spool);
+    }
+    run.close(CloseReason::Done).await.unwrap();
 }
