@@ -25,7 +25,7 @@ struct Args {
     /// How records are sent.
     #[arg(long, value_enum, default_value_t = Mode::Batch)]
     mode: Mode,
-    /// Connections, each with one request under way; default 4 for batches, 64 for single records.
+    /// Connections, each with one request under way; default 16 for batches, 64 for single records.
     #[arg(long)]
     connections: Option<usize>,
     /// Records in a batch.
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), AnyError> {
     let single = args.mode == Mode::Single;
     let plan = Plan {
-        connections: args.connections.unwrap_or(if single { 64 } else { 4 }),
+        connections: args.connections.unwrap_or(if single { 64 } else { 16 }),
         batch: if single { 1 } else { args.batch },
         records: args.records.unwrap_or(if single { 50_000 } else { 200_000 }),
         calls: args.calls,
