@@ -5,6 +5,8 @@ use sift_spec::payload::Commitment;
 use sift_spec::record::{Decision, Effect, Hold, LIST_MAX};
 use sift_spec::types::{INTEGER_MAX, Text, UnixMillis, Word};
 
+use crate::json;
+
 /// The rule of a denial that no rule of the policy asked for: nothing allowed the call.
 pub const DEFAULT_DENY: &str = "sift.default-deny";
 
@@ -17,6 +19,10 @@ pub const CONFLICTING_HOLDS: &str = "sift.conflicting-holds";
 /// Longest time in seconds that a call may wait for an approval: seven days.
 pub const HOLD_SECONDS_MAX: u64 = 7 * 24 * 3600;
 
+/// Most bytes of the rules and reasons of a verdict together, as JSON prints them: 16 KiB, a quarter of a record. What
+/// comes after is left out.
+pub const WORDS_BYTES_MAX: usize = 16 << 10;
+
 /// What a policy says about one call. Equal bundle and equal input bytes give an equal verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,9 +32,10 @@ pub struct Verdict {
     /// Who must approve, and how soon; present exactly when the effect is `hold`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldFor>,
-    /// Names of the rules that decided: sorted, each once, at most 64.
+    /// Names of the rules that decided: sorted, each once, at most 64 and, with the reasons, [`WORDS_BYTES_MAX`].
     pub rules: Vec<Text<128>>,
-    /// Why, in words for people, in the order of the rules and each once, at most 64.
+    /// Why, in words for people, in the order of the rules and each once, at most 64 and, with the rules,
+    /// [`WORDS_BYTES_MAX`]. Published with the record: values of the call are in it only if the policy put them there.
     pub reasons: Vec<Text<512>>,
 }
 
@@ -103,15 +110,23 @@ impl Verdict {
         fired.sort();
         let mut rules: Vec<Text<128>> = Vec::new();
         let mut reasons: Vec<Text<512>> = Vec::new();
+        let mut left = WORDS_BYTES_MAX;
+        let mut fits = |text: &str| {
+            // With its quotation marks and a comma.
+            let rest = left.checked_sub(json::print(&text.into()).len() + 1);
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
         for Fired { rule, reason } in fired {
-            if rules.len() < LIST_MAX && rules.last() != Some(&rule) {
+            if rules.len() < LIST_MAX && rules.last() != Some(&rule) && fits(rule.as_str()) {
                 rules.push(rule);
             }
-            match reason {
-                Some(reason) if reasons.len() < LIST_MAX && !reasons.contains(&reason) => {
-                    reasons.push(reason)
-                }
-                _ => {}
+            if let Some(reason) = reason
+                && reasons.len() < LIST_MAX
+                && !reasons.contains(&reason)
+                && fits(reason.as_str())
+            {
+                reasons.push(reason);
             }
         }
         Self { effect, hold, rules, reasons }
@@ -162,5 +177,19 @@ mod tests {
         let verdict = Verdict::combine(many, vec![], vec![]);
         assert_eq!((verdict.rules.len(), verdict.reasons.len()), (64, 64));
         assert!(verdict.rules.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn words_end_at_16_kib_of_json() {
+        for filler in ["x", "\u{1}", "\"", "é"] {
+            let many = (0..64).map(|n| Fired {
+                rule: Text::cut(&format!("{n:03}{}", filler.repeat(125))),
+                reason: Some(Text::cut(&format!("{n:03}{}", filler.repeat(509)))),
+            });
+            let verdict = Verdict::combine(many.collect(), vec![], vec![]);
+            let printed = serde_json::to_string(&(&verdict.rules, &verdict.reasons)).unwrap();
+            assert!(printed.len() <= WORDS_BYTES_MAX + "[[],[]]".len(), "{}", printed.len());
+            assert!(!verdict.rules.is_empty() && !verdict.reasons.is_empty());
+        }
     }
 }
