@@ -36,7 +36,7 @@ impl PolicyBundle {
     }
 
     /// What a model call is settled with, once its usage is known: tokens by class, their sum, and the money at the
-    /// price of the model that was asked for. No money where the model has no price.
+    /// price of the model that was asked for, at most 2^53 − 1. No money where the model has no price.
     #[must_use]
     pub fn billed(&self, provider: &str, model: &str, usage: &Usage) -> Amounts {
         let tokens = usage.amounts().with(Meter::ModelCalls, 1);

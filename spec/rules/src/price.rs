@@ -121,7 +121,8 @@ impl Prices {
         Ok(prices)
     }
 
-    /// What a call of `model` costs, rounded up. `None` when it has no price or costs more than 2^53 − 1.
+    /// What a call of `model` costs, rounded up, and at most 2^53 − 1: a usage beyond all bounds must not cost nothing.
+    /// `None` when it has no price.
     #[must_use]
     pub fn cost(&self, provider: &str, model: &str, usage: &Usage) -> Option<MicroUsd> {
         let tiers = &self.find(provider, model)?.tiers;
@@ -133,11 +134,12 @@ impl Prices {
             (tier.output, usage.output),
             (tier.reasoning, usage.reasoning),
         ])
+        .or_else(|| MicroUsd::new(INTEGER_MAX).ok())
     }
 
     /// The most that a call of `model` can cost with a prompt of at most `input_tokens` and at most `max_output` tokens
     /// of output, reasoning included: every token in the dearest class of the dearest tier that such a prompt can
-    /// reach. `None` as for [`Prices::cost`].
+    /// reach. `None` when it has no price or may cost more than 2^53 − 1.
     #[must_use]
     pub fn worst_case(
         &self,
@@ -217,7 +219,7 @@ mod tests {
         assert_eq!(prices.cost("any", "m", &long).unwrap().get(), 1001 * 5 + 300);
         assert_eq!(prices.cost("any", "other", &usage), None);
         let all = Usage { input: u64::MAX, ..Usage::default() };
-        assert_eq!(prices.cost("any", "m", &all), None);
+        assert_eq!(prices.cost("any", "m", &all).unwrap().get(), INTEGER_MAX);
     }
 
     #[test]

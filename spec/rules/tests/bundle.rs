@@ -7,6 +7,7 @@ use common::{compile, tool};
 use sift_rules::{CallInput, CompileError, decide};
 use sift_spec::meter::{Meter, Usage};
 use sift_spec::record::Refusal;
+use sift_spec::types::INTEGER_MAX;
 
 const REGO: (&str, &str) = ("p.rego", "package sift\nallow contains {\"rule\": \"all\"}\n");
 const CEDAR: (&str, &str) = ("p.cedar", "@id(\"all\") permit (principal, action, resource);\n");
@@ -114,6 +115,9 @@ fn needs_and_bills() {
     let usage = Usage { input: 90, cache_read: 10, output: 4, reasoning: 6, ..Usage::default() };
     let billed = bundle.billed("p", "m", &usage);
     assert_eq!(billed.first_above(&need), None, "{billed:?} {need:?}");
+    // A usage beyond all bounds does not cost nothing.
+    let usage = Usage { input: INTEGER_MAX, output: INTEGER_MAX, ..Usage::default() };
+    assert_eq!(bundle.billed("p", "m", &usage).get(Meter::MicroUsd), INTEGER_MAX);
     let unlimited = compile(&[REGO]).unwrap();
     assert_eq!(unlimited.need(&model("other")).unwrap().get(Meter::MicroUsd), 0);
     assert_eq!(bundle.need(&CallInput::tool("t".parse().unwrap(), b"{}")).unwrap().get(Meter::ToolCalls), 1);
