@@ -65,7 +65,7 @@ pub enum LedgerError {
     /// A run cannot be closed while it holds something.
     #[error("the run still holds {0} reservations")]
     HoldsOpen(usize),
-    /// A sum would pass 2^53 − 1.
+    /// A sum would pass 2^53 − 1. On a reservation, the call is to be denied.
     #[error("a sum would pass 2^53 - 1")]
     Overflow,
 }
@@ -280,6 +280,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When the run is not open, or the seq is not after that of the run's last reservation, or time goes backwards.
+    /// [`LedgerError::Overflow`] when a sum would pass 2^53 − 1, whether it has a limit or not: no limit refuses such a
+    /// call, but the caller must deny it.
     pub fn reserve(&mut self, reserve: &Reserve) -> Result<Result<(), Refusal>, LedgerError> {
         self.check_time(reserve.time)?;
         let run = self.live(reserve.run)?;
