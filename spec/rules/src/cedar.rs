@@ -40,6 +40,8 @@
 //!
 //! A path does not lead through names that hold `.`, `[` or `]`.
 //!
+//! Reasons are published with the record. What goes wrong is reported by kind, without values of the call.
+//!
 //! Cedar skips a policy that errs, even a `forbid`. Here any error in any policy that concerns the action is a denial.
 //! With `schema.cedarschema` the policies are validated against it (strictly) when the bundle is compiled; without one,
 //! an action is in a list of the scope only if the list names it.
@@ -48,16 +50,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Decision, Effect as CedarEffect, Entities, EntityId,
-    EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Request, RestrictedExpression as Expr, Schema,
-    ValidationMode, Validator,
+    ActionConstraint, AuthorizationError, Authorizer, Context, Decision, Effect as CedarEffect, Entities,
+    EntityId, EntityTypeName, EntityUid, EvaluationError, Policy, PolicyId, PolicySet, Request,
+    RestrictedExpression as Expr, Schema, ValidationMode, Validator,
 };
 use serde_json::{Map, Value};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
 use crate::cedar_value::{Shapes, convert, convert_object};
-use crate::json;
 use crate::verdict::{Fired, FiredHold, HOLD_SECONDS_MAX, HoldFor, Verdict};
 
 /// Engine and version that decides.
@@ -242,7 +243,7 @@ impl Slice {
 
 impl CedarDecider {
     /// The verdict, or why the evaluation failed.
-    pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
+    pub(crate) fn decide(&mut self, input: Map<String, Value>) -> Result<Verdict, String> {
         let request = self.shared.request(input)?;
         let action = request.action().ok_or("the request has no action")?;
         let slice = self.shared.slices.get(action).unwrap_or(&self.shared.rest);
@@ -264,7 +265,7 @@ impl CedarDecider {
 
     fn evaluate(&self, request: &Request, policies: &PolicySet) -> Result<(Decision, Vec<&Rule>), String> {
         let response = self.authorizer.is_authorized(request, policies, &self.shared.entities);
-        let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        let mut errors: Vec<String> = response.diagnostics().errors().map(describe).collect();
         if !errors.is_empty() {
             // Cedar says nothing of their order.
             errors.sort();
@@ -276,9 +277,24 @@ impl CedarDecider {
     }
 }
 
+/// Which policy failed, and how. Cedar's own words quote values of the call, and reasons are published.
+fn describe(error: &AuthorizationError) -> String {
+    let AuthorizationError::PolicyEvaluationError(error) = error;
+    let kind = match error.inner() {
+        EvaluationError::EntityAttrDoesNotExist(_)
+        | EvaluationError::EntityDoesNotExist(_)
+        | EvaluationError::RecordAttrDoesNotExist(_) => "a member is not there",
+        EvaluationError::FailedExtensionFunctionExecution(_) => "a function does not take its arguments",
+        EvaluationError::IntegerOverflow(_) => "a number passes 64 bits",
+        EvaluationError::RecursionLimit(_) => "nested too deeply",
+        EvaluationError::TypeError(_) => "a value is of the wrong type",
+        _ => "it cannot be evaluated",
+    };
+    format!("{}: {kind}", error.policy_id())
+}
+
 impl Shared {
-    fn request(&self, input: &[u8]) -> Result<Request, String> {
-        let mut input = json::read_object(input).map_err(|why| format!("the policy input: {why}"))?;
+    fn request(&self, mut input: Map<String, Value>) -> Result<Request, String> {
         let mut call = take_object(&mut input, "call")?;
         let kind = take_text(&call, "kind")?;
         let action = match kind.as_str() {
@@ -311,10 +327,11 @@ impl Shared {
         context.extend(time.map(|time| ("time".to_owned(), time)));
         context.extend(self.data.clone().map(|data| ("data".to_owned(), data)));
         context.extend(shapes.into_records()?);
-        let context = Context::from_pairs(context).map_err(|error| error.to_string())?;
+        let context = Context::from_pairs(context).map_err(|_| "the context is not a value for Cedar")?;
         let principal = EntityUid::from_type_name_and_id(self.names.agent.clone(), agent);
         let resource = EntityUid::from_type_name_and_id(self.names.run.clone(), run_id);
-        Request::new(principal, action, resource, context, None).map_err(|error| error.to_string())
+        Request::new(principal, action, resource, context, None)
+            .map_err(|_| "the call is not a request for Cedar".to_owned())
     }
 }
 

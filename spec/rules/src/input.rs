@@ -12,8 +12,9 @@ use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
 use crate::json;
 
-/// Longest input document in bytes; a longer one is denied: 4 MiB.
-pub const INPUT_BYTES_MAX: usize = 4 << 20;
+/// Longest input document in bytes; a longer one is denied: 256 KiB. One step of a policy may read the whole of it, so
+/// this bounds what a step costs.
+pub const INPUT_BYTES_MAX: usize = 256 << 10;
 
 /// The document that a policy sees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,7 +25,6 @@ pub struct PolicyInput {
     /// The proposed call.
     pub call: CallInput,
     /// What tools reported earlier in this run, by the names that the bundle's `facts.toml` gives.
-    #[serde(deserialize_with = "json::strict_members")]
     pub facts: BTreeMap<String, Value>,
     /// The run so far.
     pub run: RunInput,
@@ -55,7 +55,7 @@ pub enum CallInput {
     /// Use a tool.
     Tool {
         /// The arguments, when they are a JSON object.
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::strict_object")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         args: Option<Map<String, Value>>,
         /// Why there are no arguments: they are not a JSON object that has one reading.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,9 +166,10 @@ impl PolicyInput {
     /// When the bytes are longer than [`INPUT_BYTES_MAX`] or are not the one encoding of a policy input.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > INPUT_BYTES_MAX {
-            return Err("longer than 4 MiB".to_owned());
+            return Err("longer than 256 KiB".to_owned());
         }
-        let input: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let document = Value::Object(json::read_input(bytes)?);
+        let input: Self = serde_json::from_value(document).map_err(|error| error.to_string())?;
         if input.to_bytes() != bytes {
             return Err("not in canonical form".to_owned());
         }

@@ -3,10 +3,15 @@
 //! Reading is strict, because a tool may read the same bytes differently: a member given twice, or a number that
 //! loses digits, is refused rather than guessed. Printing sorts members by name, so that equal values have equal
 //! bytes, whatever features `serde_json` was built with.
+//!
+//! Without its feature `float_roundtrip`, `serde_json` reads many decimals of 15 to 17 digits as a neighbour of the
+//! double that they name. So decimals are read here, and `serde_json` finds only where they stand.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::vec::IntoIter;
 
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting that is read; the bound of `serde_json` is 128.
@@ -16,12 +21,10 @@ pub const DEPTH_MAX: usize = 64;
 ///
 /// # Errors
 /// When the bytes are not JSON, a member occurs twice in an object, nesting is deeper than [`DEPTH_MAX`], or a
-/// number has no exact reading: an integer outside of 64 bits, or a decimal above 2^53 in magnitude.
+/// number has no exact reading: an integer outside of 64 bits, a decimal above 2^53 in magnitude, or one that is not
+/// equal to the shortest decimal that names its double. The text says what and where, and quotes nothing.
 pub fn read(bytes: &[u8]) -> Result<Value, String> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict(DEPTH_MAX).deserialize(&mut reader).map_err(|error| error.to_string())?;
-    reader.end().map_err(|error| error.to_string())?;
-    Ok(value)
+    read_to(bytes, DEPTH_MAX)
 }
 
 /// Reads one JSON object, as [`read`] does.
@@ -30,6 +33,14 @@ pub fn read(bytes: &[u8]) -> Result<Value, String> {
 /// As for [`read`], and when the value is not an object.
 pub fn read_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     match read(bytes)? {
+        Value::Object(object) => Ok(object),
+        _ => Err("not a JSON object".to_owned()),
+    }
+}
+
+/// Reads a policy input, in which arguments and facts may each be [`DEPTH_MAX`] deep.
+pub(crate) fn read_input(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    match read_to(bytes, DEPTH_MAX + 2)? {
         Value::Object(object) => Ok(object),
         _ => Err("not a JSON object".to_owned()),
     }
@@ -91,16 +102,88 @@ fn print_into(value: &Value, text: &mut String) {
     }
 }
 
-struct Strict(usize);
+fn read_to(bytes: &[u8], depth: usize) -> Result<Value, String> {
+    let decimals = RefCell::new(decimals(bytes)?.into_iter());
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let strict = Strict { decimals: &decimals, depth };
+    let value = strict.deserialize(&mut reader).map_err(|error| error.to_string())?;
+    reader.end().map_err(|error| error.to_string())?;
+    Ok(value)
+}
 
-impl<'de> DeserializeSeed<'de> for Strict {
+/// The numbers of a JSON text that are no 64-bit integers, in their order. What is no JSON the reader finds.
+fn decimals(bytes: &[u8]) -> Result<Vec<f64>, String> {
+    let mut decimals = Vec::new();
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match first {
+            b'"' => after_string(after),
+            b'-' | b'0'..=b'9' => {
+                let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+                let (number, after) = rest.split_at(end);
+                let number = std::str::from_utf8(number).map_err(|error| error.to_string())?;
+                // `serde_json` reads -0 as a decimal too.
+                if number == "-0" || (number.parse::<i64>().is_err() && number.parse::<u64>().is_err()) {
+                    decimals.push(exact(number).ok_or("a number without an exact reading")?);
+                }
+                after
+            }
+            _ => after,
+        };
+    }
+    Ok(decimals)
+}
+
+/// What follows the end of a string.
+fn after_string(text: &[u8]) -> &[u8] {
+    let mut escaped = false;
+    let end = text.iter().position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    end.and_then(|end| text.get(end + 1..)).unwrap_or_default()
+}
+
+/// The double that a decimal names, if it prints as an equal decimal: then it is read as it will be printed.
+fn exact(text: &str) -> Option<f64> {
+    // 2^53: above it a double does not tell integers apart.
+    let value = text.parse::<f64>().ok().filter(|value| value.abs() <= 9_007_199_254_740_992.0)?;
+    let is_integer = !text.contains(['.', 'e', 'E']) && text != "-0";
+    let printed = Number::from_f64(value)?.to_string();
+    (!is_integer && magnitude(text)? == magnitude(&printed)?).then_some(value)
+}
+
+/// The digits D of a decimal without zeros at either end, and the e of 0.D × 10^e: equal for equal magnitudes.
+fn magnitude(text: &str) -> Option<(String, i64)> {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let whole = whole.trim_start_matches(['-', '0']);
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_start_matches('0');
+    let shift = i64::try_from(whole.len()).ok()? - i64::try_from(digits.len() - significant.len()).ok()?;
+    match significant.trim_end_matches('0') {
+        "" => Some((String::new(), 0)),
+        significant => Some((significant.to_owned(), exponent.parse::<i64>().ok()?.checked_add(shift)?)),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    /// The decimals that are still to come.
+    decimals: &'a RefCell<IntoIter<f64>>,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,9 +206,8 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        // 2^53: above it a decimal, or an integer too long for 64 bits, has lost digits.
-        let number = Number::from_f64(value).filter(|_| value.abs() <= 9_007_199_254_740_992.0);
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value, E> {
+        let number = self.decimals.borrow_mut().next().and_then(Number::from_f64);
         number.map(Value::Number).ok_or_else(|| E::custom("a number without an exact reading"))
     }
 
@@ -138,21 +220,21 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let depth = self.below()?;
+        let below = self.below()?;
         let mut array = Vec::new();
-        while let Some(item) = items.next_element_seed(Self(depth))? {
+        while let Some(item) = items.next_element_seed(below)? {
             array.push(item);
         }
         Ok(Value::Array(array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let depth = self.below()?;
+        let below = self.below()?;
         let mut object = Map::new();
         while let Some(name) = members.next_key::<String>()? {
-            let member = members.next_value_seed(Self(depth))?;
+            let member = members.next_value_seed(below)?;
             if object.contains_key(&name) {
-                return Err(de::Error::custom(format!("the member {name:?} occurs twice")));
+                return Err(de::Error::custom("a member of an object occurs twice"));
             }
             object.insert(name, member);
         }
@@ -160,34 +242,11 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-impl Strict {
-    fn below<E: de::Error>(&self) -> Result<usize, E> {
-        self.0.checked_sub(1).ok_or_else(|| E::custom("nested too deeply"))
+impl Strict<'_> {
+    fn below<E: de::Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("nested too deeply"))?;
+        Ok(Self { depth, ..self })
     }
-}
-
-/// A value that was read strictly, for fields of serde types.
-pub(crate) fn strict_object<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Map<String, Value>>, D::Error> {
-    match Strict(DEPTH_MAX).deserialize(deserializer)? {
-        Value::Object(object) => Ok(Some(object)),
-        _ => Err(de::Error::custom("not a JSON object")),
-    }
-}
-
-/// Strictly read members of an object.
-pub(crate) fn strict_members<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<std::collections::BTreeMap<String, Value>, D::Error> {
-    struct Member(Value);
-    impl<'de> Deserialize<'de> for Member {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Strict(DEPTH_MAX).deserialize(deserializer).map(Member)
-        }
-    }
-    let members = std::collections::BTreeMap::<String, Member>::deserialize(deserializer)?;
-    Ok(members.into_iter().map(|(name, Member(value))| (name, value)).collect())
 }
 
 #[cfg(test)]
@@ -201,6 +260,11 @@ mod tests {
             r#"{"a":{"b":1,"b":1}}"#,
             "123456789012345678901234567890",
             "1e300",
+            "1e-400",
+            "4503599627370497.25",
+            "0.100000000000000000000000000001",
+            "18446744073709551616",
+            "9007199254740993.0",
             "1 2",
             "[1,]",
             "",
@@ -212,6 +276,47 @@ mod tests {
         assert!(read(deep(DEPTH_MAX).as_bytes()).is_ok());
         assert!(read(deep(DEPTH_MAX + 1).as_bytes()).is_err());
         assert!(read_object(b"[]").is_err());
+    }
+
+    #[test]
+    fn decimals_are_exact() {
+        for (text, printed) in [
+            ("99.99999999999999", "99.99999999999999"),
+            ("100.00000000000001", "100.00000000000001"),
+            ("0.30000000000000004", "0.30000000000000004"),
+            ("1.50e+3", "1500.0"),
+            ("-0.0e5", "-0.0"),
+            ("-0", "-0.0"),
+            ("1000e-6", "0.001"),
+            ("5e-324", "5e-324"),
+            ("9007199254740992.0", "9007199254740992.0"),
+            (r#"{"1.5":[2.5,"3.5\\\"4.5",7,-5.5]}"#, r#"{"1.5":[2.5,"3.5\\\"4.5",7,-5.5]}"#),
+        ] {
+            let value = read(text.as_bytes()).unwrap();
+            assert_eq!(print(&value), printed);
+            assert_eq!(read(printed.as_bytes()).unwrap(), value, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn a_decimal_is_read_as_the_double_it_names_or_not(digits in 0..10_u64.pow(17), point in 0..18_usize) {
+            let digits = format!("{digits:018}");
+            let text = format!("{}.{}", digits[..point].trim_start_matches('0'), &digits[point..]);
+            let text = if text.starts_with('.') { format!("0{text}") } else { text };
+            if let Ok(value) = read(text.as_bytes()) {
+                let named = text.parse::<f64>().unwrap();
+                proptest::prop_assert_eq!(value.as_f64().map(f64::to_bits), Some(named.to_bits()));
+                let shortest = format!("{named}{}", if named.fract() == 0.0 { ".0" } else { "" });
+                // Of two shortest decimals that are equally near, another printer may choose the other one.
+                proptest::prop_assert_eq!(text.trim_matches('0').len(), shortest.trim_matches('0').len());
+                proptest::prop_assert_eq!(read(print(&value).as_bytes()), Ok(value));
+            } else {
+                let kept = text.trim_matches(['0', '.']).len() <= 15;
+                proptest::prop_assert!(!kept || text.parse::<f64>().unwrap() > 9_007_199_254_740_992.0);
+            }
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@
 //! that is not there, or into a value that has no members, is undefined and no error: a `deny` that must hold whatever
 //! the arguments are checks their types first.
 //!
+//! Reasons and names of rules are published with the record. What goes wrong is reported by kind, without values of the
+//! call; a `reason` or `rule` that the policy makes of them publishes them.
+//!
 //! An evaluation takes at most [`INSTRUCTIONS_MAX`] instructions of the virtual machine.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,11 +34,12 @@ use std::sync::Arc;
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use regorus::rvm::program::Program;
+use regorus::rvm::vm::VmError;
 use regorus::{Engine, Value};
+use serde_json::Map;
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
-use crate::json;
 use crate::rego_strict::{failed_in, harden};
 use crate::verdict::{Fired, FiredHold, HOLD_SECONDS_MAX, HoldFor, Verdict};
 
@@ -78,9 +82,7 @@ impl RegoPolicy {
         let in_file = |file: &str, why: String| CompileError::Policy { file: file.to_owned(), why };
         let all: Vec<&str> = files.keys().copied().collect();
         let in_all = |why: String| in_file(&all.join(", "), why);
-        let data_json = json::print(&data);
-        let data =
-            Value::from_json_str(&data_json).map_err(|error| in_file("data.json", error.to_string()))?;
+        let data = convert(data).map_err(|why| in_file("data.json", why))?;
 
         let mut engine = Engine::new();
         engine.set_strict_builtin_errors(true);
@@ -136,6 +138,14 @@ impl RegoPolicy {
     }
 }
 
+/// A JSON value as Rego sees it. Not through its text, of which regorus would read decimals less exactly.
+fn convert(value: serde_json::Value) -> Result<Value, String> {
+    match Value::from(value) {
+        Value::Undefined => Err("not a value for Rego".to_owned()),
+        value => Ok(value),
+    }
+}
+
 fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {
     let mut vm = RegoVM::new();
     vm.load_program(Arc::clone(program));
@@ -147,13 +157,8 @@ fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {
 
 impl RegoDecider {
     /// The verdict, or why the evaluation failed.
-    pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
-        let input = std::str::from_utf8(input).map_err(|_| "the policy input is not UTF-8".to_owned())?;
-        let input = Value::from_json_str(input).map_err(|_| "the policy input is not JSON".to_owned())?;
-        if input.as_object().is_err() {
-            return Err("the policy input is not a JSON object".to_owned());
-        }
-        self.vm.set_input(input);
+    pub(crate) fn decide(&mut self, input: Map<String, serde_json::Value>) -> Result<Verdict, String> {
+        self.vm.set_input(convert(serde_json::Value::Object(input))?);
         let answer = self.vm.execute_entry_point_by_name(ENTRY_POINT);
         self.vm.set_input(Value::Undefined);
         match answer {
@@ -161,9 +166,16 @@ impl RegoDecider {
             Err(error) => {
                 // A machine that stopped half way is not used again.
                 self.vm = machine(&self.program, &self.data).unwrap_or_default();
-                Err(match failed_in(&error) {
-                    Some(name) => format!("{name} was applied to values that it does not take"),
-                    None => error.to_string(),
+                // The words of regorus quote values of the call, and reasons are published.
+                Err(match (failed_in(&error), error) {
+                    (Some(name), _) => format!("{name} was applied to values that it does not take"),
+                    (None, VmError::InstructionLimitExceeded { .. }) => {
+                        format!("the instruction limit of {INSTRUCTIONS_MAX} was reached")
+                    }
+                    (None, VmError::RegexSizeLimitExceeded { .. }) => {
+                        "a regular expression is too large".to_owned()
+                    }
+                    (None, _) => "the virtual machine failed".to_owned(),
                 })
             }
         }
@@ -228,7 +240,7 @@ impl Element {
         let hold = match (text("role")?, member("seconds")) {
             (None, None) => None,
             (Some(role), Some(seconds)) => {
-                let role: Word = role.parse().map_err(|error| format!("role: {error}"))?;
+                let role: Word = role.parse().map_err(|_| "role is not a word")?;
                 let seconds =
                     seconds.as_u64().ok().filter(|seconds| (1..=HOLD_SECONDS_MAX).contains(seconds));
                 let seconds = seconds.ok_or("seconds is not an integer from 1 to 604800")?;

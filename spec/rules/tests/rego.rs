@@ -4,6 +4,7 @@
 mod common;
 
 use common::{compile, denied_by_error, input, names, rego, tool};
+use sift_rules::input::INPUT_BYTES_MAX;
 use sift_rules::verdict::{CONFLICTING_HOLDS, DEFAULT_DENY, EVALUATION_ERROR};
 use sift_rules::{Verdict, decide};
 use sift_spec::record::Effect;
@@ -128,6 +129,49 @@ fn unreadable_inputs_deny() {
     for bad in [&b""[..], b"{", b"[]", b"null", b"{}x", b"\xff", b"{\"a\":\"\xff\"}", &vec![b' '; 5 << 20]] {
         assert!(denied_by_error(&decide(&bundle, bad)));
     }
+}
+
+#[test]
+fn an_input_ends_at_256_kib() {
+    let bundle = rego("package sift\nallow contains {\"rule\": \"all\"}\n");
+    let of = |bytes: usize| {
+        let rest = bytes - tool("t", r#"{"x":""}"#).len();
+        tool("t", &format!("{{\"x\":\"{}\"}}", "y".repeat(rest)))
+    };
+    assert_eq!(decide(&bundle, &of(INPUT_BYTES_MAX)).effect, Effect::Allow);
+    let verdict = decide(&bundle, &of(INPUT_BYTES_MAX + 1));
+    assert!(denied_by_error(&verdict));
+    assert_eq!(verdict.reasons[0].as_str(), "the policy input is longer than 256 KiB");
+}
+
+#[test]
+fn a_policy_sees_the_decimal_that_the_tool_sees() {
+    let policy = "package sift\nallow contains {\"rule\": \"all\"} if input.call.args.amount in {50, 100}\n";
+    assert_eq!(verdict(policy, r#"{"amount":100.0}"#).effect, Effect::Allow);
+    for amount in ["99.99999999999999", "100.00000000000001"] {
+        let verdict = verdict(policy, &format!("{{\"amount\":{amount}}}"));
+        assert_eq!(names(&verdict), [DEFAULT_DENY], "{amount}");
+    }
+}
+
+#[test]
+fn reasons_of_errors_quote_no_values() {
+    for (body, args) in [
+        ("input.call.args.n + 1 > 5", r#"{"n":"secret"}"#),
+        ("to_number(input.call.args.n) > 5", r#"{"n":"secret"}"#),
+        ("json.unmarshal(input.call.args.n).x", r#"{"n":"secret"}"#),
+        ("regex.match(input.call.args.n, \"x\")", r#"{"n":"(secret"}"#),
+        ("sum([x | some x in input.call.args.n]) > 5", r#"{"n":["secret"]}"#),
+        ("input.call.args.n[input.call.args.m] > 5", r#"{"n":["secret"],"m":0}"#),
+    ] {
+        let verdict = verdict(&deny_if(body), args);
+        assert!(denied_by_error(&verdict), "{body}: {verdict:?}");
+        assert!(!verdict.reasons[0].as_str().contains("secret"), "{body}: {verdict:?}");
+    }
+    let role =
+        "hold contains {\"rule\": \"h\", \"reason\": \"r\", \"role\": input.call.args.n, \"seconds\": 5}";
+    let verdict = verdict(&format!("package sift\n{role}\n"), r#"{"n":"Secret"}"#);
+    assert!(denied_by_error(&verdict) && !verdict.reasons[0].as_str().contains("Secret"), "{verdict:?}");
 }
 
 #[test]
