@@ -14,7 +14,8 @@ const DECIMALS_MAX: usize = 4;
 /// A JSON value as Cedar sees it; `None` for null, which Cedar does not have.
 ///
 /// # Errors
-/// When a number is neither a 64-bit signed integer nor a decimal of at most four decimals.
+/// When a number is neither a 64-bit signed integer nor a decimal of at most four decimals. The text does not quote it:
+/// it becomes a reason, and reasons are published.
 pub(crate) fn convert(value: &Value) -> Result<Option<Expr>, String> {
     Ok(Some(match value {
         Value::Null => return Ok(None),
@@ -40,31 +41,26 @@ pub(crate) fn convert_object(members: &Map<String, Value>) -> Result<Expr, Strin
             record.push((name.clone(), member));
         }
     }
-    Expr::new_record(record).map_err(|error| error.to_string())
+    Expr::new_record(record).map_err(|_| "a member is given twice".to_owned())
 }
 
 fn convert_number(number: &Number) -> Result<Expr, String> {
     if let Some(integer) = number.as_i64() {
         return Ok(Expr::new_long(integer));
     }
-    // Rust prints the shortest digits that give the same number, without an exponent.
-    let text = number.as_f64().filter(|_| number.is_f64()).map(|decimal| decimal.to_string());
-    let text = text.ok_or_else(|| format!("the integer {number} does not fit 64 bits"))?;
+    // The digits that the policy input is printed with.
+    let text = number.to_string();
+    let text = text.strip_suffix(".0").unwrap_or(&text);
     match text.split_once('.') {
-        None => {
-            text.parse().map(Expr::new_long).map_err(|_| format!("the number {number} does not fit 64 bits"))
-        }
+        None => text.parse().ok().map(Expr::new_long),
         Some((whole, decimals)) => {
             // Cedar's decimal is a 64-bit integer of ten-thousandths; -922337203685477 and beyond is cut off safely.
             let fits = decimals.len() <= DECIMALS_MAX && whole.trim_start_matches('-').len() <= 14;
-            if !fits {
-                return Err(format!(
-                    "the number {number} has more than four decimals or is too large for a decimal"
-                ));
-            }
-            Ok(Expr::new_decimal(text))
+            let is_plain = decimals.bytes().all(|digit| digit.is_ascii_digit());
+            (fits && is_plain).then(|| Expr::new_decimal(text))
         }
     }
+    .ok_or_else(|| "a number is neither a 64-bit integer nor a decimal of at most four decimals".to_owned())
 }
 
 /// What Cedar cannot ask of sets and records, by path: see [`crate::cedar`].
@@ -163,7 +159,7 @@ mod tests {
             let value = number(fine).unwrap().unwrap();
             assert!(Context::from_pairs([("n".to_owned(), value)]).is_ok(), "{fine}");
         }
-        for bad in ["18446744073709551615", "0.00001", "1.23456", "1e-7", "999999999999999.5"] {
+        for bad in ["18446744073709551615", "0.00001", "1.23456", "1e-7", "1.5e-7", "999999999999999.5"] {
             assert!(number(bad).is_err(), "{bad}");
         }
     }

@@ -72,6 +72,35 @@ fn every_error_in_a_policy_denies() {
 }
 
 #[test]
+fn reasons_of_errors_quote_no_values() {
+    for (condition, args, expected) in [
+        ("context.args.n > 1", r#"{"n":"4711"}"#, "f: a value is of the wrong type"),
+        ("context.args.n + 9223372036854775807 > 1", r#"{"n":4711}"#, "f: a number passes 64 bits"),
+        ("context.args.n.m == 1", r#"{"n":{"4711":1}}"#, "f: a member is not there"),
+        (
+            "decimal(context.args.n) == decimal(\"1.0\")",
+            r#"{"n":"4711"}"#,
+            "f: a function does not take its arguments",
+        ),
+        (
+            "context.args.n > 1",
+            r#"{"n":4711.00001}"#,
+            "a number is neither a 64-bit integer nor a decimal of at most four decimals",
+        ),
+        (
+            "context.args.n > 1",
+            r#"{"n":18446744073709504711}"#,
+            "a number is neither a 64-bit integer nor a decimal of at most four decimals",
+        ),
+    ] {
+        let policy = format!("{ALL}@id(\"f\") forbid (principal, action, resource) when {{ {condition} }};");
+        let verdict = verdict(&policy, args);
+        assert!(denied_by_error(&verdict), "{policy}");
+        assert_eq!(verdict.reasons[0].as_str(), expected, "{policy}");
+    }
+}
+
+#[test]
 fn values_that_cedar_lacks_deny() {
     for args in
         [r#"{"n":18446744073709551615}"#, r#"{"n":0.00001}"#, r#"{"n":[[1.23456]]}"#, r#"{"n":1,"n":1}"#]
