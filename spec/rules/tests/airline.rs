@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sift_rules::input::INPUT_BYTES_MAX;
 use sift_rules::{CallInput, Decider, PolicyBundle, RunState, Verdict};
 use sift_spec::bundle::Bundle;
 use sift_spec::record::{Effect, Status};
@@ -16,7 +17,7 @@ use sift_spec::types::{RunId, Seq, Text, UnixMillis};
 /// How often each rule decided. Every denial was checked against the airline's text: see the bundles' README.
 const EXPECTED: &[(&str, &str, usize)] = &[
     ("allow", "book", 15),
-    ("allow", "change", 72),
+    ("allow", "change", 71),
     ("allow", "harmless", 89),
     ("allow", "lookup", 356),
     ("allow", "model", 1243),
@@ -27,6 +28,7 @@ const EXPECTED: &[(&str, &str, usize)] = &[
     ("deny", "book-payments-max", 3),
     ("deny", "cancel-flown", 7),
     ("deny", "cancel-not-covered", 10),
+    ("deny", "change-payment-unread", 1),
     ("deny", "flights-basic-economy", 15),
     ("deny", "flights-payment-kind", 3),
     ("hold", "certificate-approval", 3),
@@ -75,24 +77,41 @@ impl Replay {
     }
 }
 
-/// The recorded conversations, if they are here.
-fn conversations() -> Option<Vec<Value>> {
+#[test]
+fn rego_and_cedar_say_the_same_about_every_recorded_call() {
     let data = root().join("../shared/data/tau-airline-gpt-4o.json");
-    let Ok(text) = std::fs::read(&data) else {
+    if !data.exists() {
         println!("skipped: {} is not here", data.display());
-        return None;
-    };
-    Some(serde_json::from_slice(&text).unwrap())
+        return;
+    }
+    let (table, inputs) = replay(&data);
+    let table: Vec<_> =
+        table.iter().map(|((effect, rule), n)| (effect.as_str(), rule.as_str(), *n)).collect();
+    assert_eq!(table, EXPECTED);
+    compare_with_the_interpreter(&bundle("rego"), &inputs);
 }
 
 #[test]
-fn rego_and_cedar_say_the_same_about_every_recorded_call() {
-    let Some(conversations) = conversations() else { return };
+fn rego_and_cedar_say_the_same_about_the_conversations_of_the_example() {
+    let (table, _) = replay(&root().join("client-sdk/examples/airline/conversations.json"));
+    let denied = table.keys().filter(|(effect, _)| effect == "deny").map(|(_, rule)| rule.as_str());
+    assert_eq!(
+        denied.collect::<Vec<_>>(),
+        ["cancel-not-covered", "flights-basic-economy", "sift.default-deny"]
+    );
+}
+
+/// How often each effect and rule came.
+type Table = BTreeMap<(String, String), usize>;
+
+/// Proposes every recorded call under both engines. The table, and the inputs of tool calls.
+fn replay(data: &Path) -> (Table, Vec<Vec<u8>>) {
+    let conversations: Vec<Value> = serde_json::from_slice(&std::fs::read(data).unwrap()).unwrap();
     let (rego, cedar) = (bundle("rego"), bundle("cedar"));
-    let mut table: BTreeMap<(String, String), usize> = BTreeMap::new();
-    let mut tools: BTreeSet<(String, Effect)> = BTreeSet::new();
+    let mut table = Table::new();
     let mut calls = 0;
     let mut inputs = Vec::new();
+    let mut longest = 0;
     for (number, conversation) in conversations.iter().enumerate() {
         let mut by_rego = Replay::new(&rego, number);
         let mut by_cedar = Replay::new(&cedar, number);
@@ -122,6 +141,7 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
                 let (other_input, other) = by_cedar.propose(&call);
                 let shown = String::from_utf8_lossy(&input);
                 assert_eq!(input, other_input);
+                longest = longest.max(input.len());
                 assert_eq!(
                     (verdict.effect, &verdict.rules),
                     (other.effect, &other.rules),
@@ -135,11 +155,9 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
                 for rule in &verdict.rules {
                     *table.entry((verdict.effect.to_string(), rule.to_string())).or_default() += 1;
                 }
-                if let Some((tool, _)) = call.as_tool() {
-                    tools.insert((tool.to_owned(), verdict.effect));
-                    if verdict.effect == Effect::Deny && std::env::var_os("SIFT_SHOW_DENIALS").is_some() {
-                        println!("{number} {:?}\n  {shown}", verdict.rules);
-                    }
+                let is_denied = call.as_tool().is_some() && verdict.effect == Effect::Deny;
+                if is_denied && std::env::var_os("SIFT_SHOW_DENIALS").is_some() {
+                    println!("{number} {:?}\n  {shown}", verdict.rules);
                 }
                 if let (Some(id), true) = (id, verdict.effect != Effect::Deny) {
                     pending.insert(id.to_owned(), call);
@@ -156,14 +174,142 @@ fn rego_and_cedar_say_the_same_about_every_recorded_call() {
         }
         assert_eq!(by_rego.state, by_cedar.state);
     }
-    println!("{calls} calls in {} conversations", conversations.len());
+    println!("{calls} calls in {} conversations; the longest input has {longest} bytes", conversations.len());
+    assert!(longest < INPUT_BYTES_MAX / 16);
     for ((effect, rule), count) in &table {
         println!("{effect:<6} {rule:<26} {count:>5}");
     }
-    let table: Vec<_> =
-        table.iter().map(|((effect, rule), n)| (effect.as_str(), rule.as_str(), *n)).collect();
-    assert_eq!(table, EXPECTED);
-    compare_with_the_interpreter(&rego, &inputs);
+    (table, inputs)
+}
+
+/// A user, gold, who owns AAAAAA and has gift_card_1 and credit_card_1; a run that has read what `read` names.
+fn proposed(read: &[(&str, &str)], tool: &str, args: &str) -> [Verdict; 2] {
+    ["rego", "cedar"].map(|engine| {
+        let mut replay = Replay::new(&bundle(engine), 0);
+        for (tool, report) in read {
+            let report = report.replace('\'', "\"");
+            let args = if *tool == "get_user_details" { r#"{"user_id":"u"}"# } else { r#"{}"# };
+            let call = CallInput::tool(tool.parse().unwrap(), args.as_bytes());
+            replay.state.on_intent(&call, Effect::Allow);
+            replay.state.on_outcome(&call, Status::Ok, report.as_bytes());
+        }
+        replay.propose(&CallInput::tool(tool.parse().unwrap(), args.replace('\'', "\"").as_bytes())).1
+    })
+}
+
+const USER: (&str, &str) = (
+    "get_user_details",
+    "{'membership':'regular','payment_methods':{'gift_card_1':{},'credit_card_1':{}},'reservations':['AAAAAA']}",
+);
+
+const RESERVATION: (&str, &str) = (
+    "get_reservation_details",
+    "{'reservation_id':'AAAAAA','user_id':'u','cabin':'basic_economy','created_at':'2024-05-01T00:00:00','insurance':'no',\
+     'flights':[{'flight_number':'F1','date':'2024-05-20'},{'flight_number':'F2','date':'2024-05-21'}],\
+     'passengers':[{'first_name':'A'},{'first_name':'B'}],'payment_history':[{'payment_id':'gift_card_1','amount':100}],\
+     'total_baggages':1,'nonfree_baggages':1}",
+);
+
+const BOOKED: (&str, &str) = (
+    "book_reservation",
+    "{'reservation_id':'BBBBBB','user_id':'u','cabin':'economy','created_at':'2024-05-15T15:00:00','insurance':'no',\
+     'flights':[],'passengers':[{'first_name':'A'}],'payment_history':[],'total_baggages':1,'nonfree_baggages':0}",
+);
+
+/// What no recorded call tries. Both engines deny it, and allow the like of it that is right.
+#[test]
+fn loopholes_are_closed_in_both_engines() {
+    let (book, bags, flights, passengers) = (
+        "book_reservation",
+        "update_reservation_baggages",
+        "update_reservation_flights",
+        "update_reservation_passengers",
+    );
+    let all = &[USER, RESERVATION, BOOKED][..];
+    let unread = &[RESERVATION][..];
+    let stranger = &[
+        ("get_user_details", "{'membership':'gold','payment_methods':{'gift_card_1':{}},'reservations':[]}"),
+        RESERVATION,
+    ][..];
+    let diamond = &[
+        (
+            "get_user_details",
+            "{'membership':'diamond','payment_methods':{'gift_card_1':{}},'reservations':['AAAAAA']}",
+        ),
+        RESERVATION,
+    ][..];
+    let booking = |passengers: &str, payments: &str, total: &str, nonfree: &str| {
+        format!(
+            "{{'user_id':'u','origin':'A','destination':'B','flight_type':'one_way','cabin':'economy','flights':[],\
+             'passengers':{passengers},'payment_methods':{payments},'total_baggages':{total},'nonfree_baggages':{nonfree},\
+             'insurance':'no'}}"
+        )
+    };
+    let of_bags = |id: &str, total: &str, nonfree: &str, payment: &str| {
+        format!(
+            "{{'reservation_id':'{id}','total_baggages':{total},'nonfree_baggages':{nonfree},'payment_id':{payment}}}"
+        )
+    };
+    let of_flights = |flights: &str, payment: &str| {
+        format!("{{'reservation_id':'AAAAAA','cabin':'economy','flights':{flights},'payment_id':{payment}}}")
+    };
+    let (f1, f2) =
+        ("{'flight_number':'F1','date':'2024-05-20'}", "{'flight_number':'F2','date':'2024-05-21'}");
+    let (both, gift) = (format!("[{f1},{f2}]"), "'gift_card_1'");
+    let methods = "[{'payment_id':'gift_card_1','amount':1}]";
+    for (allowed, read, tool, args) in [
+        // Ten bags, none paid for; paid for fewer than before; paid for rightly, also in business after an upgrade.
+        (false, all, bags, of_bags("AAAAAA", "10", "0", gift)),
+        (false, all, bags, of_bags("AAAAAA", "10", "5", gift)),
+        (false, all, bags, of_bags("AAAAAA", "1", "0", gift)),
+        (true, all, bags, of_bags("AAAAAA", "10", "10", gift)),
+        (true, all, bags, of_bags("AAAAAA", "5", "1", gift)),
+        (false, unread, bags, of_bags("AAAAAA", "10", "3", gift)),
+        (true, unread, bags, of_bags("AAAAAA", "7", "1", gift)),
+        // Types.
+        (true, all, book, booking("[{}]", methods, "1", "0")),
+        (false, all, book, booking("'ab'", methods, "1", "0")),
+        (false, all, book, booking("[{}]", "'gift_card_1'", "1", "0")),
+        (false, all, book, booking("[{}]", "['gift_card_1']", "1", "0")),
+        (false, all, book, booking("[{}]", "[{'payment_id':['gift_card_1']}]", "1", "0")),
+        (false, all, book, booking("[{}]", "[{'amount':1}]", "1", "0")),
+        (false, all, book, booking("[{}]", "{'payment_id':'gift_card_1'}", "1", "0")),
+        (false, all, book, booking("[{}]", methods, "'1'", "0")),
+        (false, all, book, booking("[{}]", methods, "1", "'0'")),
+        (false, all, bags, of_bags("AAAAAA", "'10'", "10", gift)),
+        (false, all, bags, of_bags("AAAAAA", "10", "null", gift)),
+        (false, all, bags, of_bags("AAAAAA", "10", "10", "['gift_card_1']")),
+        (false, all, flights, of_flights("'F1'", gift)),
+        (false, all, flights, of_flights(&both, "7")),
+        (false, all, passengers, "{'reservation_id':'AAAAAA','passengers':'ab'}".to_owned()),
+        (true, all, passengers, "{'reservation_id':'AAAAAA','passengers':[{},{}]}".to_owned()),
+        // Flights of basic economy.
+        (true, all, flights, of_flights(&both, gift)),
+        (false, all, flights, of_flights(&format!("[{f1},{f2},{f2}]"), gift)),
+        (false, all, flights, of_flights(&format!("[{f1},{f2},{{'flight_number':'F3'}}]"), gift)),
+        (false, all, flights, of_flights(&format!("[{f1}]"), gift)),
+        // Another customer's reservation, and one that was booked in this run.
+        (false, stranger, bags, of_bags("AAAAAA", "1", "1", gift)),
+        (false, stranger, passengers, "{'reservation_id':'AAAAAA','passengers':[{},{}]}".to_owned()),
+        (true, all, bags, of_bags("BBBBBB", "1", "0", gift)),
+        (false, all, bags, of_bags("BBBBBB", "1", "0", "'gift_card_9'")),
+        // Payment without a profile.
+        (true, unread, flights, of_flights(&both, gift)),
+        (false, unread, flights, of_flights(&both, "'credit_card_1'")),
+        (true, all, flights, of_flights(&both, "'credit_card_1'")),
+        // A tier that nobody knows.
+        (false, diamond, book, booking("[{}]", methods, "0", "0")),
+        (false, diamond, bags, of_bags("AAAAAA", "1", "1", gift)),
+        // Powers.
+        (true, all, "calculate", "{'expression':'2 * (3 + 4)'}".to_owned()),
+        (false, all, "calculate", "{'expression':'9**9**9'}".to_owned()),
+        (false, all, "calculate", "{'expression':99}".to_owned()),
+    ] {
+        for verdict in proposed(read, tool, &args) {
+            let expected = if allowed { Effect::Allow } else { Effect::Deny };
+            assert_eq!(verdict.effect, expected, "{tool} {args}: {verdict:?}");
+        }
+    }
 }
 
 /// The hardened program against regorus's interpreter in its strict mode, on the recorded calls and on damaged ones:

@@ -63,9 +63,26 @@ deny contains {"rule": "arguments-complete", "reason": "an argument of this tool
 	not name in object.keys(args)
 }
 
+deny contains {"rule": "arguments-typed", "reason": "an argument of this tool is of the wrong type"} if {
+	some name, type in data.types[tool]
+	name in object.keys(args)
+	type_name(args[name]) != type
+}
+
+deny contains {"rule": "book-payments-typed", "reason": "a payment method has no payment_id that is a text"} if {
+	tool == "book_reservation"
+	some method in args.payment_methods
+	not is_string(method.payment_id)
+}
+
 deny contains {"rule": "calculate-characters", "reason": "an expression is digits, + - * / ( ) . and spaces"} if {
 	tool == "calculate"
 	not regex.match(`^[0-9+\-*/(). ]*$`, args.expression)
+}
+
+deny contains {"rule": "calculate-powers", "reason": "an expression has no powers: a short one keeps a machine busy for ever"} if {
+	tool == "calculate"
+	contains(args.expression, "**")
 }
 
 deny contains {"rule": "cabin-known", "reason": "a cabin is basic_economy, economy or business"} if {
@@ -78,6 +95,13 @@ deny contains {"rule": "cabin-known", "reason": "a cabin is basic_economy, econo
 deny contains {"rule": "book-profile-read", "reason": "the user's profile has not been read in this run"} if {
 	tool == "book_reservation"
 	not user
+}
+
+# Without a known tier no allowance would be known, and the rules on bags would silently not apply.
+deny contains {"rule": "membership-known", "reason": "a membership is regular, silver or gold"} if {
+	tool in {"book_reservation", "update_reservation_baggages"}
+	user
+	not user.membership in object.keys(free_bags)
 }
 
 deny contains {"rule": "book-passengers-max", "reason": "a reservation has at most five passengers"} if {
@@ -136,10 +160,23 @@ deny contains {"rule": "reservation-read", "reason": "the reservation has not be
 	not reservation
 }
 
+deny contains {"rule": "reservation-of-user", "reason": "the reservation is not that of the user whose profile was read"} if {
+	tool in changes
+	reservation
+	user
+	not owner_read
+}
+
 deny contains {"rule": "flights-basic-economy", "reason": "basic economy flights cannot be modified"} if {
 	tool == "update_reservation_flights"
 	reservation.cabin == "basic_economy"
-	{[flight.flight_number, flight.date] | some flight in args.flights} !=
+	not same_flights
+}
+
+# Equal sets of equal size: no flight more, fewer, or twice.
+same_flights if {
+	count(args.flights) == count(reservation.flights)
+	{[flight.flight_number, flight.date] | some flight in args.flights} ==
 		{[flight.flight_number, flight.date] | some flight in reservation.flights}
 }
 
@@ -151,8 +188,20 @@ deny contains {"rule": "flights-payment-kind", "reason": "flights are changed fo
 
 deny contains {"rule": "change-payment-known", "reason": "the payment method is not in the user's profile"} if {
 	tool in {"update_reservation_flights", "update_reservation_baggages"}
+	reservation
 	owner_read
 	not args.payment_id in object.keys(user.payment_methods)
+}
+
+# What paid for the reservation is the user's; without the profile, nothing else is known to be.
+deny contains {
+	"rule": "change-payment-unread",
+	"reason": "the profile has not been read, and the payment method has not paid for this reservation",
+} if {
+	tool in {"update_reservation_flights", "update_reservation_baggages"}
+	reservation
+	not owner_read
+	not args.payment_id in {payment.payment_id | some payment in reservation.payment_history}
 }
 
 deny contains {"rule": "bags-only-added", "reason": "checked bags can be added but not removed"} if {
@@ -167,13 +216,28 @@ deny contains {"rule": "bags-free-charged", "reason": "a bag within the free all
 	args.nonfree_baggages > max([reservation.nonfree_baggages, args.total_baggages - free])
 }
 
+# The allowance of business, because after an upgrade the reservation may still report the old cabin.
+deny contains {"rule": "bags-paid", "reason": "a bag beyond the free allowance is not paid for"} if {
+	tool == "update_reservation_baggages"
+	free := business_bags * count(reservation.passengers)
+	args.nonfree_baggages < max([reservation.nonfree_baggages, args.total_baggages - free])
+}
+
+# While the profile is unread, the largest allowance of all.
+business_bags := free_bags[user.membership].business if owner_read else := 3
+
 deny contains {"rule": "passengers-same-number", "reason": "the number of passengers cannot be changed"} if {
 	tool == "update_reservation_passengers"
 	count(args.passengers) != count(reservation.passengers)
 }
 
-# The profile read last is that of the reservation's user.
+# The profile read last is that of the reservation's user; it does not list what was booked since, and that is now.
 owner_read if args.reservation_id in user.reservations
+
+owner_read if {
+	user
+	reservation.created_at == data.now
+}
 
 # --- Cancel flight.
 
