@@ -113,6 +113,14 @@ fn values_that_cedar_lacks_deny() {
 }
 
 #[test]
+fn a_decimal_is_the_one_that_the_input_prints() {
+    // Its double lies halfway between .12 and .13, which Rust would print.
+    let policy = "@id(\"n\") permit (principal, action, resource)\n\
+                  when { context.args.n == decimal(\"99999999999999.12\") };";
+    assert_eq!(verdict(policy, r#"{"n":99999999999999.12}"#).effect, Effect::Allow);
+}
+
+#[test]
 fn unreadable_inputs_deny() {
     let bundle = cedar(ALL);
     for bad in [&b""[..], b"{", b"[]", b"null", b"{}", b"{}x", b"\xff", &vec![b' '; 5 << 20]] {

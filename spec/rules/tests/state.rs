@@ -6,7 +6,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::compile;
-use sift_rules::{CallInput, PolicyBundle, PolicyInput, RunState};
+use sift_rules::json::DEPTH_MAX;
+use sift_rules::{CallInput, PolicyBundle, PolicyInput, RunState, decide};
 use sift_spec::record::{Effect, Status};
 use sift_spec::types::{RunId, Seq, UnixMillis};
 
@@ -127,10 +128,20 @@ fn counters() {
 fn one_encoding() {
     let mut state = state();
     learn(&mut state, "get_user", r#"{"user_id":"u"}"#, r#"{"z":1,"a":{"c":2,"b":[null,1.5]}}"#);
-    for args in [r#"{"b":{"y":1,"x":2},"a":1.5}"#, r#"{"a":1,"a":2}"#, "[]", ""] {
+    let deepest = format!("{{\"a\":{}{}}}", "[".repeat(DEPTH_MAX - 1), "]".repeat(DEPTH_MAX - 1));
+    assert!(matches!(call("t", &deepest), CallInput::Tool { args: Some(_), .. }));
+    for args in [
+        r#"{"b":{"y":1,"x":2},"a":1.5}"#,
+        r#"{"a":1,"a":2}"#,
+        r#"{"a":0.30000000000000004}"#,
+        "[]",
+        "",
+        &deepest,
+    ] {
         let input = document(&state, call("t", args));
         let bytes = input.to_bytes();
         assert_eq!(PolicyInput::from_bytes(&bytes).unwrap(), input);
+        assert_eq!(decide(&bundle(), &bytes).effect, Effect::Allow);
         let text = String::from_utf8(bytes).unwrap();
         assert!(PolicyInput::from_bytes(format!("{text} ").as_bytes()).is_err());
     }
