@@ -454,7 +454,8 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Not dispatched: approval was refused or came too late, or the run was halted first.
+    /// Not dispatched: approval was refused or came too late, the run was halted first, or the call was given up
+    /// before it started.
     Cancelled,
     /// It answered with an error.
     Error,
@@ -613,6 +614,11 @@ impl Body {
                 demand(
                     outcome.error.is_some() == (outcome.status != Status::Ok),
                     "\"error\" says what went wrong, unless the status is ok",
+                )?;
+                let answered = outcome.model.is_some() || outcome.result.is_some();
+                demand(
+                    outcome.status != Status::Cancelled || !answered,
+                    "a call that was not dispatched has no answer and no result",
                 )
             }
             Self::Approval(approval) => {

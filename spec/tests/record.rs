@@ -237,6 +237,16 @@ fn bodies_do_not_contradict_themselves() {
     let Body::Outcome(body) = &mut outcome.body else { unreachable!() };
     (body.error, body.intent) = (None, Seq::new(2).unwrap());
     assert!(refused(outcome), "an outcome of itself");
+    for answered in ["model", "result"] {
+        let mut outcome = record(2);
+        let Body::Outcome(body) = &mut outcome.body else { unreachable!() };
+        (body.status, body.error) = (sift_spec::record::Status::Cancelled, Some(p("never sent")));
+        match answered {
+            "model" => body.result = None,
+            _ => body.model = None,
+        }
+        assert!(refused(outcome), "cancelled, with {answered}");
+    }
     let mut approval = record(4);
     let Body::Approval(body) = &mut approval.body else { unreachable!() };
     body.intent = Seq::new(9).unwrap();

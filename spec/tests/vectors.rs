@@ -387,6 +387,17 @@ fn records(maker: &mut Maker, log: &Honest) {
         }
     }
     // What a record must not say, in its right spelling.
+    let cancelled = |text: &str, without: &str| {
+        let mut record = Record::parse(text).unwrap();
+        let Body::Outcome(outcome) = &mut record.body else { unreachable!() };
+        (outcome.model, outcome.result) = match without {
+            "model" => (None, outcome.result.take()),
+            _ => (outcome.model.take(), None),
+        };
+        let ok = record.text().unwrap();
+        ok.replace("\"status\":\"ok\"", "\"status\":\"cancelled\"")
+            .replace("\"outcome\":{", "\"outcome\":{\"error\":\"not sent\",")
+    };
     let text = |seq: usize| log.record(seq).record().unwrap().text().unwrap();
     for (name, changed) in [
         ("beat-of-another-seq", text(8).replace("\"records\":8", "\"records\":7")),
@@ -394,6 +405,8 @@ fn records(maker: &mut Maker, log: &Honest) {
         ("close-census-zero", text(10).replace("\"outcome\":2", "\"outcome\":0")),
         ("outcome-ok-with-error", text(2).replace("{\"intent\":1", "{\"error\":\"x\",\"intent\":1")),
         ("outcome-error-without-error", text(2).replace("\"status\":\"ok\"", "\"status\":\"error\"")),
+        ("outcome-cancelled-with-model", cancelled(&text(2), "result")),
+        ("outcome-cancelled-with-result", cancelled(&text(2), "model")),
         ("outcome-of-itself", text(2).replace("\"intent\":1", "\"intent\":2")),
         ("outcome-of-the-future", text(2).replace("\"intent\":1", "\"intent\":9")),
         ("approval-of-itself", text(4).replace("\"intent\":3,\"statement\"", "\"intent\":4,\"statement\"")),
