@@ -4,7 +4,7 @@ use sift_spec::proof::{Proof, ProofError, ProveError, TreeHead, prove_consistenc
 use sift_spec::tile::{TileError, TiledTree};
 use sift_spec::tree::{Nodes as _, RightEdge};
 use sift_spec::trust::{TrustPolicy, VerifiedCheckpoint};
-use sift_spec::types::{Hash, TreeSize};
+use sift_spec::types::TreeSize;
 
 use crate::checkpoint;
 use crate::error::CannotCheck;
@@ -20,7 +20,7 @@ pub enum Basis<'a> {
     None,
     /// A proof that was handed over.
     Proof(&'a Proof),
-    /// A log to read tiles from; they are checked against the larger head.
+    /// A log, or a copy of one, to read tiles from; they are checked against the larger head.
     Log(&'a dyn Source),
 }
 
@@ -74,16 +74,19 @@ pub fn verify(
         _ if trivial => Proof::default(),
         Basis::None => return Err(CannotCheck::NoProof(old.size.get(), new.size.get())),
         Basis::Proof(proof) => proof.clone(),
-        // 4. Tiles that lead to the larger head are those of its tree, so the smaller head is judged by them.
-        Basis::Log(source) => match from_tiles(source, old, new)? {
-            FromTiles::Proof(proof) => proof,
-            FromTiles::NotOfNew(root) => {
+        // 4. Tiles are believed where they prove themselves a part of the larger tree, and then say what the root of the
+        //    smaller one is. Where they do not, their source is at fault, and nothing is said of the log.
+        Basis::Log(source) => {
+            let (found, proof) = from_tiles(source, old.size, new.size)?;
+            if verify_consistency(&found, &new, &proof).is_err() {
+                let (name, size, root) = (source.name(), new.size, new.root);
                 let detail =
-                    format!("the tiles of {} lead to the root {root}, not {}", source.name(), new.root);
+                    format!("the tiles of {name} are not those of the tree of {size} with root {root}");
                 report.reject(Code::TileDiffers, Concern::whole(), detail);
                 return Ok(report);
             }
-        },
+            proof
+        }
     };
     // 5. The proof proves it.
     match verify_consistency(&old, &new, &proof) {
@@ -108,32 +111,20 @@ fn sorted<'a>(
     pair
 }
 
-enum FromTiles {
-    Proof(Proof),
-    /// The tiles lead to this root instead.
-    NotOfNew(Hash),
-}
-
-fn from_tiles(source: &dyn Source, old: TreeHead, new: TreeHead) -> Result<FromTiles, CannotCheck> {
+/// The root at the size `old`, and the proof that the tree of `new` entries starts with it, as tiles have them.
+fn from_tiles(source: &dyn Source, old: TreeSize, new: TreeSize) -> Result<(TreeHead, Proof), CannotCheck> {
     let tiles = SourceTiles(source);
-    let tree = TiledTree::new(new.size, &tiles);
+    let tree = TiledTree::new(new, &tiles);
+    let unfit = |why: String| CannotCheck::Fetch { log: source.name(), path: "tile".to_owned(), why };
     let broken = |error: TileError<CannotCheck>| match error {
         TileError::Read(error) => error,
-        error @ TileError::Narrow(_) => {
-            CannotCheck::Fetch { log: source.name(), path: "tile".to_owned(), why: error.to_string() }
-        }
+        error @ TileError::Narrow(_) => unfit(error.to_string()),
     };
-    let row = tree.read(&RightEdge::nodes(new.size)).map_err(broken)?;
-    let root = RightEdge::from_row(new.size, row).map(|edge| edge.root());
-    match root {
-        Some(root) if root == new.root => {}
-        root => return Ok(FromTiles::NotOfNew(root.unwrap_or(new.root))),
-    }
-    match prove_consistency(old.size, new.size, &tree) {
-        Ok(proof) => Ok(FromTiles::Proof(proof)),
-        Err(ProveError::Read(error)) => Err(broken(error)),
-        Err(ProveError::Request(error)) => {
-            Err(CannotCheck::Fetch { log: source.name(), path: "tile".to_owned(), why: error.to_string() })
-        }
-    }
+    let row = tree.read(&RightEdge::nodes(old)).map_err(broken)?;
+    let edge = RightEdge::from_row(old, row).ok_or_else(|| unfit(format!("they have no tree of {old}")))?;
+    let proof = prove_consistency(old, new, &tree).map_err(|error| match error {
+        ProveError::Read(error) => broken(error),
+        ProveError::Request(error) => unfit(error.to_string()),
+    })?;
+    Ok((TreeHead { size: old, root: edge.root() }, proof))
 }

@@ -144,6 +144,27 @@ fn two_histories_are_found() {
     assert_eq!(verify(&at_size(&fork, 7).1, &b, Basis::Log(&source)), [Code::TileDiffers]);
 }
 
+/// Where only the lower tiles are wrong, the larger root still comes out, and the smaller one does not.
+#[test]
+fn a_bad_copy_is_no_proof_against_the_log() {
+    let entries: Vec<Vec<u8>> = (0..300_u32).map(|n| n.to_be_bytes().to_vec()).collect();
+    let sealed = Sealed { entries, in_pack: Vec::new() };
+    let dir = TempDir::new().unwrap();
+    tiles::write(&sealed, dir.path());
+    let (old, new) = (at_size(&sealed, 100).1, at_size(&sealed, 300).1);
+    let verify = || {
+        let source = Directory::new(dir.path());
+        let basis = Basis::Log(&source);
+        codes(&consistency::verify(old.as_bytes(), new.as_bytes(), basis, &trust()).unwrap())
+    };
+    assert_eq!(verify(), []);
+    let path = dir.path().join("tile/0/000");
+    let mut tile = std::fs::read(&path).unwrap();
+    tile[3 * 32] ^= 1;
+    std::fs::write(path, tile).unwrap();
+    assert_eq!(verify(), [Code::TileDiffers]);
+}
+
 #[test]
 fn what_is_needed_is_said() {
     let sealed = honest().seal();
