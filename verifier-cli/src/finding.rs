@@ -64,23 +64,25 @@ codes! {
         TimeBackwards = "time-backwards", "A record is older than the record before it.";
         RunMismatch = "run-mismatch", "A record does not belong to this log, run, agent or key name, or opens the run again.";
         AfterClose = "after-close", "A record follows the close of its run.";
-        TailMissing = "tail-missing", "The run has neither close nor halt: its end was dropped, or it still runs.";
+        TailMissing = "tail-missing", "The run has no close: its end was dropped, or it still runs.";
         PayloadDiffers = "payload-differs", "A payload is not what a record of the run commits to.";
         PayloadUnknown = "payload-unknown", "The pack holds a payload or a policy bundle that nothing in it commits to.";
         PolicyNotPublished = "policy-not-published", "The operator had not published the run's policy bundle when the run opened.";
         BundleDiffers = "bundle-differs", "The bundle in the pack is not the one that the run names, or is not a policy.";
         LimitsDiffer = "limits-differ", "The limits that the run's open record states are not those of its policy bundle.";
+        RequestDiffers = "request-differs", "What a model was asked is not what the record of the call says it was asked.";
+        ProposalDiffers = "proposal-differs", "A call names a model call that did not propose it.";
         InputDiffers = "input-differs", "The policy was asked about something else than what the records and payloads say happened.";
         DecisionDiffers = "decision-differs", "The policy does not say, about the recorded input, what the record says it said.";
         ApprovalInvalid = "approval-invalid", "An approval does not answer the held call it is recorded for, or its approver may not give it.";
         ApprovalMissing = "approval-missing", "A held call ran without a valid approval, in time and before it.";
-        ReservationDiffers = "reservation-differs", "What was held for a call is not its worst case under the bundle's prices.";
-        BudgetExceeded = "budget-exceeded", "A call was let through although the run's sums, added again, pass a limit.";
+        ReservationDiffers = "reservation-differs", "What was held for a call is not its worst case: the bound of its input, or its price in the bundle.";
+        BudgetExceeded = "budget-exceeded", "A call was let through although the run's sums, added again, pass a limit, or all that a sum can hold.";
         RefusalDiffers = "refusal-differs", "The budget refused a call for a reason that the run's sums, added again, do not give.";
         CostDiffers = "cost-differs", "What a call was settled with is not what its usage, outcome and the bundle's prices give.";
         Overspent = "overspent", "A call was billed more than was held for it.";
         OutcomeMissing = "outcome-missing", "A call was let through and no record says what became of it.";
-        OutcomeUnexpected = "outcome-unexpected", "An outcome answers no call that was let through, or one that has an outcome already.";
+        OutcomeUnexpected = "outcome-unexpected", "An outcome answers no call that was let through, one that has an outcome already, or as a model would for a call that asks none.";
         HaltIgnored = "halt-ignored", "A call was let through, or approved and run, after the run was halted.";
         CloseDiffers = "close-differs", "The close record does not state what the records before it add up to.";
     }
@@ -101,7 +103,11 @@ codes! {
         BundleMissing = "bundle-missing", "The policy bundle is not in the pack: decisions and budget were not checked.";
         EngineDiffers = "engine-differs", "The run names another policy engine or version than the one that re-derived its decisions.";
         DecisionUnchecked = "decision-unchecked", "The payloads that decisions rest on are withheld, so they were not re-derived in full.";
+        ProposalUnchecked = "proposal-unchecked", "That a model's answer proposed the call is the kernel's word: the answer is withheld, or not in a form that is read here.";
+        ShownUnchecked = "shown-unchecked", "What an approver was shown is known only as a hash that the approver signed.";
+        BoundUnchecked = "bound-unchecked", "That a model's input is at most its stated bound is the kernel's word: the method is not one that is made again here.";
         SumUnchecked = "sum-unchecked", "Limits over an agent, a kernel or nested runs need the other runs' records.";
+        CancelledUnproven = "cancelled-unproven", "That a call was not dispatched is the kernel's word: nothing in the run kept it from being dispatched.";
         ParentUnchecked = "parent-unchecked", "That another run started this one needs the other run's records.";
         SemanticsUnchecked = "semantics-unchecked", "Decisions, budgets, approvals and payloads are checked per run, from its pack.";
     }
@@ -111,7 +117,7 @@ impl Gap {
     /// Whether no evidence of this kind could close the gap, so that strictness does not ask for it.
     #[must_use]
     pub const fn is_out_of_scope(self) -> bool {
-        matches!(self, Self::SemanticsUnchecked)
+        matches!(self, Self::SemanticsUnchecked | Self::ShownUnchecked)
     }
 }
 

@@ -9,6 +9,7 @@
 mod approval;
 mod authority;
 mod budget;
+mod call;
 mod decision;
 mod ending;
 mod entries;
@@ -84,19 +85,14 @@ fn verify_pack(pack: Pack, trust: &TrustPolicy, options: &Options, report: &mut 
         grounds.report.leave(Gap::NotReached, Concern::whole(), detail);
         return;
     };
-    verify_story(&story, pack, &authority, options, &mut grounds);
+    verify_story(&story, pack, &authority, &mut grounds);
 }
 
-fn verify_story(
-    story: &Story<'_>,
-    pack: Pack,
-    authority: &authority::Authority,
-    options: &Options,
-    grounds: &mut Grounds<'_>,
-) {
-    // 7. Every payload that is given is one that a record commits to.
+fn verify_story(story: &Story<'_>, pack: Pack, authority: &authority::Authority, grounds: &mut Grounds<'_>) {
+    // 7. Every payload that is given is one that a record commits to, and says what the record says of it.
     let (payloads, verified) = payload::verify(story, pack.objects, authority, grounds.report);
     grounds.claim(verified);
+    call::verify(story, &payloads, grounds.report);
     // 8. The policy bundle is the one that the run names, published before it, and its limits are the run's.
     let (bundle, verified) = policy::verify(story, &pack.bundles, authority, grounds.report);
     grounds.claim(verified);
@@ -105,11 +101,12 @@ fn verify_story(
         grounds.step(|report| decision::verify(story, bundle, &payloads, report));
     }
     // 10. Every held call that ran was approved: by the right key, this action, in time, once.
-    grounds.step(|report| approval::verify(story, authority, report));
+    let (released, verified) = approval::verify(story, authority, grounds.report);
+    grounds.claim(verified);
     // 11. Every sum comes out again, and none passes a limit of the run.
     grounds.step(|report| budget::verify(story, bundle.as_ref(), &payloads, report));
     // 12. Every call that was let through has one outcome, nothing follows a halt, and the close adds up.
-    grounds.step(|report| ending::verify(story, options, report));
+    grounds.step(|report| ending::verify(story, &released, report));
     if let Some(parent) = story.open.parent {
         let detail = format!("said to be started by call {} of run {}", parent.seq, parent.run);
         grounds.report.leave(Gap::ParentUnchecked, Concern::run(story.run), detail);

@@ -1,6 +1,6 @@
 //! Approvals: the right key, for exactly this action, in time, once, before the call ran.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sift_spec::note::Note;
 use sift_spec::record::{Answer, Approval, Body, Effect, Hold, Intent, Statement, Status, action_of};
@@ -9,7 +9,7 @@ use sift_spec::types::{KeyName, Seq};
 use super::authority::Authority;
 use super::entries::RunEntry;
 use super::record::Story;
-use crate::finding::Code;
+use crate::finding::{Code, Concern, Gap};
 use crate::report::{Claim, Proven, Report};
 use crate::text::Many;
 
@@ -33,12 +33,15 @@ impl Proven for VerifiedApprovals {
     }
 }
 
+/// Held calls that an approver released in time: nothing but a halt keeps them from being dispatched.
+pub(super) type Released = BTreeSet<Seq>;
+
 /// Checks every approval, and that no held call ran without one.
 pub(super) fn verify(
     story: &Story<'_>,
     authority: &Authority,
     report: &mut Report,
-) -> Option<VerifiedApprovals> {
+) -> (Released, Option<VerifiedApprovals>) {
     let mark = report.mark();
     let mut answered: BTreeMap<Seq, Answered> = BTreeMap::new();
     for record in story.records {
@@ -76,8 +79,14 @@ pub(super) fn verify(
         report.reject(Code::ApprovalMissing, record.concern(), why);
     }
     let answers = answered.len() as u64;
+    if answers > 0 {
+        report.leave(Gap::ShownUnchecked, Concern::run(story.run), Many(answers, "approver's answer"));
+    }
     let verified = report.clean_since(mark) && held > 0;
-    verified.then_some(VerifiedApprovals { held, ran, answers, _assertion: () })
+    let released =
+        answered.into_iter().filter(|(_, answer)| answer.answer == Answer::Approve && !answer.late);
+    let released = released.map(|(seq, _)| seq).collect();
+    (released, verified.then_some(VerifiedApprovals { held, ran, answers, _assertion: () }))
 }
 
 struct Answered {

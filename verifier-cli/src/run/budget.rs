@@ -1,16 +1,20 @@
 //! Sums, added again: what was held, what was settled, and every refusal, in the order of the run.
 //!
 //! The same ledger as the kernel's is fed with the run's reservations and settlements. It knows of this run alone,
-//! so it can prove a limit of the run passed, and reproduce a refusal by one; limits over an agent or a kernel, and
-//! what runs above or below this one used, are beyond a pack.
+//! so it can prove a limit of the run passed, and reproduce a refusal by one. Of limits over an agent or a kernel this
+//! run's use is a lower bound; what other runs used, above or below this one or beside it, is beyond a pack.
+
+use std::collections::BTreeMap;
 
 use sift_rules::ledger::{Ledger, LedgerError, Open, Reserve, Settle};
-use sift_rules::{CallInput, PolicyBundle, identity};
+use sift_rules::{CallInput, PolicyBundle};
+use sift_spec::hash::object_digest;
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{
-    Body, Call, Effect, HaltCause, Intent, LimitRefusal, Limits, Outcome, Refusal, Scope, Status, Window,
+    Body, Call, Effect, HaltCause, Identical, Intent, LimitRefusal, Limits, Outcome, Refusal, Scope, Status,
+    Window,
 };
-use sift_spec::types::{Hash, MicroUsd};
+use sift_spec::types::{Hash, MicroUsd, Seq};
 
 use super::entries::RunEntry;
 use super::payload::Payloads;
@@ -18,6 +22,9 @@ use super::record::Story;
 use crate::finding::{Code, Concern, Gap};
 use crate::report::{Claim, Proven, Report};
 use crate::text::Many;
+
+/// How usage was found where the provider stated it.
+const METHOD_PROVIDER: &str = "provider";
 
 /// Sums of a run that came out again and pass no limit of the run.
 #[derive(Debug)]
@@ -46,7 +53,13 @@ pub(super) fn verify(
     report: &mut Report,
 ) -> Option<VerifiedBudget> {
     let mark = report.mark();
-    let mut sums = Sums::new(story, bundle, payloads)?;
+    let mut sums = match Sums::new(story, bundle, payloads) {
+        Ok(sums) => sums,
+        Err(error) => {
+            report.reject(Code::BudgetExceeded, story.first.concern(), error);
+            return None;
+        }
+    };
     for record in story.records {
         match &record.record.body {
             Body::Intent(intent) => sums.intent(record, intent, report),
@@ -55,10 +68,10 @@ pub(super) fn verify(
         }
     }
     sums.gaps(report);
-    let Sums { reservations, refusals, settled, .. } = sums;
-    report.count("settled_micro_usd", settled.money().get());
+    let Sums { ledger, reservations, refusals, .. } = sums;
+    let settled = ledger?.settled(story.run)?.money();
+    report.count("settled_micro_usd", settled.get());
     let verified = report.clean_since(mark) && bundle.is_some();
-    let settled = settled.money();
     verified.then_some(VerifiedBudget { reservations, refusals, settled, _assertion: () })
 }
 
@@ -66,8 +79,13 @@ struct Sums<'a> {
     story: &'a Story<'a>,
     bundle: Option<&'a PolicyBundle>,
     payloads: &'a Payloads,
-    /// `None` once it contradicts the records: what follows would only repeat that.
+    /// `None` once it contradicts the records, which rejects them: what follows would only repeat that.
     ledger: Option<Ledger>,
+    /// Tool calls let through, by tool and digest of their arguments. Not left to the ledger, which could not take
+    /// back a call that it would have let through and the record refuses.
+    identical: BTreeMap<(&'a str, Hash), u32>,
+    /// Digests of arguments by the digest of their object, each made once.
+    args: BTreeMap<Hash, Hash>,
     /// Whether other runs count in this one's sums, or this one in theirs.
     nested: bool,
     /// Whether arguments are withheld, so that identical calls cannot be counted.
@@ -75,33 +93,38 @@ struct Sums<'a> {
     reservations: u64,
     refusals: u64,
     refusals_unchecked: u64,
-    settled: Amounts,
 }
 
+/// What identical tool calls share.
+type Identity<'a> = Option<(&'a str, Hash)>;
+
 impl<'a> Sums<'a> {
-    fn new(story: &'a Story<'a>, bundle: Option<&'a PolicyBundle>, payloads: &'a Payloads) -> Option<Self> {
+    fn new(
+        story: &'a Story<'a>,
+        bundle: Option<&'a PolicyBundle>,
+        payloads: &'a Payloads,
+    ) -> Result<Self, LedgerError> {
         let mut ledger = Ledger::default();
-        let limits = &story.open.limits;
         // Depth is judged apart: this ledger does not know the runs above.
-        let meters = limits.meters.iter().filter(|limit| limit.scope == Scope::Run).copied().collect();
-        let limits = Limits { depth: None, meters, ..limits.clone() };
+        let limits = Limits { depth: None, identical_calls: None, ..story.open.limits.clone() };
         let (agent, time) = (story.first.record.agent.clone(), story.first.record.time);
-        ledger.open(&Open { agent, limits, parent: None, run: story.run, time }).ok()?;
-        Some(Self {
+        ledger.open(&Open { agent, limits, parent: None, run: story.run, time })?;
+        Ok(Self {
             story,
             bundle,
             payloads,
             ledger: Some(ledger),
+            identical: BTreeMap::new(),
+            args: BTreeMap::new(),
             nested: story.open.parent.is_some(),
             args_unknown: false,
             reservations: 0,
             refusals: 0,
             refusals_unchecked: 0,
-            settled: Amounts::ZERO,
         })
     }
 
-    fn intent(&mut self, record: &RunEntry, intent: &Intent, report: &mut Report) {
+    fn intent(&mut self, record: &RunEntry, intent: &'a Intent, report: &mut Report) {
         if intent.decision.effect == Effect::Deny {
             return;
         }
@@ -137,15 +160,15 @@ impl<'a> Sums<'a> {
             }
         };
         let (seq, time) = (record.record.seq, record.record.time);
-        let reserve = Reserve { amounts, identity, run: self.story.run, seq, time };
+        let reserve = Reserve { amounts, identity: None, run: self.story.run, seq, time };
         match &intent.refusal {
-            None => self.reserve(record, &reserve, report),
-            Some(stated) => self.refuse(record, &reserve, stated, report),
+            None => self.reserve(record, &reserve, identity, report),
+            Some(stated) => self.refuse(record, &reserve, identity, stated, report),
         }
         self.nested |= matches!(intent.call, Call::Agent(_)) && intent.effect() != Effect::Deny;
     }
 
-    fn reserve(&mut self, record: &RunEntry, reserve: &Reserve, report: &mut Report) {
+    fn reserve(&mut self, record: &RunEntry, reserve: &Reserve, identity: Identity<'a>, report: &mut Report) {
         self.reservations += 1;
         let depth = self
             .story
@@ -158,24 +181,67 @@ impl<'a> Sums<'a> {
                 format!("a sub-agent below depth {}, where {limit} is the limit", self.story.depth());
             report.reject(Code::BudgetExceeded, record.concern(), detail);
         }
-        let Some(ledger) = &mut self.ledger else { return };
-        match ledger.reserve(reserve) {
-            Ok(Ok(())) => {}
-            Ok(Err(refusal)) => {
+        match self.ask(reserve, identity) {
+            None => {}
+            Some(Ok(None)) => {
+                if let Some(identity) = identity {
+                    *self.identical.entry(identity).or_default() += 1;
+                }
+            }
+            Some(Ok(Some(refusal))) => {
                 let detail = format!("let through where the budget refuses: {}", words(&refusal));
                 report.reject(Code::BudgetExceeded, record.concern(), detail);
                 self.ledger = None;
             }
-            Err(error) => self.contradiction(record, error, report),
+            Some(Err(error)) => self.contradiction(record, error, report),
         }
     }
 
+    /// Asks for a call in the order of SPEC §6.6: what is not refused is held. `None` when there is no ledger any more.
+    fn ask(
+        &mut self,
+        reserve: &Reserve,
+        identity: Identity<'a>,
+    ) -> Option<Result<Option<Refusal>, LedgerError>> {
+        let refusal = match self.ledger.as_mut()?.reserve(reserve) {
+            Ok(answer) => answer.err(),
+            Err(error) => return Some(Err(error)),
+        };
+        let have = identity.and_then(|identity| self.identical.get(&identity)).copied().unwrap_or(0);
+        let limit =
+            self.story.open.limits.identical_calls.filter(|limit| identity.is_some() && have >= *limit);
+        Some(match (refusal, limit) {
+            (None, Some(limit)) => {
+                self.take_back(reserve).map(|()| Some(Refusal::Identical(Identical { have, limit })))
+            }
+            (Some(Refusal::Limit(_)), Some(limit)) => Ok(Some(Refusal::Identical(Identical { have, limit }))),
+            (refusal, _) => Ok(refusal),
+        })
+    }
+
+    /// Takes back what is held for a call that was not let through after all.
+    fn take_back(&mut self, reserve: &Reserve) -> Result<(), LedgerError> {
+        let Reserve { run, seq, time, .. } = *reserve;
+        let settle = Settle { run, seq, settled: Amounts::ZERO, time };
+        self.ledger.as_mut().map_or(Ok(()), |ledger| ledger.settle(&settle).map(drop))
+    }
+
     /// A refusal that the record states must be the one that the same ledger gives, where this run alone gives it.
-    fn refuse(&mut self, record: &RunEntry, reserve: &Reserve, stated: &Refusal, report: &mut Report) {
-        // What is refused is not held: the ledger is asked on a copy.
-        let Some(mut ledger) = self.ledger.clone() else { return };
-        let ours = match ledger.reserve(reserve) {
-            Ok(ours) => ours.err(),
+    fn refuse(
+        &mut self,
+        record: &RunEntry,
+        reserve: &Reserve,
+        identity: Identity<'a>,
+        stated: &Refusal,
+        report: &mut Report,
+    ) {
+        let Some(ours) = self.ask(reserve, identity) else { return };
+        let ours = ours.and_then(|ours| match ours {
+            None => self.take_back(reserve).map(|()| None),
+            refusal => Ok(refusal),
+        });
+        let ours = match ours {
+            Ok(ours) => ours,
             Err(error) => return self.contradiction(record, error, report),
         };
         if ours.as_ref() == Some(stated) {
@@ -218,8 +284,10 @@ impl<'a> Sums<'a> {
                 // The run's own sums are part of the stated one, and what is checked earlier would have refused.
                 let more = match ours {
                     None => true,
-                    Some(Refusal::Limit(ours)) if stated.scope == Scope::Run => stated.have >= ours.have,
-                    Some(Refusal::Limit(_)) => true,
+                    Some(Refusal::Limit(ours)) => {
+                        let first = (ours.scope, ours.window, ours.meter);
+                        key < first || key == first && stated.have >= ours.have
+                    }
                     Some(_) => false,
                 };
                 let beyond = stated.scope != Scope::Run || self.nested;
@@ -254,12 +322,15 @@ impl<'a> Sums<'a> {
             ),
             _ => None,
         };
+        let stated = outcome.model.as_ref().is_some_and(|model| model.method.as_str() == METHOD_PROVIDER);
         let held = Some(intent.reserved);
         let expected = match (outcome.status, billed) {
             (Status::Cancelled, _) => Some(Amounts::ZERO),
             (Status::Ok | Status::Error, Some(billed)) => billed,
             // After a timeout the whole hold counts, unless the provider says what it billed.
-            (Status::Timeout, Some(billed)) if billed == Some(outcome.settled) => billed,
+            (Status::Timeout, Some(billed)) if stated && billed.is_none_or(|b| b == outcome.settled) => {
+                billed
+            }
             _ => held,
         };
         if let Some(expected) = expected.filter(|expected| *expected != outcome.settled) {
@@ -270,14 +341,12 @@ impl<'a> Sums<'a> {
         if let Some(meter) = outcome.settled.first_above(&intent.reserved) {
             let (settled, held) = (outcome.settled.get(meter), intent.reserved.get(meter));
             let detail = format!("{settled} {meter} settled where {held} were held");
-            match self.story.halt {
-                Some((at, halt)) if at < seq || halt.cause == HaltCause::Overspend => {
-                    report.warn(Code::Overspent, record.concern(), format!("{detail}; the run was halted"));
-                }
-                _ => report.reject(Code::Overspent, record.concern(), detail),
+            if self.halted_for(seq) {
+                report.warn(Code::Overspent, record.concern(), format!("{detail}; the run was halted"));
+            } else {
+                report.reject(Code::Overspent, record.concern(), detail);
             }
         }
-        self.settled = self.settled.checked_add(&outcome.settled).unwrap_or(self.settled);
         let settle = Settle {
             run: self.story.run,
             seq: outcome.intent,
@@ -290,21 +359,29 @@ impl<'a> Sums<'a> {
         }
     }
 
-    /// The ledger cannot follow the records. The pairing of calls and outcomes says why; here only sums end.
-    fn contradiction(&mut self, record: &RunEntry, error: LedgerError, report: &mut Report) {
-        self.ledger = None;
-        let detail = format!("sums were not added again from here on: {error}");
-        report.leave(Gap::NotReached, record.concern(), detail);
+    /// Whether an overspend at `seq` let no further call through: the run was halted before, or for it at once.
+    fn halted_for(&self, seq: Seq) -> bool {
+        let Some((at, halt)) = self.story.halt else { return false };
+        let mut between = self.story.intents.range(seq..at.max(seq));
+        let idle = between.all(|(_, (_, intent))| intent.effect() == Effect::Deny);
+        at < seq || halt.cause == HaltCause::Overspend && idle
     }
 
-    /// What identical tool calls share.
-    fn identity(&mut self, call: &Call) -> Option<Hash> {
+    /// The ledger cannot follow the records. No kernel with this ledger let the call through.
+    fn contradiction(&mut self, record: &RunEntry, error: LedgerError, report: &mut Report) {
+        self.ledger = None;
+        let detail = format!("sums cannot be added again from here on: {error}");
+        report.reject(Code::BudgetExceeded, record.concern(), detail);
+    }
+
+    fn identity(&mut self, call: &'a Call) -> Identity<'a> {
         let Call::Tool(call) = call else { return None };
         let Some(args) = self.payloads.content(&call.args) else {
             self.args_unknown |= self.story.open.limits.identical_calls.is_some();
             return None;
         };
-        Some(identity(call.name.as_str(), args))
+        let digest = self.args.entry(call.args.digest).or_insert_with(|| object_digest(args));
+        Some((call.name.as_str(), *digest))
     }
 
     fn gaps(&self, report: &mut Report) {
@@ -312,7 +389,10 @@ impl<'a> Sums<'a> {
             self.story.open.limits.meters.iter().filter(|limit| limit.scope != Scope::Run).count() as u64;
         let mut parts = Vec::new();
         if wider > 0 {
-            parts.push(format!("{} over the agent or the kernel", Many(wider, "limit")));
+            let limits = Many(wider, "limit");
+            parts.push(format!(
+                "{limits} over the agent or the kernel, of which only this run's use is known"
+            ));
         }
         if self.nested {
             parts.push("what runs above or below this one used".to_owned());

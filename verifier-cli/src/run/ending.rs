@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use sift_spec::meter::Amounts;
-use sift_spec::record::{Body, Close, CloseReason, Effect, Kind, Outcome, Status};
+use sift_spec::record::{Body, Call, Close, CloseReason, Effect, Kind, Outcome, Status};
 
-use super::Options;
+use super::approval::Released;
 use super::budget::list;
 use super::entries::RunEntry;
 use super::record::Story;
@@ -31,17 +31,18 @@ impl Proven for VerifiedEnding {
 }
 
 /// Checks outcomes, halts and the close.
-pub(super) fn verify(story: &Story<'_>, options: &Options, report: &mut Report) -> Option<VerifiedEnding> {
+pub(super) fn verify(story: &Story<'_>, released: &Released, report: &mut Report) -> Option<VerifiedEnding> {
     let mark = report.mark();
     let mut census: BTreeMap<Kind, u64> = BTreeMap::new();
-    let mut settled = Amounts::ZERO;
+    // `None` once it passes all that a sum can hold.
+    let mut settled = Some(Amounts::ZERO);
     for record in story.records {
         match &record.record.body {
             Body::Outcome(outcome) => {
                 verify_outcome(story, record, outcome, report);
-                settled = settled.checked_add(&outcome.settled).unwrap_or(settled);
+                settled = settled.and_then(|sum| sum.checked_add(&outcome.settled));
             }
-            Body::Close(close) => verify_close(story, record, close, &census, &settled, report),
+            Body::Close(close) => verify_close(story, record, close, &census, settled, report),
             Body::Intent(_) | Body::Approval(_) | Body::Beat(_) | Body::Halt(_) | Body::Open(_) => {}
         }
         *census.entry(record.record.body.kind()).or_default() += 1;
@@ -52,7 +53,7 @@ pub(super) fn verify(story: &Story<'_>, options: &Options, report: &mut Report) 
         }
         if !story.outcomes.contains_key(seq) {
             // Of a run whose end is missing, that is the finding; what else is missing is part of it.
-            if story.closed || (story.halt.is_some() && !options.allow_open) {
+            if story.closed {
                 report.reject(Code::OutcomeMissing, record.concern(), "let through, and no outcome follows");
             } else {
                 report.leave(Gap::OutcomePending, record.concern(), "let through, and no outcome yet");
@@ -64,6 +65,7 @@ pub(super) fn verify(story: &Story<'_>, options: &Options, report: &mut Report) 
         }
     }
     verify_released_after_halt(story, report);
+    leave_cancelled(story, released, report);
     let outcomes = story.outcomes.len() as u64;
     report.clean_since(mark).then_some(VerifiedEnding { outcomes, closed: story.closed, _assertion: () })
 }
@@ -76,6 +78,9 @@ fn verify_outcome(story: &Story<'_>, record: &RunEntry, outcome: &Outcome, repor
         Some(_) if story.outcomes.get(&outcome.intent).is_some_and(|(first, _)| first.record.seq < seq) => {
             "the call has an outcome already"
         }
+        Some((_, intent)) if outcome.model.is_some() && !matches!(intent.call, Call::Model(_)) => {
+            "it says what a model answered, and the call asks none"
+        }
         Some(_) => return,
     };
     report.reject(Code::OutcomeUnexpected, record.concern(), format!("of call {}: {why}", outcome.intent));
@@ -86,10 +91,24 @@ fn verify_released_after_halt(story: &Story<'_>, report: &mut Report) {
     let Some((halt, _)) = story.halt else { return };
     for record in story.records.iter().filter(|record| record.record.seq > halt) {
         let Body::Approval(approval) = &record.record.body else { continue };
-        let ran = |outcome: &Outcome| matches!(outcome.status, Status::Ok | Status::Error | Status::Timeout);
+        // A call of which nobody knows whether it ran is one that may have.
+        let ran = |outcome: &Outcome| outcome.status != Status::Cancelled;
         if story.outcomes.get(&approval.intent).is_some_and(|(_, outcome)| ran(outcome)) {
             let detail = format!("call {} was approved and ran after the run was halted", approval.intent);
             report.reject(Code::HaltIgnored, record.concern(), detail);
+        }
+    }
+}
+
+/// A call may be given up before it is dispatched. Where neither a halt nor a missing approval says so, that is said.
+fn leave_cancelled(story: &Story<'_>, released: &Released, report: &mut Report) {
+    for (seq, (record, outcome)) in &story.outcomes {
+        let Some((_, intent)) = story.intents.get(seq) else { continue };
+        let stopped = story.halt.is_some_and(|(halt, _)| halt < record.record.seq);
+        let waited = intent.effect() == Effect::Hold && !released.contains(seq);
+        if outcome.status == Status::Cancelled && !stopped && !waited {
+            let detail = format!("the kernel says that call {seq} was not dispatched");
+            report.leave(Gap::CancelledUnproven, record.concern(), detail);
         }
     }
 }
@@ -99,7 +118,7 @@ fn verify_close(
     record: &RunEntry,
     close: &Close,
     census: &BTreeMap<Kind, u64>,
-    settled: &Amounts,
+    settled: Option<Amounts>,
     report: &mut Report,
 ) {
     if close.census != *census {
@@ -107,9 +126,9 @@ fn verify_close(
         let detail = format!("\"census\" is wrong: the records before it are {}", counted.join(", "));
         report.reject(Code::CloseDiffers, record.concern(), detail);
     }
-    if close.settled != *settled {
-        let detail =
-            format!("\"settled\" is {}, the outcomes add up to {}", list(&close.settled), list(settled));
+    if settled != Some(close.settled) {
+        let sum = settled.as_ref().map_or_else(|| "more than a sum can hold".to_owned(), list);
+        let detail = format!("\"settled\" is {}, the outcomes add up to {sum}", list(&close.settled));
         report.reject(Code::CloseDiffers, record.concern(), detail);
     }
     let contradicts = match close.reason {

@@ -149,7 +149,7 @@ pub(super) fn verify_chain<'a>(
     story.index();
     let concern = Concern::run(run);
     let after = format!("the last record is the {} at seq {}", story.last_kind(), head.seq());
-    match (story.closed, options.allow_open || story.halt.is_some()) {
+    match (story.closed, options.allow_open) {
         (true, _) => {}
         (false, true) => report.leave(Gap::RunOpen, concern, after),
         (false, false) => report.reject(Code::TailMissing, concern, after),

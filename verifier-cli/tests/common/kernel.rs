@@ -68,6 +68,10 @@ pub struct Kernel {
     pub drafts: Vec<Draft>,
     pub objects: BTreeMap<Hash, Object>,
     salt: u8,
+    /// Output limit of model calls.
+    pub max_output: u64,
+    /// The model call that is said to propose tool calls.
+    pub proposer: Option<Seq>,
 }
 
 impl Kernel {
@@ -98,6 +102,8 @@ impl Kernel {
             drafts: vec![Draft::new(Body::Open(Box::new(open)), time)],
             objects: BTreeMap::new(),
             salt: 0,
+            max_output: 100,
+            proposer: None,
         }
     }
 
@@ -122,7 +128,8 @@ impl Kernel {
         let input = CallInput::tool(Text::cut(name), args);
         let shared = identity(name, args);
         let args = self.commit("arguments", args);
-        let call = ToolCall { args, id: Text::cut("call"), name: Text::cut(name), proposed_by: None };
+        let call =
+            ToolCall { args, id: Text::cut("call"), name: Text::cut(name), proposed_by: self.proposer };
         self.propose(Call::Tool(call), input, Some(shared))
     }
 
@@ -132,11 +139,12 @@ impl Kernel {
         let input = InputBound { method: Text::cut("utf8-bytes"), tokens: request.size };
         let seen = CallInput::Model {
             input_tokens: input.tokens,
-            max_output: 100,
+            max_output: self.max_output,
             model: model.clone(),
             provider: provider.clone(),
         };
-        self.propose(Call::Model(ModelCall { input, max_output: 100, model, provider, request }), seen, None)
+        let call = ModelCall { input, max_output: self.max_output, model, provider, request };
+        self.propose(Call::Model(call), seen, None)
     }
 
     pub fn agent(&mut self) -> Seq {
@@ -159,13 +167,10 @@ impl Kernel {
             match self.policy.need(&input) {
                 Err(why) => refusal = Some(why),
                 Ok(amounts) => {
-                    match self
-                        .ledger
-                        .reserve(&Reserve { amounts, identity, run: run_id(1), seq, time })
-                        .unwrap()
-                    {
-                        Ok(()) => reserved = amounts,
-                        Err(why) => refusal = Some(why),
+                    match self.ledger.reserve(&Reserve { amounts, identity, run: run_id(1), seq, time }) {
+                        // A kernel without a ledger lets everything through, even what no sum holds.
+                        Ok(Ok(())) | Err(_) => reserved = amounts,
+                        Ok(Err(why)) => refusal = Some(why),
                     }
                 }
             }
@@ -192,7 +197,7 @@ impl Kernel {
             (Status::Ok, Some(usage)) => self.policy.billed("openai", "gpt-4o", &usage),
             _ => what.reserved,
         };
-        self.ledger.settle(&Settle { run: run_id(1), seq: intent, settled, time }).unwrap();
+        let _ = self.ledger.settle(&Settle { run: run_id(1), seq: intent, settled, time });
         let model = usage.map(|usage| ModelAnswer {
             id: None,
             method: Text::cut("provider"),
@@ -270,6 +275,10 @@ fn other_run(first: &Draft) -> Vec<u8> {
     Entry::sign(&record, &kernel_key()).unwrap().into_bytes()
 }
 
+/// A model's answer that proposes a call.
+pub const PROPOSAL: &[u8] = br#"{"role":"assistant","tool_calls":[{"id":"call","type":"function",
+    "function":{"name":"lookup","arguments":"{\"id\":\"R1\"}"}}]}"#;
+
 /// A run with everything in it: allowed, denied, held and approved, held and refused, refused by the budget.
 ///
 /// ```text
@@ -282,9 +291,11 @@ fn other_run(first: &Draft) -> Vec<u8> {
 pub fn honest() -> Scenario {
     let mut kernel = Kernel::open(BUDGET);
     let usage = Usage { input: 21, output: 8, ..Usage::default() };
-    let call = kernel.model(br#"{"messages":["please refund R1"]}"#);
-    kernel.finish(call, Status::Ok, br#"{"answer":"I shall"}"#, Some(usage));
+    let call = kernel.model(br#"{"max_tokens":100,"messages":["please refund R1"],"model":"gpt-4o"}"#);
+    kernel.finish(call, Status::Ok, PROPOSAL, Some(usage));
+    kernel.proposer = Some(call);
     let call = kernel.tool("lookup", br#"{"id":"R1"}"#);
+    kernel.proposer = None;
     kernel.finish(call, Status::Ok, br#"{"id":"R1","paid":900}"#, None);
     let call = kernel.tool("refund", br#"{"id":"R1"}"#);
     kernel.answer(call, Answer::Approve);

@@ -7,11 +7,11 @@ mod mutations;
 
 use common::kernel::{BUDGET, Kernel, honest, tiny};
 use common::{Draft, index, seq, trust};
-use mutations::{Change, MUTATIONS, intent, reinput};
+use mutations::{Change, MUTATIONS, insert_cancelled, intent, outcome, reinput};
 use sift_spec::evidence::Pack;
-use sift_spec::meter::Usage;
+use sift_spec::meter::{Amounts, Meter, Usage};
 use sift_spec::proof::prove_multi_inclusion;
-use sift_spec::record::{Body, Halt, HaltCause, OperatorBody, Refusal, Status};
+use sift_spec::record::{Body, Call, Halt, HaltCause, OperatorBody, Refusal, Status};
 use sift_spec::types::{Hash, LeafIndex, Text};
 use sift_verify::run::{self, Options};
 use sift_verify::{Code, Gap, Report, Severity, Verdict};
@@ -52,6 +52,7 @@ fn an_honest_run_verifies_strictly() {
     ];
     assert_eq!(claims(&report), all);
     assert_eq!(report.counts()["calls_held"], 2);
+    assert_eq!(gaps(&report), [Gap::ShownUnchecked]);
 }
 
 #[test]
@@ -116,7 +117,14 @@ fn what_is_not_in_the_pack_is_said() {
     pack.objects.clear();
     let report = verify(&pack);
     assert_eq!(report.verdict(), Verdict::Verified);
-    assert_eq!(gaps(&report), [Gap::PayloadWithheld, Gap::DecisionUnchecked, Gap::SumUnchecked]);
+    let expected = [
+        Gap::PayloadWithheld,
+        Gap::ProposalUnchecked,
+        Gap::DecisionUnchecked,
+        Gap::ShownUnchecked,
+        Gap::SumUnchecked,
+    ];
+    assert_eq!(gaps(&report), expected);
     assert_eq!(verify(&pack).judged(true).verdict(), Verdict::Rejected);
     // The bundle.
     let mut pack = honest().pack();
@@ -124,19 +132,25 @@ fn what_is_not_in_the_pack_is_said() {
     let report = verify(&pack);
     assert_eq!(
         (report.verdict(), gaps(&report)),
-        (Verdict::Verified, vec![Gap::BundleMissing, Gap::SumUnchecked])
+        (Verdict::Verified, vec![Gap::BundleMissing, Gap::ShownUnchecked, Gap::SumUnchecked])
     );
     assert!(!claims(&report).contains(&"decisions") && !claims(&report).contains(&"budget"));
     // What the operator did after the run.
     let mut scenario = honest();
     scenario.operator_after.clear();
     let report = verify(&scenario.pack());
-    assert_eq!((report.verdict(), gaps(&report)), (Verdict::Verified, vec![Gap::RevocationUnproven]));
+    assert_eq!(report.verdict(), Verdict::Verified);
+    assert_eq!(gaps(&report), [Gap::RevocationUnproven, Gap::ShownUnchecked]);
     // Another engine.
     let mut scenario = honest();
     let Body::Open(open) = &mut scenario.drafts[0].body else { panic!() };
     open.engine = Text::cut("rego/another-1.0");
-    assert_eq!(gaps(&verify(&scenario.pack())), [Gap::EngineDiffers]);
+    assert_eq!(gaps(&verify(&scenario.pack())), [Gap::EngineDiffers, Gap::ShownUnchecked]);
+    // A method of counting tokens that only the kernel knows.
+    let mut scenario = honest();
+    let Call::Model(call) = &mut intent(&mut scenario, 1).call else { panic!() };
+    call.input.method = Text::cut("a-tokenizer");
+    assert_eq!(gaps(&verify(&scenario.pack())), [Gap::BoundUnchecked, Gap::ShownUnchecked]);
 }
 
 #[test]
@@ -183,6 +197,86 @@ fn an_overspend_that_halted_the_run_is_a_warning() {
     let report = verify(&scenario.pack());
     assert_eq!(report.verdict(), Verdict::Verified);
     assert_eq!(report.findings()[0].code, Code::Overspent);
+}
+
+#[test]
+fn an_overspend_excuses_nothing_after_it() {
+    let mut kernel = Kernel::open(BUDGET);
+    let call = kernel.model(b"{}");
+    kernel.finish(call, Status::Ok, b"{}", Some(Usage { output: 9_999, ..Usage::default() }));
+    let call = kernel.tool("lookup", b"{}");
+    kernel.finish(call, Status::Ok, b"{}", None);
+    let mut scenario = kernel.close();
+    let halt = Halt { cause: HaltCause::Overspend, detail: Text::cut("late") };
+    scenario.drafts.insert(5, Draft::new(Body::Halt(halt), scenario.drafts[5].time));
+    assert_eq!(rejections(&verify(&scenario.pack())), [Code::Overspent]);
+}
+
+#[test]
+fn a_sum_that_nothing_holds_is_rejected() {
+    let mut kernel = Kernel::open("[run]\ntool_calls = 3\n");
+    kernel.max_output = sift_spec::types::INTEGER_MAX - 2;
+    let calls = [kernel.model(b"{}"), kernel.model(b"{}")];
+    for call in calls {
+        kernel.finish(call, Status::Cancelled, b"", None);
+    }
+    let report = verify(&kernel.close().pack());
+    assert_eq!(rejections(&report), [Code::BudgetExceeded]);
+    assert!(!claims(&report).contains(&"budget"));
+}
+
+#[test]
+fn a_run_alone_can_pass_a_limit_over_its_agent_or_kernel() {
+    for scope in ["agent", "agent.hour", "kernel", "kernel.day"] {
+        let mut kernel = Kernel::open(&format!("[{scope}]\ntool_calls = 2\n"));
+        for _ in 0..2 {
+            let call = kernel.tool("lookup", b"{}");
+            kernel.finish(call, Status::Ok, b"{}", None);
+        }
+        kernel.tool("lookup", b"{}");
+        let mut scenario = kernel.close();
+        let report = verify(&scenario.pack());
+        assert_eq!((rejections(&report), gaps(&report)), (vec![], vec![Gap::SumUnchecked]));
+        let third = intent(&mut scenario, 5);
+        (third.refusal, third.reserved) = (None, Amounts::ZERO.with(Meter::ToolCalls, 1));
+        insert_cancelled(&mut scenario, 5);
+        assert_eq!(rejections(&verify(&scenario.pack())), [Code::BudgetExceeded], "{scope}");
+    }
+}
+
+#[test]
+fn a_call_that_nothing_kept_from_running_is_not_silently_cancelled() {
+    let mut kernel = Kernel::open(BUDGET);
+    let call = kernel.tool("lookup", b"{}");
+    kernel.finish(call, Status::Cancelled, b"", None);
+    let call = kernel.tool("refund", b"{}");
+    kernel.answer(call, sift_spec::record::Answer::Approve);
+    kernel.finish(call, Status::Cancelled, b"", None);
+    let mut scenario = kernel.close();
+    let report = verify(&scenario.pack());
+    assert_eq!(report.verdict(), Verdict::Verified);
+    let cancelled = [Gap::ShownUnchecked, Gap::CancelledUnproven, Gap::CancelledUnproven];
+    assert_eq!(gaps(&report), cancelled);
+    assert_eq!(report.judged(true).verdict(), Verdict::Rejected);
+    // After a halt it needs no other word.
+    let halt = Halt { cause: HaltCause::Operator, detail: Text::cut("stop") };
+    scenario.drafts.insert(5, Draft::new(Body::Halt(halt), scenario.drafts[5].time));
+    assert_eq!(gaps(&verify(&scenario.pack())), cancelled[..2]);
+}
+
+#[test]
+fn a_timeout_costs_the_hold_or_what_the_provider_billed() {
+    let mut kernel = Kernel::open(BUDGET);
+    let usage = Usage { input: 1, output: 1, ..Usage::default() };
+    let call = kernel.model(b"{}");
+    kernel.finish(call, Status::Timeout, b"", Some(usage));
+    let mut scenario = kernel.close();
+    assert_eq!(rejections(&verify(&scenario.pack())), []);
+    let bundle = sift_rules::PolicyBundle::compile(&scenario.bundle).unwrap();
+    outcome(&mut scenario, 2).settled = bundle.billed("openai", "gpt-4o", &usage);
+    assert_eq!(rejections(&verify(&scenario.pack())), []);
+    outcome(&mut scenario, 2).model.as_mut().unwrap().method = Text::cut("a-guess");
+    assert_eq!(rejections(&verify(&scenario.pack())), [Code::CostDiffers]);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Ways to falsify an honest run, each as small as it can be, with the one finding that it must give.
 
-use sift_rules::{PolicyBundle, PolicyInput};
+use sift_rules::{CallInput, PolicyBundle, PolicyInput};
 use sift_spec::evidence::Pack;
 use sift_spec::meter::{Amounts, Meter, Usage};
 use sift_spec::note::Note;
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::{Body, Halt, HaltCause, Intent, KeyRole, Outcome, Refusal, Statement, Status};
+use sift_spec::record::{Body, Call, Halt, HaltCause, Intent, KeyRole, Outcome, Refusal, Statement, Status};
 use sift_spec::types::{Hash, Text};
 use sift_verify::Code;
 
@@ -29,7 +29,7 @@ pub(crate) fn intent(scenario: &mut Scenario, at: usize) -> &mut Intent {
     }
 }
 
-fn outcome(scenario: &mut Scenario, at: usize) -> &mut Outcome {
+pub(crate) fn outcome(scenario: &mut Scenario, at: usize) -> &mut Outcome {
     match &mut scenario.drafts[at].body {
         Body::Outcome(outcome) => outcome,
         other => panic!("{at} is a {}", other.kind()),
@@ -56,6 +56,29 @@ pub(crate) fn reinput(scenario: &mut Scenario, at: usize, change: fn(&mut Policy
     let input: Commitment = object.commit(old.name, old.media);
     scenario.objects.insert(input.digest, object);
     intent(scenario, at).decision.input = input;
+}
+
+/// Replaces a part of the request or the result of the record at `at` with one as long.
+fn reword(scenario: &mut Scenario, at: usize, from: &str, to: &str) {
+    let commitment = match &mut scenario.drafts[at].body {
+        Body::Intent(intent) => match &mut intent.call {
+            Call::Model(call) => &mut call.request,
+            other => panic!("{other:?}"),
+        },
+        Body::Outcome(outcome) => outcome.result.as_mut().unwrap(),
+        other => panic!("{at} is a {}", other.kind()),
+    };
+    let old = scenario.objects.remove(&commitment.digest).unwrap();
+    let text = String::from_utf8(old.content().to_vec()).unwrap();
+    assert!(text.contains(from) && from.len() == to.len());
+    let object = Object::new([0xdd; 16], text.replace(from, to).as_bytes()).unwrap();
+    commitment.digest = object.digest();
+    scenario.objects.insert(commitment.digest, object);
+}
+
+fn propose(scenario: &mut Scenario, at: usize, by: u64) {
+    let Call::Tool(call) = &mut intent(scenario, at).call else { panic!("no tool call") };
+    call.proposed_by = Some(seq(by));
 }
 
 fn bill(scenario: &mut Scenario, usage: Usage) {
@@ -216,6 +239,15 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
         }),
     ),
     (
+        "the close of a halted run is left out",
+        Code::TailMissing,
+        Change::Draft(|s| {
+            s.drafts[15].body = halt();
+            s.drafts[16].dropped = true;
+            forget_payloads(s, 17);
+        }),
+    ),
+    (
         "a payload is changed",
         Code::PayloadDiffers,
         Change::Pack(|pack| {
@@ -267,6 +299,46 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
             let Body::Open(open) = &mut s.drafts[0].body else { panic!() };
             open.limits.wall_clock_ms = Some(millis(99_000_000));
         }),
+    ),
+    ("another model was asked", Code::RequestDiffers, Change::Draft(|s| reword(s, 1, "gpt-4o", "gpt-5o"))),
+    (
+        "a model was asked for more output",
+        Code::RequestDiffers,
+        Change::Draft(|s| reword(s, 1, "100", "101")),
+    ),
+    ("a call is proposed by no model call", Code::ProposalDiffers, Change::Draft(|s| propose(s, 13, 0))),
+    ("a call is proposed by a tool call", Code::ProposalDiffers, Change::Draft(|s| propose(s, 13, 3))),
+    (
+        "a call is proposed by a model call without an answer",
+        Code::ProposalDiffers,
+        Change::Draft(|s| {
+            // The answer comes after the call that it is said to propose.
+            s.drafts.truncate(5);
+            s.drafts.swap(2, 3);
+            outcome(s, 4).intent = seq(2);
+            reinput(s, 2, |input| input.run.seq = seq(2));
+            for at in [2, 3] {
+                s.drafts[at].time = millis(common::START_MS + 1000 * at as u64);
+            }
+            reinput(s, 2, |input| input.time = millis(common::START_MS + 2000));
+            s.drafts.push(Draft::new(honest().drafts[16].body.clone(), s.drafts[4].time));
+            forget_payloads(s, 6);
+        }),
+    ),
+    (
+        "the answer proposes the call with other arguments",
+        Code::ProposalDiffers,
+        Change::Draft(|s| reword(s, 2, "R1", "R7")),
+    ),
+    (
+        "the answer proposes a call of another tool",
+        Code::ProposalDiffers,
+        Change::Draft(|s| reword(s, 2, "lookup", "lockup")),
+    ),
+    (
+        "the answer proposes a call with another id",
+        Code::ProposalDiffers,
+        Change::Draft(|s| reword(s, 2, "\"call\"", "\"cell\"")),
     ),
     (
         "the policy was asked about another time",
@@ -368,6 +440,20 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
         }),
     ),
     (
+        "an input is bounded below the bytes of its request",
+        Code::ReservationDiffers,
+        Change::Draft(|s| {
+            let Call::Model(call) = &mut intent(s, 1).call else { panic!() };
+            call.input.tokens = 30;
+            let input = CallInput::of(&intent(s, 1).call, b"");
+            intent(s, 1).reserved = PolicyBundle::compile(&s.bundle).unwrap().need(&input).unwrap();
+            reinput(s, 1, |input| {
+                let CallInput::Model { input_tokens, .. } = &mut input.call else { panic!() };
+                *input_tokens = 30;
+            });
+        }),
+    ),
+    (
         "a call ran that the budget refuses",
         Code::BudgetExceeded,
         Change::Draft(|s| {
@@ -434,6 +520,14 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
             s.drafts[12].body = cancelled(8);
         }),
     ),
+    (
+        "a tool answers as a model",
+        Code::OutcomeUnexpected,
+        Change::Draft(|s| {
+            let model = outcome(s, 2).model.clone();
+            outcome(s, 4).model = model;
+        }),
+    ),
     ("a call has two outcomes", Code::OutcomeUnexpected, Change::Draft(|s| s.drafts[12].body = cancelled(9))),
     (
         "an outcome answers nothing",
@@ -441,15 +535,15 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
         Change::Draft(|s| s.drafts[12].body = cancelled(0)),
     ),
     ("a call follows a halt", Code::HaltIgnored, Change::Draft(|s| s.drafts[12].body = halt())),
+    ("a call is approved and runs after a halt", Code::HaltIgnored, Change::Draft(approve_after_halt)),
     (
-        "a call is approved and runs after a halt",
+        "a call is approved after a halt and nobody knows whether it ran",
         Code::HaltIgnored,
         Change::Draft(|s| {
-            // From seq 6 on: halt, approval, outcome, close.
-            let answered = [s.drafts[6].clone(), s.drafts[7].clone(), s.drafts[16].clone()];
-            s.drafts.truncate(6);
-            s.drafts.push(Draft::new(halt(), answered[0].time));
-            s.drafts.extend(answered);
+            approve_after_halt(s);
+            let outcome = outcome(s, 8);
+            (outcome.status, outcome.error) = (Status::Unknown, Some(Text::cut("nobody knows")));
+            outcome.result = None;
             forget_payloads(s, s.drafts.len());
         }),
     ),
@@ -478,6 +572,15 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
         }),
     ),
 ];
+
+/// From seq 6 on: halt, approval, outcome, close.
+fn approve_after_halt(s: &mut Scenario) {
+    let answered = [s.drafts[6].clone(), s.drafts[7].clone(), s.drafts[16].clone()];
+    s.drafts.truncate(6);
+    s.drafts.push(Draft::new(halt(), answered[0].time));
+    s.drafts.extend(answered);
+    forget_payloads(s, s.drafts.len());
+}
 
 fn halt() -> Body {
     Body::Halt(Halt { cause: HaltCause::Operator, detail: Text::cut("stop") })
@@ -508,9 +611,10 @@ fn cancel(s: &mut Scenario, at: usize) {
 }
 
 /// Puts the outcome of a call that was not dispatched before the close.
-fn insert_cancelled(s: &mut Scenario, intent: u64) {
-    let time = s.drafts[16].time;
-    s.drafts.insert(16, Draft::new(cancelled(intent), time));
+pub(crate) fn insert_cancelled(s: &mut Scenario, intent: u64) {
+    let close = s.drafts.len() - 1;
+    let time = s.drafts[close].time;
+    s.drafts.insert(close, Draft::new(cancelled(intent), time));
 }
 
 /// Removes the payload objects that only drafts from `from` on, or none, commit to.
