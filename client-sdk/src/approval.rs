@@ -27,6 +27,8 @@ pub const REQUEST_SUFFIX: &str = ".request";
 pub const ANSWER_SUFFIX: &str = ".answer";
 /// Longest answer in bytes: what the field `statement` of an `approval` record takes.
 pub const ANSWER_BYTES_MAX: usize = 8192;
+/// Longest request in bytes: the largest object in base64, and a rendering in which every byte is shown by its number.
+pub const REQUEST_BYTES_MAX: usize = 256 << 20;
 /// Folder of requests and answers in a kernel's directory.
 pub const APPROVALS_DIR: &str = "approvals";
 

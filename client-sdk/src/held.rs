@@ -4,7 +4,6 @@
 //! that does not count is moved to `….rejected` and the call waits on.
 
 use std::fmt;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use sift_spec::meter::Amounts;
@@ -14,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::approval::{ANSWER_BYTES_MAX, ANSWER_SUFFIX, ApprovalError, REQUEST_SUFFIX, Request};
 use crate::call::Report;
 use crate::error::WaitError;
+use crate::files::{PART_SUFFIX, read_plain, write_whole};
 use crate::permit::Permit;
 use crate::run::Denial;
 use crate::shared::OpenCall;
@@ -177,30 +177,16 @@ pub(crate) fn clear(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.ends_with(REQUEST_SUFFIX) || name.ends_with(ANSWER_SUFFIX) {
+        if [REQUEST_SUFFIX, ANSWER_SUFFIX, PART_SUFFIX].iter().any(|suffix| name.ends_with(suffix)) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// Writes a file so that no reader ever sees a part of it.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
-    let part = path.with_extension("part");
-    let mut file = std::fs::File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)
-}
-
-/// The answer, if it is there. What is too long or no text is not one; the writer says so.
+/// The answer, if something is there. What is too long, no text or no file is not one; the writer says so.
 fn read_answer(path: &Path) -> Option<String> {
-    let length = std::fs::metadata(path).ok()?.len();
-    if length > ANSWER_BYTES_MAX as u64 {
-        return Some(String::new());
+    match read_plain(path, ANSWER_BYTES_MAX) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        answer => Some(String::from_utf8(answer.unwrap_or_default()).unwrap_or_default()),
     }
-    let bytes = std::fs::read(path).ok()?;
-    Some(String::from_utf8(bytes).unwrap_or_default())
 }

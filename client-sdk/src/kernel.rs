@@ -1,6 +1,7 @@
 //! The kernel: opened once per directory, it opens runs and ends when it is closed.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -86,7 +87,10 @@ impl Kernel {
         };
         // 3. The directory is this kernel's.
         let approvals = config.dir.join(APPROVALS_DIR);
-        std::fs::create_dir_all(&approvals)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&approvals)
             .map_err(|error| OpenError::System { what: format!("making {}", approvals.display()), error })?;
         let store = Arc::new(Store::open(&config.dir)?);
         check_owner(&store, &config.dir, log.as_str(), signer.verifier().name().as_str())?;

@@ -54,6 +54,7 @@ mod error;
 pub mod evidence;
 pub mod failpoint;
 pub mod follow;
+mod files;
 mod held;
 mod kernel;
 pub mod log;
@@ -74,7 +75,8 @@ pub use error::{
     CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError, Stop,
     WaitError, cause_name,
 };
-pub use held::{Answered, Held, write_whole};
+pub use files::{read_plain, write_whole};
+pub use held::{Answered, Held};
 pub use kernel::{Kernel, OpenRun};
 pub use permit::{Child, Done, InFlight, Permit};
 pub use run::{Denial, Run, Verdict};

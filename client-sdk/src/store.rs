@@ -9,6 +9,8 @@
 mod batch;
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -86,6 +88,9 @@ impl Store {
     /// When the file is damaged, of another version, or in use by another process.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(STORE_FILE);
+        // Prompts and results lie in it: only its owner may read them.
+        let private = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        private.map_err(|error| StoreError { path: path.clone(), why: error.to_string() })?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
         let database = database.map_err(|error| StoreError {
             path: path.clone(),

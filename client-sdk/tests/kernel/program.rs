@@ -12,7 +12,7 @@ use sift_spec::entry::Entry;
 use sift_spec::record::{Body, Effect, Status};
 use tempfile::TempDir;
 
-use crate::harness::{FakeLog, bundle, log_key};
+use crate::harness::{FakeLog, bundle, eventually, log_key};
 
 /// A directory with a log's trust file, a bundle and a recording, and the program.
 struct Desk {
@@ -195,4 +195,41 @@ async fn what_it_cannot_do_it_says() {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(&key, "PRIVATE+KEY+nonsense").unwrap();
     fails(&replay, "not a signer key");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approver_answers_what_was_shown() {
+    let desk = Desk::new().await;
+    let mode = |name: &str| std::fs::metadata(desk.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("kernel"), 0o700);
+    assert!(desk.run(&["keygen", "--name", "boss", "--out", "boss.key"]).status.success());
+    let mut replay = desk.command(&["replay", "--dir", "kernel", "--bundle", "bundle", "recording.json"]);
+    let mut replay = replay.args(["--hold-seconds", "30"]).spawn().unwrap();
+    let folder = desk.path("kernel/approvals");
+    let mut found = None;
+    eventually("a request", || {
+        let names = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        found = names.into_iter().find(|path| path.extension().is_some_and(|end| end == "request"));
+        found.is_some()
+    })
+    .await;
+    let request = found.unwrap();
+    let request = request.to_str().unwrap();
+    assert_eq!((mode("kernel/kernel.redb"), mode("kernel/approvals")), (0o600, 0o700));
+    assert_eq!(std::fs::metadata(request).unwrap().permissions().mode() & 0o777, 0o600);
+    let shown = desk.run(&["--json", "approve", request, "--show-only"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let shown = shown["shown"].as_str().unwrap();
+    let answer = |more: &[&str]| desk.run(&[&["approve", request, "--key", "boss.key"], more].concat());
+    let unasked = answer(&[]);
+    assert_eq!(unasked.status.code(), Some(2), "{unasked:?}");
+    assert!(String::from_utf8_lossy(&unasked.stderr).contains("--show-only"));
+    assert_eq!(answer(&["--shown", "another"]).status.code(), Some(1));
+    let done = answer(&["--shown", shown]);
+    assert!(done.status.success(), "{done:?}");
+    // Nobody listed this key, so it does not count; the call waits on until the replay ends.
+    let rejected = request.replace(".request", ".rejected");
+    eventually("put aside", || std::path::Path::new(&rejected).exists()).await;
+    replay.kill().unwrap();
+    replay.wait().unwrap();
 }

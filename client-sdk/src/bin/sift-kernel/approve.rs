@@ -1,10 +1,11 @@
 //! `approvals` and `approve`: what waits, and an approver's signed answer.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use sift_client::approval::{ANSWER_SUFFIX, APPROVALS_DIR, REQUEST_SUFFIX, Request};
-use sift_client::{config, utc, write_whole};
+use sift_client::approval::{ANSWER_SUFFIX, APPROVALS_DIR, REQUEST_BYTES_MAX, REQUEST_SUFFIX, Request};
+use sift_client::{read_plain, utc, write_whole};
 use sift_spec::record::Answer;
 
 use crate::args::{Approve, InDir};
@@ -58,13 +59,19 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
     let answer = if args.refuse { Answer::Refuse } else { Answer::Approve };
     let Some(key) = args.key.as_ref().filter(|_| !args.show_only) else {
         if json {
-            print_json(&json!({ "rendering": rendering, "request": request }));
+            print_json(&json!({ "rendering": rendering, "request": request, "shown": request.shown() }));
+        } else {
+            anstream::println!("To answer without a terminal, add: --shown {}", request.shown());
         }
         return Ok(());
     };
+    confirm(args, &request, json)?;
     let key = sift_client::signer::read_key(key).map_err(environment)?;
     let note = request.sign(answer, &key).map_err(environment)?;
-    let path = PathBuf::from(args.request.to_string_lossy().replace(REQUEST_SUFFIX, ANSWER_SUFFIX));
+    let name = args.request.file_name().and_then(|name| name.to_str());
+    let stem = name.and_then(|name| name.strip_suffix(REQUEST_SUFFIX));
+    let stem = stem.ok_or_else(|| environment(format!("the name of a request ends in {REQUEST_SUFFIX}")))?;
+    let path = args.request.with_file_name(format!("{stem}{ANSWER_SUFFIX}"));
     write_whole(&path, note.as_bytes())
         .map_err(|error| environment(format!("{}: {error}", path.display())))?;
     if json {
@@ -83,7 +90,31 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The statement says what its signer was shown, so somebody has to have seen it.
+fn confirm(args: &Approve, request: &Request, json: bool) -> Result<(), Failure> {
+    if let Some(shown) = &args.shown {
+        return if *shown == request.shown().to_string() {
+            Ok(())
+        } else {
+            Err(Failure::Refused(
+                "--shown is the digest of something else; look at the request again".to_owned(),
+            ))
+        };
+    }
+    if json || !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        let why = "nobody is here to ask; look at it with --show-only, then give the digest that it prints: --shown DIGEST";
+        return Err(environment(why));
+    }
+    let what = if args.refuse { "Refuse" } else { "Approve" };
+    anstream::print!("{what} exactly this call? Type yes: ");
+    let mut answer = String::new();
+    std::io::stdout().flush().and_then(|()| std::io::stdin().read_line(&mut answer)).map_err(environment)?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(Failure::Refused("nothing was signed".to_owned())) }
+}
+
 fn read(path: &Path) -> Result<Request, Failure> {
-    let text = config::read_file(path).map_err(environment)?;
+    let at = |why: &dyn std::fmt::Display| environment(format!("{}: {why}", path.display()));
+    let bytes = read_plain(path, REQUEST_BYTES_MAX).map_err(|error| at(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| at(&error))?;
     Request::parse(&text).map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))
 }

@@ -175,6 +175,9 @@ pub(crate) struct Approve {
     /// Show the call and sign nothing.
     #[arg(long)]
     pub(crate) show_only: bool,
+    /// Digest of what was shown, as --show-only prints it, instead of a question on the terminal.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) shown: Option<String>,
 }
 
 #[derive(Debug, Arguments)]

@@ -1,5 +1,6 @@
 //! `init` and `keygen`: a kernel's directory, and keys.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use serde_json::json;
@@ -29,7 +30,10 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     if config.exists() {
         return Err(environment(format!("{} exists; choose another directory", config.display())));
     }
-    std::fs::create_dir_all(&args.dir)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&args.dir)
         .map_err(|error| environment(format!("{}: {error}", args.dir.display())))?;
     let vkey = create_key(&args.dir.join(KEY_FILE), args.name.clone()).map_err(environment)?;
     write(&args.dir.join(TRUST_FILE), &trust)?;
