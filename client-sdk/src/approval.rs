@@ -86,7 +86,7 @@ pub enum ApprovalError {
     Signatures,
     /// The key is not listed for the role.
     #[error(
-        "{key} is not listed as approver in the role {role}; add it to kernel.toml, or let another approve"
+        "{key} is not listed as approver in the role {role} for this agent; add it to kernel.toml, or let another approve"
     )]
     Approver {
         /// Name in the signature line.
@@ -219,7 +219,7 @@ impl Request {
         let [line] = note.signatures.as_slice() else { return Err(ApprovalError::Signatures) };
         let keys: Vec<_> = approvers
             .iter()
-            .filter(|approver| approver.role == self.role)
+            .filter(|approver| approver.may(&self.role, &self.agent))
             .map(|approver| approver.key.clone())
             .collect();
         note.verify(&keys).map_err(|error| match error {
@@ -308,8 +308,16 @@ mod tests {
     fn only_the_right_answer_counts() {
         let boss = key("boss", 1);
         let approvers = [
-            Approver { role: "supervisor".parse().unwrap(), key: boss.verifier().clone() },
-            Approver { role: "auditor".parse().unwrap(), key: key("auditor", 2).verifier().clone() },
+            Approver {
+                role: "supervisor".parse().unwrap(),
+                key: boss.verifier().clone(),
+                agents: vec!["airline/*".parse().unwrap()],
+            },
+            Approver {
+                role: "auditor".parse().unwrap(),
+                key: key("auditor", 2).verifier().clone(),
+                agents: Vec::new(),
+            },
         ];
         let request = request(b"{}");
         let (early, late) = (at(1_764_000_060_000), at(1_764_000_060_001));
@@ -328,6 +336,10 @@ mod tests {
         let second = format!("{good}{}", boss.sign_text("x\n"));
         assert!(request.check(&second, &approvers, early).is_err());
 
+        let mut elsewhere = request.clone();
+        elsewhere.agent = "railway/gpt-4o".parse().unwrap();
+        let by_scope = elsewhere.sign(Answer::Approve, &boss).unwrap();
+        assert!(matches!(elsewhere.check(&by_scope, &approvers, early), Err(ApprovalError::Approver { .. })));
         let mut changed = request.clone();
         changed.intent = Seq::new(5).unwrap();
         let other = changed.sign(Answer::Approve, &boss).unwrap();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sift_spec::bundle::Bundle;
 use sift_spec::note::VerifierKey;
 use sift_spec::trust::TrustPolicy;
-use sift_spec::types::Word;
+use sift_spec::types::{AgentName, AgentScope, Word};
 
 /// Name of the configuration in a kernel's directory.
 pub const CONFIG_FILE: &str = "kernel.toml";
@@ -34,6 +34,15 @@ pub struct Approver {
     pub role: Word,
     /// Their key.
     pub key: VerifierKey,
+    /// For which agents they may answer; for all where there are none.
+    pub agents: Vec<AgentScope>,
+}
+
+impl Approver {
+    /// Whether they may answer in a role for an agent.
+    pub(crate) fn may(&self, role: &Word, agent: &AgentName) -> bool {
+        self.role == *role && (self.agents.is_empty() || self.agents.iter().any(|scope| scope.covers(agent)))
+    }
 }
 
 /// How far the log may be behind before runs halt. Counts the records of all runs.
@@ -149,6 +158,9 @@ pub struct ApproverEntry {
     pub role: String,
     /// The approver's key as `sift-kernel keygen` prints it.
     pub vkey: String,
+    /// For which agents, such as `airline/*`; for all if it is not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
 }
 
 impl KernelFile {
@@ -175,7 +187,9 @@ impl KernelFile {
             let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
             let role = entry.role.parse().map_err(|error| wrong(format!("approver: {error}")))?;
             let key = entry.vkey.parse().map_err(|error| wrong(format!("approver {role}: {error}")))?;
-            Ok(Approver { role, key })
+            let agents = entry.agents.iter().map(|scope| scope.parse()).collect::<Result<_, _>>();
+            let agents = agents.map_err(|error| wrong(format!("approver {role}: {error}")))?;
+            Ok(Approver { role, key, agents })
         });
         let approvers = approvers.collect::<Result<_, ConfigError>>()?;
         let config = Config::new(dir, &self.log_url, trust, bundle);

@@ -239,7 +239,7 @@ async fn a_held_call_waits_for_a_signed_answer() {
     let role: sift_spec::types::Word = "supervisor".parse().unwrap();
     scene.log.operator().grant(approver.verifier(), KeyRole::Approver(role.clone()), "test/*").await;
     let mut config = scene.config();
-    config.approvers = vec![sift_client::Approver { role, key: approver.verifier().clone() }];
+    config.approvers = vec![sift_client::Approver { role, key: approver.verifier().clone(), agents: Vec::new() }];
     let kernel = Kernel::open(config, scene.key(), SystemClock).await.unwrap();
     let run = kernel.open_run(agent("test/agent")).await.unwrap();
     for (answer, permitted) in [(Answer::Approve, true), (Answer::Refuse, false)] {

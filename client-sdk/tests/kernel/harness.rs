@@ -96,7 +96,7 @@ impl House {
         config.beat = None;
         config.poll = Duration::from_millis(5);
         let key = boss().verifier().clone();
-        config.approvers = vec![Approver { role: "supervisor".parse().unwrap(), key }];
+        config.approvers = vec![Approver { role: "supervisor".parse().unwrap(), key, agents: Vec::new() }];
         Self { dir, clock: Arc::new(ManualClock::new(at(NOW))), log, config }
     }
 

@@ -93,7 +93,7 @@ fn approver_entry(text: &str) -> Result<ApproverEntry, Failure> {
     let (role, vkey) = text.split_once('=').ok_or_else(wrong)?;
     role.parse::<sift_spec::types::Word>().map_err(|_| wrong())?;
     vkey.parse::<sift_spec::note::VerifierKey>().map_err(|_| wrong())?;
-    Ok(ApproverEntry { role: role.to_owned(), vkey: vkey.to_owned() })
+    Ok(ApproverEntry { role: role.to_owned(), vkey: vkey.to_owned(), agents: Vec::new() })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
