@@ -1,15 +1,23 @@
 //! What an agent proposes, what comes back, and how both become payloads and commitments.
 
+use serde::Deserialize;
+use serde_json::Value;
 use sift_rules::{CallInput, PolicyBundle, identity};
 use sift_spec::meter::Usage;
 use sift_spec::payload::{Commitment, Object, SALT_BYTES};
 use sift_spec::record::{self, Call, InputBound, ModelAnswer, Status};
-use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis};
+use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis, ValueError};
 
 use crate::error::CallError;
 
 /// The method that bounds the input tokens of a request by its length: no token is shorter than one byte.
 pub const METHOD_UTF8_BYTES: &str = "utf8-bytes";
+
+/// Most output tokens that a model call may ask for. No model has more, and sums over calls stay far below 2^53.
+pub const OUTPUT_TOKENS_MAX: u64 = 100_000_000;
+
+/// Most tokens of one class that a provider is believed to have billed for one call; more counts as this.
+const USAGE_TOKENS_MAX: u64 = 1 << 40;
 
 /// Bytes with their media type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +74,8 @@ pub struct ModelCall {
     /// The exact request bytes: prompt, model and every parameter.
     pub request: Vec<u8>,
     /// The request's own limit of output tokens, reasoning included. A request without one is held for the bundle's
-    /// `default_max_output`, and then the caller must put that limit into the request.
+    /// `default_max_output`, and then the caller must put that limit into the request. A request that is a JSON object
+    /// and says otherwise (`model`, `max_tokens`, `max_completion_tokens`, `max_output_tokens`, `n`) is refused.
     pub max_output: Option<u64>,
 }
 
@@ -88,6 +97,17 @@ pub enum Proposal {
     Model(ModelCall),
     /// Use a tool.
     Tool(ToolCall),
+}
+
+impl Proposal {
+    /// The bytes that are decided on: arguments, request or task.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Agent(call) => call.task.bytes,
+            Self::Model(call) => call.request,
+            Self::Tool(call) => call.args,
+        }
+    }
 }
 
 impl From<AgentCall> for Proposal {
@@ -142,6 +162,10 @@ impl Prepared {
                 let (object, request) = Payload::json(asked.request.clone()).commit("request")?;
                 let input = InputBound { method: Text::cut(METHOD_UTF8_BYTES), tokens: request.size };
                 let max_output = asked.max_output.unwrap_or(bundle.budget().default_max_output());
+                if max_output > OUTPUT_TOKENS_MAX {
+                    return refuse("max_output", "above 100,000,000 tokens");
+                }
+                check_request(&asked.request, &asked.model, max_output)?;
                 let call = Call::Model(record::ModelCall { input, max_output, model, provider, request });
                 Ok(Self::of(call, None, object))
             }
@@ -160,6 +184,44 @@ impl Prepared {
         let input = CallInput::of(&call, object.content());
         Self { call, input, identity, object }
     }
+}
+
+/// What a request says about itself, whatever the provider: these members, where they are.
+#[derive(Deserialize)]
+struct Request {
+    model: Option<Value>,
+    max_tokens: Option<Value>,
+    max_completion_tokens: Option<Value>,
+    max_output_tokens: Option<Value>,
+    n: Option<Value>,
+}
+
+/// Checks that a request asks for no other model and no more output than its proposal, where it is a JSON object.
+fn check_request(request: &[u8], model: &str, max_output: u64) -> Result<(), CallError> {
+    if request.trim_ascii_start().first() != Some(&b'{') {
+        return Ok(());
+    }
+    // A member that is there twice is an error here, and has another reading elsewhere.
+    let Ok(asked) = serde_json::from_slice::<Request>(request) else {
+        return refuse("request", "starts like a JSON object and is not one with a single reading");
+    };
+    if asked.model.is_some_and(|asked| asked != model) {
+        return refuse("request", "asks for another model than the proposal");
+    }
+    let choices = asked.n.map_or(Some(1), |n| n.as_u64());
+    for limit in
+        [asked.max_tokens, asked.max_completion_tokens, asked.max_output_tokens].into_iter().flatten()
+    {
+        let most = limit.as_u64().zip(choices).and_then(|(limit, choices)| limit.checked_mul(choices));
+        if most.is_none_or(|most| most > max_output) {
+            return refuse("request", "asks for more output than max_output");
+        }
+    }
+    Ok(())
+}
+
+fn refuse<T>(what: &'static str, why: &'static str) -> Result<T, CallError> {
+    Err(CallError::Value(ValueError { what, why }))
 }
 
 /// What a call came back with, as its caller reports it.
@@ -200,6 +262,14 @@ impl Report {
     /// The same with what the provider said about a model call. Without it the whole hold is settled.
     #[must_use]
     pub fn with_model(mut self, served: &str, id: Option<&str>, method: &str, usage: Usage) -> Self {
+        let bounded = |tokens: u64| tokens.min(USAGE_TOKENS_MAX);
+        let usage = Usage {
+            cache_read: bounded(usage.cache_read),
+            cache_write: bounded(usage.cache_write),
+            input: bounded(usage.input),
+            output: bounded(usage.output),
+            reasoning: bounded(usage.reasoning),
+        };
         let id = id.map(Text::cut);
         self.model = Some(ModelAnswer { id, method: Text::cut(method), served: Text::cut(served), usage });
         self

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sift_rules::{CompileError, LedgerError};
 use sift_spec::payload::PayloadError;
-use sift_spec::record::HaltCause;
+use sift_spec::record::{HaltCause, RecordError};
 use sift_spec::types::{Hash, RunId, Seq, UnixMillis, ValueError};
 
 use crate::approval::ApprovalError;
@@ -148,6 +148,9 @@ pub enum OpenRunError {
         /// The run.
         run: RunId,
     },
+    /// No record can state the labels that were given.
+    #[error("no open record can hold it: {0}")]
+    Record(#[from] RecordError),
     /// The agent is not the one whose start was permitted.
     #[error("the permitted sub-agent is {permitted}, not {given}")]
     OtherAgent {
@@ -170,6 +173,9 @@ pub enum CallError {
     /// A payload is larger than an object may be.
     #[error("payload: {0}")]
     Payload(#[from] PayloadError),
+    /// No record can state what was given.
+    #[error("no record can hold it: {0}")]
+    Record(#[from] RecordError),
     /// The operating system gives no randomness for salts.
     #[error("the operating system gives no randomness: {0}")]
     Random(String),

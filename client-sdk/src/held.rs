@@ -28,6 +28,7 @@ pub struct Held {
     denial: Denial,
     call: Call,
     reserved: Amounts,
+    bytes: Vec<u8>,
     files: Files,
 }
 
@@ -62,12 +63,13 @@ impl Held {
         denial: Denial,
         call: Call,
         reserved: Amounts,
+        bytes: Vec<u8>,
     ) -> Result<Self, std::io::Error> {
         let stem = open.shared.approvals.join(request.stem());
         let path = |suffix: &str| PathBuf::from(format!("{}{suffix}", stem.display()));
         let files = Files { request: path(REQUEST_SUFFIX), answer: path(ANSWER_SUFFIX) };
         write_whole(&files.request, request.text().as_bytes())?;
-        Ok(Self { open: Some(open), request, denial, call, reserved, files })
+        Ok(Self { open: Some(open), request, denial, call, reserved, bytes, files })
     }
 
     /// What the approver is asked.
@@ -156,7 +158,8 @@ impl Held {
         }
         open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
         open.position = position;
-        let permit = Permit::new(open, self.call.clone(), self.reserved).until(self.request.deadline);
+        let bytes = std::mem::take(&mut self.bytes);
+        let permit = Permit::new(open, self.call.clone(), self.reserved, bytes).until(self.request.deadline);
         permit.await_receipt().await?;
         Ok(Answered::Permitted(permit))
     }

@@ -13,13 +13,15 @@
 //!
 //! ```no_run
 //! # use sift_client::*;
+//! # fn cancel(args: &[u8]) -> Report { Report::ok(Payload::text("cancelled")) }
 //! # async fn agent(config: Config, key: sift_spec::note::SignerKey) -> Result<(), Box<dyn std::error::Error>> {
 //! let kernel = Kernel::open(config, key, SystemClock).await?;
 //! let run = kernel.open_run(OpenRun::of("airline/gpt-4o".parse()?)).await?;
 //! let (name, id, args) = ("cancel_reservation".into(), "call_1".into(), br#"{"reservation_id":"XEWRD9"}"#.to_vec());
 //! match run.propose(ToolCall { name, id, args, proposed_by: None }).await? {
 //!     Verdict::Permitted(permit) => {
-//!         let done = permit.dispatch(|| async { Report::ok(Payload::text("cancelled")) }).await?;
+//!         // The call gets the very bytes that were decided on.
+//!         let done = permit.dispatch_with(|args| async move { cancel(&args) }).await?;
 //!         println!("{:?}, settled {:?}", done.report.status(), done.settled);
 //!     }
 //!     Verdict::Denied(denial) => println!("{denial}"),
@@ -38,6 +40,10 @@
 //! * kill -9 at any point loses no record that was answered and no hold: what is unfinished becomes `unknown`, and its
 //!   hold is settled in full.
 //!
+//! * An approval counts when a key that `kernel.toml` lists for the role, and for the agent where it says which, signed
+//!   it. **The kernel does not read the operator's records**: that an approver's grant was revoked in the log is noticed
+//!   only by a restart with a changed `kernel.toml`. An auditor notices it in every pack.
+//!
 //! # Out of scope
 //!
 //! What a tool or a model does; the key's protection beyond its file (implement [`Signer`]); keeping the process from
@@ -53,8 +59,8 @@ pub mod config;
 mod error;
 pub mod evidence;
 pub mod failpoint;
-pub mod follow;
 mod files;
+pub mod follow;
 mod held;
 mod kernel;
 pub mod log;
@@ -68,7 +74,9 @@ mod uploader;
 pub mod visible;
 mod writer;
 
-pub use call::{AgentCall, METHOD_UTF8_BYTES, ModelCall, Payload, Proposal, Report, ToolCall};
+pub use call::{
+    AgentCall, METHOD_UTF8_BYTES, ModelCall, OUTPUT_TOKENS_MAX, Payload, Proposal, Report, ToolCall,
+};
 pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock, utc};
 pub use config::{Approver, Config, Mode, SpoolLimits};
 pub use error::{

@@ -13,7 +13,7 @@
 //!
 //! ```compile_fail
 //! # async fn forge() {
-//! let permit = sift_client::Permit { open: todo!(), call: todo!(), .. }; // private
+//! let permit = sift_client::Permit { open: todo!(), call: todo!(), reserved: todo!(), bytes: todo!(), deadline: todo!() };
 //! # }
 //! ```
 //!
@@ -40,6 +40,7 @@ pub struct Permit {
     open: OpenCall,
     call: Call,
     reserved: Amounts,
+    bytes: Vec<u8>,
     /// Until when an approver let it go.
     deadline: Option<UnixMillis>,
 }
@@ -81,8 +82,8 @@ pub struct Done {
 }
 
 impl Permit {
-    pub(crate) const fn new(open: OpenCall, call: Call, reserved: Amounts) -> Self {
-        Self { open, call, reserved, deadline: None }
+    pub(crate) const fn new(open: OpenCall, call: Call, reserved: Amounts, bytes: Vec<u8>) -> Self {
+        Self { open, call, reserved, bytes, deadline: None }
     }
 
     pub(crate) const fn until(mut self, deadline: UnixMillis) -> Self {
@@ -108,12 +109,32 @@ impl Permit {
         &self.call
     }
 
+    /// The exact bytes that were decided on: arguments, request or task. What is sent must be these.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Waits until the log has what must be in it.
     pub(crate) async fn await_receipt(&self) -> Result<(), Stop> {
         self.open.shared.await_receipt(&self.open.run, self.open.position).await
     }
 
-    /// Makes the call and records its outcome, which is durable when this returns.
+    /// Makes the call with the bytes that were decided on, and records its outcome, which is durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Permit::dispatch`].
+    pub async fn dispatch_with<F, R>(mut self, call: F) -> Result<Done, DispatchError>
+    where
+        F: FnOnce(Vec<u8>) -> R,
+        R: Future<Output = Report>,
+    {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.dispatch(|| call(bytes)).await
+    }
+
+    /// Makes the call and records its outcome, which is durable when this returns. The caller sees to it that what is
+    /// sent is [`Permit::bytes`]; [`Permit::dispatch_with`] hands them over.
     ///
     /// # Errors
     /// When the run was halted before the call started, or its outcome could not be recorded.

@@ -123,28 +123,28 @@ impl Run {
             return Err(CallError::Value(ValueError { what, why }).into());
         }
         let prepared = Prepared::new(&proposal, &self.shared.bundle, self.shared.clock.now())?;
-        let call = prepared.call.clone();
+        let (call, bytes) = (prepared.call.clone(), proposal.into_bytes());
         let decided = self.shared.decide(&self.run, &prepared.input)?;
         failpoint::pass("after-decide");
         let (reply, answer) = oneshot::channel();
         let propose = Propose { run: Arc::clone(&self.run), prepared, decided, reply };
         self.shared.send(Op::Propose(Box::new(propose)))?;
         let recorded = self.shared.answer(answer).await??;
-        self.verdict(recorded, call).await
+        self.verdict(recorded, call, bytes).await
     }
 
-    async fn verdict(&self, recorded: Recorded, call: Call) -> Result<Verdict, ProposeError> {
+    async fn verdict(&self, recorded: Recorded, call: Call, bytes: Vec<u8>) -> Result<Verdict, ProposeError> {
         let Recorded { seq, effect, rules, reasons, refusal, reserved, open, request } = recorded;
         tracing::debug!(run = %self.run.id, %seq, %effect, ?rules, "decided");
         let denial = Denial { intent: seq, rules, reasons, refusal, unapproved: None };
         let Some(open) = open else { return Ok(Verdict::Denied(denial)) };
         match request {
             Some(request) => {
-                let held = Held::new(open, *request, denial, call, reserved);
+                let held = Held::new(open, *request, denial, call, reserved, bytes);
                 Ok(Verdict::Held(held.map_err(ProposeError::Request)?))
             }
             None => {
-                let permit = Permit::new(open, call, reserved);
+                let permit = Permit::new(open, call, reserved, bytes);
                 permit.await_receipt().await?;
                 Ok(Verdict::Permitted(permit))
             }

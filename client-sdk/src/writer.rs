@@ -21,8 +21,8 @@ use std::sync::mpsc::Receiver;
 use sift_rules::{Ledger, RunState};
 use sift_spec::entry::{Entry, EntryError};
 use sift_spec::payload::Object;
-use sift_spec::record::{Body, Halt, HaltCause, Kind, Record};
-use sift_spec::types::{RunId, Seq, Text, UnixMillis};
+use sift_spec::record::{Body, ENTRY_BYTES_MAX, Halt, HaltCause, Kind, Record, RecordError};
+use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis};
 
 use crate::clock::STEP_BACK_MS_MAX;
 use crate::error::{Stop, cause_name};
@@ -37,6 +37,9 @@ pub(crate) use receipts::Logged;
 
 /// Most operations in one commit. Bounds how long the first of them waits for the last.
 const ROUND_OPS_MAX: usize = 1024;
+
+/// Room in an entry for what is added to the text that a caller's values make: the signature, and a refusal.
+const SPARE_BYTES: usize = 2048;
 
 /// A snapshot of the ledger is kept every so many records, which bounds what a start has to fold.
 const SNAPSHOT_RECORDS: u64 = 8192;
@@ -240,6 +243,19 @@ impl Writer {
             self.halt_all(HaltCause::Clock, &detail);
         }
         now.max(self.time)
+    }
+
+    /// Whether a record can state what a caller gave. Asked before anything is held for it or changed by it; whatever
+    /// fails after that is nobody's fault but the kernel's.
+    fn fits(&self, run: RunId, agent: &AgentName, body: Body, time: UnixMillis) -> Result<(), RecordError> {
+        let head = self.lines.get(&run).and_then(|line| line.head.as_ref());
+        let seq = head.and_then(|head| head.seq().next()).unwrap_or_default();
+        let prev = head.map(sift_spec::chain::RunHead::leaf);
+        let length = Record { agent: agent.clone(), body, prev, run, seq, time }.text()?.len();
+        if length > ENTRY_BYTES_MAX - SPARE_BYTES {
+            return Err(RecordError::TooLong(length));
+        }
+        Ok(())
     }
 
     /// Signs a record of a run and adds it to the round. A failure halts the kernel: a record that cannot be made

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sift_rules::RunState;
 use sift_rules::ledger::{Reserve, Settle};
+use sift_rules::{LedgerError, RunState};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{
     Answer, Approval, Body, Call, Decision, Effect, HaltCause, Intent, Outcome, Refusal, Status,
 };
-use sift_spec::types::{RunId, Seq};
+use sift_spec::types::{RunId, Seq, ValueError};
 use tokio::sync::oneshot;
 
 use super::line::Waits;
 use super::{Finish, Finished, LiveCall, Propose, Recorded, Writer};
 use crate::approval::{ApprovalError, Request};
 use crate::call::{Prepared, Report};
-use crate::error::{Stop, WaitError};
+use crate::error::{CallError, ProposeError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall};
 
 impl Writer {
@@ -33,42 +33,51 @@ impl Writer {
         run: &Arc<crate::shared::RunShared>,
         prepared: Prepared,
         decided: Decided,
-    ) -> Result<Recorded, Stop> {
+    ) -> Result<Recorded, ProposeError> {
         // 1. Kernel, clock and run are in order, and the log is not too far behind.
         let now = self.now();
         self.shared.check(run)?;
         if let Some(stop) = self.shared.behind(&self.lag(), 1, now) {
-            return Err(self.halt_for(run.id, stop));
+            return Err(self.halt_for(run.id, stop).into());
         }
         // 2. The decision was made on the run as it is now, and not before the last record of any other; else it is
         //    made again, so that rules over counters and time are exact.
         let fresh = decided.seq == run.view().next && decided.time >= self.time;
         let decided = if fresh { decided } else { self.decide_again(run, &prepared)? };
         let Decided { seq, time, verdict, object, commitment } = decided;
-        // 3. The worst case is held in every scope, or the budget refuses.
-        let refused = match (verdict.effect, self.shared.bundle.need(&prepared.input)) {
-            (Effect::Deny, _) => Ok(Amounts::ZERO),
-            (_, Err(refusal)) => Err(refusal),
-            (_, Ok(amounts)) => {
-                let reserve = Reserve { amounts, identity: prepared.identity, run: run.id, seq, time };
-                let held = self.ledger.reserve(&reserve);
-                held.map_err(|error| self.contradiction(&error.to_string()))?.map(|()| amounts)
-            }
-        };
-        let (reserved, refusal) = match refused {
-            Ok(reserved) => (reserved, None),
-            Err(refusal) => (Amounts::ZERO, Some(refusal)),
-        };
-        // 4. The intent.
+        // 3. A record can state it.
+        let Prepared { call, input, identity, object: payload } = prepared;
         let decision = verdict.into_decision(commitment, time);
-        let Prepared { call, input, object: payload, .. } = prepared;
-        let intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
+        let need = match decision.effect {
+            Effect::Deny => Ok(Amounts::ZERO),
+            Effect::Allow | Effect::Hold => self.shared.bundle.need(&input),
+        };
+        let (reserved, refusal) =
+            need.map_or_else(|refusal| (Amounts::ZERO, Some(refusal)), |need| (need, None));
+        let mut intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
+        let body = Body::Intent(Box::new(intent.clone()));
+        self.fits(run.id, &run.agent, body, time).map_err(CallError::from)?;
+        // 4. The worst case is held in every scope, or the budget refuses.
+        if intent.effect() != Effect::Deny {
+            let reserve = Reserve { amounts: reserved, identity, run: run.id, seq, time };
+            match self.ledger.reserve(&reserve) {
+                Ok(Ok(())) => {}
+                Ok(Err(refusal)) => (intent.refusal, intent.reserved) = (Some(refusal), Amounts::ZERO),
+                Err(LedgerError::Overflow) => {
+                    let (what, why) = ("call", "a sum of the ledger would pass 2^53 - 1");
+                    return Err(CallError::Value(ValueError { what, why }).into());
+                }
+                Err(error) => return Err(self.contradiction(&error.to_string()).into()),
+            }
+        }
+        let reserved = intent.reserved;
+        // 5. The intent.
         let (effect, refusal) = (intent.effect(), intent.refusal.clone());
         let (intent_seq, position) =
             self.append_and(run.id, Body::Intent(Box::new(intent)), time, |state| {
                 state.on_intent(&input, effect)
             })?;
-        // 5. What is asked of an approver.
+        // 6. What is asked of an approver.
         let hold = decision.hold.clone().filter(|_| effect == Effect::Hold);
         let request = hold.map(|hold| {
             Box::new(Request {
@@ -186,16 +195,22 @@ impl Writer {
         let line = self.lines.get_mut(&run).ok_or(Stop::Closed)?;
         let live = line.calls.remove(&intent).ok_or(Stop::Closed)?;
         let time = self.now();
-        let model = model.filter(|_| matches!(live.call, Call::Model(_)));
+        let mut model = model.filter(|_| matches!(live.call, Call::Model(_)));
         // What is not known to be less counts in full: an error or a timeout may have been billed.
-        let settled = match (&live.call, &model, status) {
+        let mut settled = match (&live.call, &model, status) {
             (_, _, Status::Cancelled) => Amounts::ZERO,
             (Call::Model(asked), Some(answer), Status::Ok | Status::Error) => {
                 self.shared.bundle.billed(asked.provider.as_str(), asked.model.as_str(), &answer.usage)
             }
             _ => live.reserved,
         };
-        let over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
+        let mut over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
+        let uncountable = model.is_some() && matches!(over, Err(LedgerError::Overflow));
+        if uncountable {
+            // No sum can hold what the provider says: the call counts as one that said nothing, and the run halts.
+            (model, settled) = (None, live.reserved);
+            over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
+        }
         let over = over.map_err(|error| self.contradiction(&error.to_string()))?.over;
         let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
         let (object, commitment) = result.unzip();
@@ -210,6 +225,10 @@ impl Writer {
                 Some(sum) => line.settled = sum,
                 None => return Err(self.contradiction("a sum of the run passes 2^53 - 1")),
             }
+        }
+        if uncountable {
+            let detail = format!("call {intent} was billed more than can be counted");
+            self.halt_run(run, HaltCause::Overspend, &detail);
         }
         if let Some(meter) = over {
             let (billed, held) = (settled.get(meter), live.reserved.get(meter));

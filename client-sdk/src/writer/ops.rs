@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::Logged;
 use crate::approval::Request;
 use crate::call::{Prepared, Report};
-use crate::error::{OpenRunError, RunError, Stop, WaitError};
+use crate::error::{OpenRunError, ProposeError, RunError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall, RunShared};
 use crate::store::Fork;
 
@@ -70,7 +70,7 @@ pub(crate) struct Propose {
     pub(crate) run: Arc<RunShared>,
     pub(crate) prepared: Prepared,
     pub(crate) decided: Decided,
-    pub(crate) reply: oneshot::Sender<Result<Recorded, Stop>>,
+    pub(crate) reply: oneshot::Sender<Result<Recorded, ProposeError>>,
 }
 
 /// An intent that is on disk.

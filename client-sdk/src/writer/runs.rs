@@ -34,9 +34,19 @@ impl Writer {
         }
         let above = parent.map(|parent| self.parent_of(&parent, run, &agent)).transpose()?;
         let limits = self.shared.bundle.budget().limits().clone();
+        let body = Body::Open(Box::new(Open {
+            build,
+            engine: Text::cut(self.shared.bundle.engine()),
+            labels: labels.clone(),
+            limits: limits.clone(),
+            log: self.shared.log.clone(),
+            parent,
+            policy: self.shared.bundle.digest(),
+        }));
+        self.fits(run, &agent, body.clone(), time)?;
         let opened = self.ledger.open(&ledger::Open {
             agent: agent.clone(),
-            limits: limits.clone(),
+            limits,
             parent: parent.map(|parent| parent.run),
             run,
             time,
@@ -44,21 +54,12 @@ impl Writer {
         opened?;
         let depth = parent.map_or(0, |parent| parent.depth);
         let facts = self.shared.bundle.facts();
-        let state = RunState::new(agent.clone(), run, depth, time, labels.clone(), facts);
+        let state = RunState::new(agent.clone(), run, depth, time, labels, facts);
         let shared = Arc::new(RunShared::new(run, agent, above, state, time));
         if let Some(call) = parent.and_then(|parent| self.live_call(&parent)) {
             call.opened = true;
         }
         self.lines.insert(run, Line::new(Arc::clone(&shared)));
-        let body = Body::Open(Box::new(Open {
-            build,
-            engine: Text::cut(self.shared.bundle.engine()),
-            labels,
-            limits,
-            log: self.shared.log.clone(),
-            parent,
-            policy: self.shared.bundle.digest(),
-        }));
         self.append(run, body, time)?;
         Ok(shared)
     }

@@ -9,3 +9,4 @@ mod log;
 mod permits;
 mod program;
 mod restart;
+mod untrusted;
