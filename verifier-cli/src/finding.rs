@@ -51,7 +51,7 @@ codes! {
         HeadsInconsistent = "heads-inconsistent", "The log signed two heads of which neither extends the other: it showed two histories.";
         ConsistencyUnproven = "consistency-unproven", "The proof does not show that one head extends the other: the proof is wrong, or the heads are inconsistent.";
         BundleMalformed = "bundle-malformed", "An entry bundle of the log is not the entries that its place in the tree needs.";
-        TileDiffers = "tile-differs", "A tile that the log serves is not the one that its entries give.";
+        TileDiffers = "tile-differs", "A served tile is not the one that the log's entries, or the root that it signed, give: whoever served it is at fault.";
         RootDiffers = "root-differs", "The entries that the log serves do not give the root that its checkpoint signs.";
         RecordMalformed = "record-malformed", "An entry is not a record in its one encoding.";
         EntryStray = "entry-stray", "The pack holds an entry that belongs neither to the run nor to the operator.";
