@@ -34,10 +34,13 @@ impl Language {
     }
 }
 
-/// Root of the project.
+/// Root of the project: the folder here or above that holds the examples, or else where this was compiled.
 #[must_use]
 pub fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let here = std::env::current_dir().unwrap_or_default();
+    let holds = |folder: &&Path| folder.join("client-sdk/examples/airline").is_dir();
+    let compiled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    here.ancestors().find(holds).map_or_else(compiled, Path::to_owned)
 }
 
 /// The airline's bundle.
