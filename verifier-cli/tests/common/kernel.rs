@@ -10,8 +10,8 @@ use sift_spec::meter::{Amounts, Usage};
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::record::{
     AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Hold,
-    InputBound, Intent, KeyRole, ModelAnswer, ModelCall, Open, OperatorBody, Outcome, Record, Statement,
-    Status, ToolCall, action_of,
+    InputBound, Intent, KeyRole, ModelAnswer, ModelCall, Open, OperatorBody, Outcome, Record, Refusal,
+    Statement, Status, ToolCall, action_of,
 };
 use sift_spec::types::{Hash, Seq, Text, UnixMillis};
 
@@ -72,6 +72,8 @@ pub struct Kernel {
     pub max_output: u64,
     /// The model call that is said to propose tool calls.
     pub proposer: Option<Seq>,
+    /// Why the next call is refused, by what other runs used.
+    pub elsewhere: Option<Refusal>,
 }
 
 impl Kernel {
@@ -104,6 +106,7 @@ impl Kernel {
             salt: 0,
             max_output: 100,
             proposer: None,
+            elsewhere: None,
         }
     }
 
@@ -166,6 +169,7 @@ impl Kernel {
         if verdict.effect != Effect::Deny {
             match self.policy.need(&input) {
                 Err(why) => refusal = Some(why),
+                Ok(_) if self.elsewhere.is_some() => refusal = self.elsewhere.take(),
                 Ok(amounts) => {
                     match self.ledger.reserve(&Reserve { amounts, identity, run: run_id(1), seq, time }) {
                         // A kernel without a ledger lets everything through, even what no sum holds.

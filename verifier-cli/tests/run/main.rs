@@ -11,7 +11,9 @@ use mutations::{Change, MUTATIONS, insert_cancelled, intent, outcome, reinput};
 use sift_spec::evidence::Pack;
 use sift_spec::meter::{Amounts, Meter, Usage};
 use sift_spec::proof::prove_multi_inclusion;
-use sift_spec::record::{Body, Call, Halt, HaltCause, OperatorBody, Refusal, Status};
+use sift_spec::record::{
+    Body, Call, Halt, HaltCause, LimitRefusal, OperatorBody, Refusal, Scope, Status, Window,
+};
 use sift_spec::types::{Hash, LeafIndex, Text};
 use sift_verify::run::{self, Options};
 use sift_verify::{Code, Gap, Report, Severity, Verdict};
@@ -223,6 +225,31 @@ fn a_sum_that_nothing_holds_is_rejected() {
     let report = verify(&kernel.close().pack());
     assert_eq!(rejections(&report), [Code::BudgetExceeded]);
     assert!(!claims(&report).contains(&"budget"));
+}
+
+#[test]
+fn a_call_that_other_runs_refused_counts_for_nothing() {
+    let mut kernel = Kernel::open("[run]\ntool_calls = 2\nidentical_calls = 2\n[agent]\ntool_calls = 9\n");
+    let refusal = |have| LimitRefusal {
+        have,
+        limit: 9,
+        meter: Meter::ToolCalls,
+        need: 1,
+        scope: Scope::Agent,
+        window: Window::Run,
+    };
+    for have in [9, 10, 11] {
+        kernel.elsewhere = Some(Refusal::Limit(refusal(have)));
+        kernel.tool("lookup", b"{}");
+    }
+    for _ in 0..2 {
+        let call = kernel.tool("lookup", b"{}");
+        kernel.finish(call, Status::Ok, b"{}", None);
+    }
+    let mut scenario = kernel.close();
+    assert_eq!(rejections(&verify(&scenario.pack())), []);
+    intent(&mut scenario, 2).refusal = Some(Refusal::Limit(refusal(8)));
+    assert_eq!(rejections(&verify(&scenario.pack())), [Code::RefusalDiffers]);
 }
 
 #[test]
