@@ -185,7 +185,7 @@ async fn a_torn_tail_that_nobody_was_answered_about_is_dropped() {
     let (mut log, wal) = killed().await;
     let mut torn = std::fs::read(&wal).unwrap();
     // The beginning of one more record: its header says more than there is.
-    torn.extend_from_slice(&torn[..torn.len().min(200)].to_vec());
+    torn.extend_from_within(..200);
     std::fs::write(&wal, &torn[..torn.len() - 150]).unwrap();
     log.restart().await.unwrap();
     let (checkpoint, _) = check_log(&log.http, &log.trust()).await;
