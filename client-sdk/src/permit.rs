@@ -32,7 +32,7 @@ use tracing::Instrument as _;
 use crate::call::Report;
 use crate::error::{DispatchError, Stop};
 use crate::failpoint;
-use crate::shared::{OpenCall, RunShared};
+use crate::shared::OpenCall;
 
 /// The right to make one call, once.
 #[must_use = "the call of a permit that is dropped is cancelled"]
@@ -174,8 +174,8 @@ impl Permit {
         }
         // Under the run's lock, which a halt takes too: no call starts after the halt.
         let view = run.view();
-        let above = || run.above().and_then(RunShared::stopped).filter(Stop::is_halt);
-        if let Some(stop) = view.stop.clone().or_else(above).or_else(|| open.shared.stopped()) {
+        if let Some(stop) = view.stop.clone().or_else(|| run.halted_above()).or_else(|| open.shared.stopped())
+        {
             open.if_dropped = Some(Report::cancelled(&format!("not dispatched: {stop}")));
             drop(view);
             return Err(DispatchError::NotDispatched(stop));

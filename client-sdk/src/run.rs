@@ -194,3 +194,49 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use sift_rules::CallInput;
+    use sift_spec::bundle::Bundle;
+    use sift_spec::note::{KeyType, SignerKey};
+    use sift_spec::trust::TrustPolicy;
+
+    use crate::{Config, Kernel, OpenRun, SystemClock, ToolCall, Verdict};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_looks_sees_seq_and_counters_of_the_same_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let key =
+            |name: &str| SignerKey::from_seed(name.parse().unwrap(), KeyType::Ed25519, &[1; 32]).unwrap();
+        let trust = TrustPolicy::of_log(key("log.example").verifier().clone(), None);
+        let policy = "package sift\nallow contains {\"rule\": \"none\"} if input.call.name == \"none\"\n";
+        let files = [("policy.rego", policy), ("budget.toml", "")];
+        let bundle = Bundle::new(files.map(|(path, text)| (path.to_owned(), text.into()))).unwrap();
+        let config = Config::new(dir.path(), "http://127.0.0.1:9", trust, bundle);
+        let kernel = Kernel::open(config, key("acme.example/kernel"), SystemClock).await.unwrap();
+        let run = kernel.open_run(OpenRun::of("airline/gpt-4o".parse().unwrap())).await.unwrap();
+        let (looked, done) = (Arc::clone(&run.run), Arc::new(AtomicBool::new(false)));
+        let over = Arc::clone(&done);
+        let look = std::thread::spawn(move || {
+            let call = CallInput::Agent { name: "a".parse().unwrap() };
+            while !over.load(Ordering::Relaxed) {
+                let view = looked.view();
+                let denied = view.state.input(call.clone(), view.next, view.time).run.calls.denied;
+                // The open record, and a denied intent for each call.
+                assert_eq!(view.next.get(), 1 + denied);
+            }
+        });
+        for _ in 0..300 {
+            let (name, id, args) = ("read".to_owned(), "call".to_owned(), b"{}".to_vec());
+            let verdict = run.propose(ToolCall { name, id, args, proposed_by: None }).await.unwrap();
+            assert!(matches!(verdict, Verdict::Denied(_)));
+        }
+        done.store(true, Ordering::Relaxed);
+        look.join().unwrap();
+        kernel.close().await;
+    }
+}

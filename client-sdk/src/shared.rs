@@ -100,12 +100,7 @@ impl RunShared {
 
     /// The run and the runs above it, nearest first.
     pub(crate) fn lineage(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |run| run.above())
-    }
-
-    /// The run above it.
-    pub(crate) fn above(&self) -> Option<&Self> {
-        self.above.as_deref()
+        std::iter::successors(Some(self), |run| run.above.as_deref())
     }
 
     /// Nesting depth: 0 for a run without parent.
@@ -126,8 +121,12 @@ impl RunShared {
     /// Why the run has stopped: itself, or a halted run above it.
     pub(crate) fn stopped(&self) -> Option<Stop> {
         let own = self.view().stop.clone();
-        let above = || self.lineage().skip(1).find_map(|run| run.view().stop.clone().filter(Stop::is_halt));
-        own.or_else(above)
+        own.or_else(|| self.halted_above())
+    }
+
+    /// Why a run above it was halted, if one was. One that is closed stops nothing, and hides none above it.
+    pub(crate) fn halted_above(&self) -> Option<Stop> {
+        self.lineage().skip(1).find_map(|run| run.view().stop.clone().filter(Stop::is_halt))
     }
 
     pub(crate) fn view(&self) -> MutexGuard<'_, RunView> {

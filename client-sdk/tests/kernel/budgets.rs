@@ -240,8 +240,14 @@ async fn a_halt_reaches_every_run_below() {
         Verdict::Permitted(permit) => permit,
         other => panic!("{other:?}"),
     };
-    run.halt("enough").await.unwrap();
+    {
+        // The switch is pulled when it is first polled, before the writer has heard of it.
+        let halt = run.halt("enough");
+        tokio::pin!(halt);
+        std::future::poll_fn(|cx| std::task::Poll::Ready(halt.as_mut().poll(cx).is_ready())).await;
+    }
     assert!(permit.start().is_err());
+    run.halt("enough").await.unwrap();
     assert!(grandchild.propose(tool("read", "{}")).await.is_err());
     let below = open(third.child());
     assert!(matches!(kernel.open_run(below).await, Err(OpenRunError::Stopped(_))));
