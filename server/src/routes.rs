@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use sift_spec::api::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchAnswer, BatchResult, ConsistencyAnswer, InclusionAnswer,
@@ -33,6 +34,9 @@ use crate::view::{View, ViewError};
 
 /// How long a body may take to arrive.
 const BODY_SECONDS_MAX: u64 = 30;
+
+/// How much of a body that is too long is read before it is cut off, in bytes.
+const DISCARD_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 
 /// Memory for the bodies of all requests together, in kibibytes: 128 MiB. More is answered with 429.
 const BODIES_KIB_MAX: usize = 128 << 10;
@@ -152,6 +156,7 @@ async fn add(State(app): Shared, headers: HeaderMap, body: Body) -> Answered {
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let stated = stated.unwrap_or(bytes_max);
     if stated > bytes_max {
+        discard(body).await;
         return Err(RequestError::TooLarge(bytes_max));
     }
     let kib = u32::try_from(stated.div_ceil(1024)).unwrap_or(u32::MAX);
@@ -208,6 +213,21 @@ async fn submit(app: &App, entries: Vec<Result<Entry, Refusal>>) -> Result<Answe
     })?;
     // A sequencer that stopped drops what it has not written.
     answer.await.map_err(|_| RequestError::NotWriting)
+}
+
+/// Reads a body that is not wanted, for a while and keeping nothing: most clients read an answer only once they have
+/// sent what they have.
+async fn discard(mut body: Body) {
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARD_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), read).await;
 }
 
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, RequestError> {

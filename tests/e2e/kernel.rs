@@ -202,6 +202,8 @@ async fn a_log_that_was_rolled_back_halts_the_kernel() {
     // The log is restored from it, and signs a smaller tree than it signed before.
     scene.log.stop().await;
     std::fs::remove_dir_all(scene.log.data()).unwrap();
+    // With the high-water mark in place the log itself would refuse to start.
+    std::fs::remove_file(scene.log.dir().join("data.head")).unwrap();
     copy(backup.path(), scene.log.data());
     scene.log.restart().await.unwrap();
     let kernel = scene.kernel(Mode::Log).await;
@@ -219,7 +221,15 @@ async fn a_log_that_was_rolled_back_halts_the_kernel() {
         }
     };
     assert!(said.contains("log_fork"), "{said}");
-    let fork = kernel.store().fork().unwrap().expect("both heads are kept");
+    // The halt takes effect at once; the heads are written behind it.
+    let end = tokio::time::Instant::now() + PATIENCE;
+    let fork = loop {
+        if let Some(fork) = kernel.store().fork().unwrap() {
+            break fork;
+        }
+        assert!(tokio::time::Instant::now() < end, "both heads are kept");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     let (seen, shown) = (fork.seen, fork.shown);
     kernel.close().await;
     // The two heads are proof enough for anybody.
@@ -239,7 +249,8 @@ async fn a_held_call_waits_for_a_signed_answer() {
     let role: sift_spec::types::Word = "supervisor".parse().unwrap();
     scene.log.operator().grant(approver.verifier(), KeyRole::Approver(role.clone()), "test/*").await;
     let mut config = scene.config();
-    config.approvers = vec![sift_client::Approver { role, key: approver.verifier().clone(), agents: Vec::new() }];
+    config.approvers =
+        vec![sift_client::Approver { role, key: approver.verifier().clone(), agents: Vec::new() }];
     let kernel = Kernel::open(config, scene.key(), SystemClock).await.unwrap();
     let run = kernel.open_run(agent("test/agent")).await.unwrap();
     for (answer, permitted) in [(Answer::Approve, true), (Answer::Refuse, false)] {
