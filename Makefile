@@ -43,6 +43,7 @@ clean-demo:
 tools:
 	@command -v c++ >/dev/null || { $(APT) update && $(APT) install -y g++; }
 	@if [ -z "$$LIBCLANG_PATH" ] && [ "$$(uname)" = Linux ] \
-	    && ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib*/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1; then \
+	    && ! find /usr/lib /usr/lib64 /usr/local/lib \( -name 'libclang.so*' -o -name 'libclang-[0-9]*.so*' \) \
+	         2>/dev/null | grep -q .; then \
 	  if command -v apt-get >/dev/null; then $(APT) update && $(APT) install -y libclang-dev; \
 	  else echo "Install libclang (Fedora: clang-devel, Arch: clang), then run this again."; exit 1; fi; fi
