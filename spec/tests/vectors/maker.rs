@@ -1,41 +1,25 @@
-//! The vectors in `spec/vectors`: every file is accepted or refused as its path says, and the generator here makes
-//! exactly these files. `SIFT_WRITE=1 cargo test -p sift-spec --test vectors` writes them anew.
-#![allow(clippy::unwrap_used)]
+//! The generator: makes every vector, and the files that all of them refer to, from fixed seeds.
 
-mod common;
+use std::collections::BTreeMap;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-
-use common::honest::{
+use crate::common::honest::{
     Honest, LOG, agent, at_ms, bundle, kernel_key, log_key, more_records, objects, operator_key, p, run, seq,
-    sign_operator, stranger_key, trust, trust_text, witness_key,
+    sign_operator, stranger_key, trust_text, witness_key,
 };
-use common::json::{Json, refused_changes};
-use common::{decimal_leaves, index, size, tampered};
-use sift_spec::bundle::Bundle;
-use sift_spec::chain::{OperatorHead, RunHead};
+use crate::common::json::{Json, refused_changes};
+use crate::common::{decimal_leaves, index, size, tampered};
 use sift_spec::checkpoint::cosign;
 use sift_spec::entry::{Content, Entry};
 use sift_spec::evidence::Pack;
 use sift_spec::hash::leaf_hash;
-use sift_spec::keys::KeyRing;
-use sift_spec::note::{NOTE_BYTES_MAX, Note, SignerKey, VerifierKey};
-use sift_spec::payload::Object;
-use sift_spec::proof::{
-    Proof, TreeHead, prove_consistency, prove_inclusion, prove_multi_inclusion, verify_consistency,
-    verify_inclusion, verify_multi_inclusion,
-};
-use sift_spec::receipt::Receipt;
-use sift_spec::record::{
-    Beat, Body, Grant, KeyChange, KeyRole, OperatorBody, OperatorRecord, Record, Revoke, Statement,
-};
-use sift_spec::tile::{TilePath, parse_entries, push_entry};
+use sift_spec::note::{NOTE_BYTES_MAX, Note, SignerKey};
+use sift_spec::proof::{Proof, prove_consistency, prove_inclusion, prove_multi_inclusion};
+use sift_spec::record::{Beat, Body, Grant, KeyChange, KeyRole, OperatorBody, Record, Revoke};
+use sift_spec::tile::push_entry;
 use sift_spec::tree::MemoryTree;
-use sift_spec::trust::TrustPolicy;
-use sift_spec::types::{Hash, LeafIndex, TreeSize};
+use sift_spec::types::{Hash, LeafIndex};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors");
+use crate::judge::check;
 
 /// The files that all vectors refer to.
 fn context() -> BTreeMap<String, Vec<u8>> {
@@ -46,140 +30,6 @@ fn context() -> BTreeMap<String, Vec<u8>> {
         ("context/receipt-entry.note".to_owned(), log.record(0).bytes().to_vec()),
         ("context/commitment.json".to_owned(), serde_json::to_vec(&objects()[2].1).unwrap()),
     ])
-}
-
-// What an implementation does with a vector of each folder: `Err` is the refusal's code.
-
-/// `SignatureInvalid("x")` is `signature-invalid`, `Note(Control(4))` is `note-control`.
-fn code(error: &impl std::fmt::Debug) -> String {
-    let debug = format!("{error:?}");
-    let mut words = Vec::new();
-    for part in debug.split(['(', ' ', '{']) {
-        let name = part.trim_end_matches(')');
-        let value = ["KeyName", "AgentName", "LeafIndex", "TreeSize", "Seq", "UnixMillis"].contains(&name);
-        if value
-            || !name.starts_with(|c: char| c.is_ascii_uppercase())
-            || !name.chars().all(char::is_alphanumeric)
-        {
-            break;
-        }
-        for (at, c) in name.char_indices() {
-            if c.is_ascii_uppercase() && (at > 0 || !words.is_empty()) {
-                words.push('-');
-            }
-            words.push(c.to_ascii_lowercase());
-        }
-    }
-    words.into_iter().collect()
-}
-
-fn check(object: &str, bytes: &[u8]) -> Result<(), String> {
-    let text = || std::str::from_utf8(bytes).map_err(|_| "not-utf8".to_owned());
-    let line = || text()?.strip_suffix('\n').ok_or_else(|| "no-line-feed".to_owned());
-    match object {
-        "note" => {
-            let note = Note::parse(bytes, NOTE_BYTES_MAX).map_err(|e| code(&e))?;
-            note.verify(&[kernel_key().verifier().clone()]).map_err(|e| code(&e)).map(drop)
-        }
-        "vkey" => line()?.parse::<VerifierKey>().map_err(|e| code(&e)).map(drop),
-        "record" => Record::parse(text()?).map_err(|e| code(&e)).map(drop),
-        "operator" => OperatorRecord::parse(text()?).map_err(|e| code(&e)).map(drop),
-        "approval" => Statement::parse(text()?).map_err(|e| code(&e)).map(drop),
-        "entry" => {
-            let entry = Entry::parse(bytes.to_vec()).map_err(|e| code(&e))?;
-            let key = match entry.content() {
-                Content::Run(_) => kernel_key(),
-                Content::Operator(_) => operator_key(),
-            };
-            entry.verify(key.verifier()).map_err(|e| code(&e))
-        }
-        "object" => {
-            let object = Object::from_bytes(bytes.to_vec()).map_err(|e| code(&e))?;
-            object.check(&objects()[2].1).map_err(|e| code(&e))
-        }
-        "checkpoint" => {
-            let policy = TrustPolicy::of_log(log_key().verifier().clone(), None);
-            policy.verify(bytes).map_err(|e| code(&e)).map(drop)
-        }
-        "cosignature" => trust().verify(bytes).map_err(|e| code(&e)).map(drop),
-        "receipt" => {
-            let receipt = Receipt::parse(bytes).map_err(|e| code(&e))?;
-            receipt.verify(Honest::new().record(0).leaf(), &trust()).map_err(|e| code(&e)).map(drop)
-        }
-        "trust" => TrustPolicy::parse(text()?).map_err(|e| code(&e)).map(drop),
-        "pack" => Pack::read(bytes).map_err(|e| code(&e)).map(drop),
-        "bundle" => Bundle::decode(bytes).map_err(|e| code(&e)).map(drop),
-        "tile-path" => TilePath::parse(line()?).map(drop).ok_or_else(|| "grammar".to_owned()),
-        "inclusion" | "consistency" | "multi-inclusion" => check_proof(object, bytes),
-        "log" => check_log(bytes),
-        other => panic!("no check for {other}"),
-    }
-}
-
-fn check_proof(object: &str, bytes: &[u8]) -> Result<(), String> {
-    let case: serde_json::Value = serde_json::from_slice(bytes).unwrap();
-    let number = |value: &serde_json::Value| value.as_u64().ok_or_else(|| "not-an-integer".to_owned());
-    let hash = |value: &serde_json::Value| value.as_str().unwrap_or("").parse::<Hash>().map_err(|e| code(&e));
-    let head = |size: &str, root: &str| {
-        let size = TreeSize::new(number(&case[size])?).map_err(|e| code(&e))?;
-        Ok::<_, String>(TreeHead { size, root: hash(&case[root])? })
-    };
-    let leaf_index = |value: &serde_json::Value| LeafIndex::new(number(value)?).map_err(|e| code(&e));
-    let proof = case["proof"].as_array().unwrap().iter().map(hash).collect::<Result<_, _>>()?;
-    let proof = Proof(proof);
-    match object {
-        "inclusion" => {
-            let (leaf, at) = (hash(&case["leaf"])?, leaf_index(&case["index"])?);
-            verify_inclusion(&leaf, at, &head("size", "root")?, &proof).map_err(|e| code(&e))
-        }
-        "consistency" => {
-            let (old, new) = (head("old_size", "old_root")?, head("new_size", "new_root")?);
-            verify_consistency(&old, &new, &proof).map_err(|e| code(&e))
-        }
-        _ => {
-            let leaves = case["leaves"].as_array().unwrap().iter();
-            let leaves = leaves.map(|leaf| Ok((leaf_index(&leaf["index"])?, hash(&leaf["leaf"])?)));
-            let leaves = leaves.collect::<Result<Vec<_>, String>>()?;
-            verify_multi_inclusion(&leaves, &head("size", "root")?, &proof).map_err(|e| code(&e))
-        }
-    }
-}
-
-/// Entries of a log from index 0, as SPEC §11.3 checks them: grammar, keys, signatures, chains.
-fn check_log(bytes: &[u8]) -> Result<(), String> {
-    let log = p(LOG);
-    let mut ring = KeyRing::new(p(LOG), operator_key().verifier().clone());
-    let mut operator = OperatorHead::default();
-    let mut runs = BTreeMap::new();
-    for (at, bytes) in parse_entries(bytes, 256).map_err(|e| code(&e))?.into_iter().enumerate() {
-        let at = index(at as u64);
-        let entry = Entry::parse(bytes.to_vec()).map_err(|e| code(&e))?;
-        match entry.content() {
-            Content::Operator(record) => {
-                entry.verify(ring.operator()).map_err(|e| code(&e))?;
-                operator.extend(record, entry.leaf(), &log).map_err(|e| code(&e))?;
-                ring.apply(at, &record.body).map_err(|e| code(&e))?;
-            }
-            Content::Run(record) => {
-                let key = ring.kernel(entry.signer(), entry.key_id(), &record.agent, at);
-                entry.verify(key.map_err(|e| code(&e))?).map_err(|e| code(&e))?;
-                match runs.get_mut(&record.run) {
-                    None => {
-                        let head = RunHead::open(record, entry.signer(), entry.leaf(), &log);
-                        runs.insert(record.run, head.map_err(|e| code(&e))?);
-                        if let Body::Open(open) = &record.body {
-                            ring.published(&open.policy).ok_or("policy-not-published")?;
-                        }
-                    }
-                    Some(head) => {
-                        let head: &mut RunHead = head;
-                        head.extend(record, entry.signer(), entry.leaf()).map_err(|e| code(&e))?;
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The vectors, by path.
@@ -216,7 +66,7 @@ impl Maker {
     }
 }
 
-fn made() -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn made() -> BTreeMap<String, Vec<u8>> {
     let mut maker = Maker(context());
     let log = Honest::new();
     notes(&mut maker);
@@ -1033,65 +883,4 @@ fn sign_forged(entry: &Entry) -> Entry {
         Content::Operator(record) => Entry::sign_operator(record, &stranger_key()).unwrap(),
         Content::Run(_) => unreachable!(),
     }
-}
-
-fn on_disk(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
-    for item in std::fs::read_dir(folder).unwrap() {
-        let item = item.unwrap();
-        let name = format!("{prefix}{}", item.file_name().to_str().unwrap());
-        if item.path().is_dir() {
-            on_disk(&item.path(), &format!("{name}/"), files);
-        } else {
-            files.insert(name, std::fs::read(item.path()).unwrap());
-        }
-    }
-}
-
-#[test]
-fn vectors() {
-    let made = made();
-    let folder = Path::new(FOLDER);
-    if std::env::var_os("SIFT_WRITE").is_some() {
-        for object in made.keys().map(|path| path.split('/').next().unwrap()).collect::<BTreeSet<_>>() {
-            let _ = std::fs::remove_dir_all(folder.join(object));
-        }
-        for (path, bytes) in &made {
-            let path = folder.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
-        }
-    }
-    let mut files = BTreeMap::new();
-    on_disk(folder, "", &mut files);
-    // Made by other means: see their own README.
-    files.retain(|path, _| path != "README.md" && !path.starts_with("zip215/"));
-    let bytes: usize = files.values().map(Vec::len).sum();
-    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for (path, bytes) in files.iter().filter(|(path, _)| !path.starts_with("context/")) {
-        let [object, verdict, name] = path.split('/').collect::<Vec<_>>()[..] else { panic!("{path}") };
-        let count = counts.entry(object).or_default();
-        match (verdict, check(object, bytes)) {
-            ("ok", result) => {
-                assert_eq!(result, Ok(()), "{path}");
-                count.0 += 1;
-            }
-            ("bad", result) => {
-                let (refusal, _) = name.split_once("--").unwrap();
-                assert_eq!(result, Err(refusal.to_owned()), "{path}");
-                count.1 += 1;
-            }
-            _ => panic!("{path}"),
-        }
-    }
-    assert_eq!(files.keys().collect::<Vec<_>>(), made.keys().collect::<Vec<_>>(), "files and generator");
-    for (path, bytes) in &made {
-        assert!(files[path] == *bytes, "{path} is not what the generator makes");
-    }
-    let (ok, bad) = counts.values().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
-    for (object, (ok, bad)) in &counts {
-        println!("{object:16} {ok:3} accepted {bad:4} refused");
-    }
-    println!("{ok} accepted, {bad} refused, {bytes} bytes");
-    assert!(bad >= 5 * ok, "refusals outnumber acceptances five to one");
-    assert!(bytes < 1 << 20, "vectors are small");
 }
