@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use sift_client::{Clock as _, SystemClock};
 use sift_server::Log;
-use sift_server::config::{self, CONFIG_FILE, Config};
+use sift_server::config::{CONFIG_FILE, Config};
+use sift_server::init::init;
+use sift_server::key_file::read_key;
 use sift_server::operator::Operator;
 use sift_spec::note::SignerKey;
 use sift_spec::record::{Grant, KeyChange, KeyRole, OperatorBody, Policy};
@@ -69,8 +71,8 @@ impl ServedLog {
     /// # Errors
     /// When it cannot be made or does not start.
     pub fn start(dir: &Path) -> Result<Self, AnyError> {
-        let new = config::init(dir, &"bench.example/log".parse()?, "127.0.0.1:0".parse()?)?;
-        let operator = config::read_key(&new.operator_key)?;
+        let new = init(dir, &"bench.example/log".parse()?, "127.0.0.1:0".parse()?)?;
+        let operator = read_key(&new.operator_key)?;
         let trust = TrustPolicy::parse(&std::fs::read_to_string(&new.trust)?)?;
         let mut process = Command::new(std::env::current_exe()?)
             .env(SERVE, dir)

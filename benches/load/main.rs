@@ -11,7 +11,7 @@ use sift_benches::machine::{Machine, Memory, profile};
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{Language, airline};
 use sift_rules::PolicyBundle;
-use sift_server::config::read_key;
+use sift_server::key_file::read_key;
 use sift_spec::hash::object_digest;
 use sift_spec::trust::TrustPolicy;
 

@@ -8,13 +8,17 @@
 //!                                        one synced write batch: the commit point (store)
 //! ```
 //!
-//! An answer means: durable, in order, in a signed tree. [`config::init`] makes a log, [`Log::open`] recovers
+//! An answer means: durable, in order, in a signed tree. [`init::init`] makes a log, [`Log::open`] recovers
 //! one, [`Log::serve`] runs it until its shutdown future ends.
+//!
+//! How to run one is told in `server/OPERATING.md`.
 //!
 //! Out of scope: deciding about calls (the kernel does), judging what records say about each other beyond
 //! their chain (the verifier does), keeping payloads.
 
 pub mod config;
+pub mod init;
+pub mod key_file;
 pub mod operator;
 
 mod admission;
@@ -77,7 +81,7 @@ impl Log {
     /// # Errors
     /// When the key does not fit the store, or the store is not the tree that was signed.
     pub fn open(config: &Config) -> Result<Self, LogError> {
-        let key = config::read_key(&config.log_key)?;
+        let key = key_file::read_key(&config.log_key)?;
         let operator = config.operator()?;
         if operator.public() == key.verifier().public() {
             let why = "operator: this is the log's own key; the operator's must be another".to_owned();
@@ -118,7 +122,7 @@ impl Log {
             result
         })?;
 
-        let app = Arc::new(App::new(store, views, admission, Arc::clone(&stopping)));
+        let app = Arc::new(App::new(store, views.clone(), views, admission, Arc::clone(&stopping)));
         let stop = async move {
             // The store failed (the sequencer ended early), or the caller wants to stop.
             tokio::select! {

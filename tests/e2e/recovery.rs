@@ -143,7 +143,7 @@ async fn a_second_process_on_the_same_store() {
 async fn init_never_overwrites() {
     let log = stopped().await;
     let origin = "other.example/log".parse().unwrap();
-    let error = sift_server::config::init(log.dir(), &origin, "127.0.0.1:0".parse().unwrap()).unwrap_err();
+    let error = sift_server::init::init(log.dir(), &origin, "127.0.0.1:0".parse().unwrap()).unwrap_err();
     assert!(error.to_string().contains("there is a log in this folder already"), "{error}");
 }
 

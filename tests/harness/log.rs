@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use sift_server::config::{self, Config};
+use sift_server::config::Config;
+use sift_server::init::{OPERATOR_KEY_FILE, init};
+use sift_server::key_file::read_key;
 use sift_server::{Log, LogError};
 use sift_spec::note::{SignerKey, VerifierKey};
 use sift_spec::trust::TrustPolicy;
@@ -41,7 +43,7 @@ impl TestLog {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let new = config::init(dir.path(), &ORIGIN.parse().expect("an origin"), listen).expect("a log");
+        let new = init(dir.path(), &ORIGIN.parse().expect("an origin"), listen).expect("a log");
         let config = Config::read(&new.config).expect("a configuration");
         let (log, operator) = (new.log, new.operator);
         let mut test = Self { dir, config, log, operator, running: None, http: Http::new("http://unused") };
@@ -108,7 +110,7 @@ impl TestLog {
     /// When it cannot be read.
     #[must_use]
     pub fn signer(&self) -> SignerKey {
-        config::read_key(&self.config.log_key).expect("the log's key")
+        read_key(&self.config.log_key).expect("the log's key")
     }
 
     /// What a verifier of this log believes.
@@ -123,8 +125,7 @@ impl TestLog {
     /// When the key cannot be read.
     #[must_use]
     pub fn operator(&self) -> Operator {
-        let key =
-            config::read_key(&self.dir.path().join(config::OPERATOR_KEY_FILE)).expect("the operator's key");
+        let key = read_key(&self.dir.path().join(OPERATOR_KEY_FILE)).expect("the operator's key");
         Operator::new(key, self.trust(), self.dir.path().join("operator.last"), self.http.clone())
     }
 

@@ -1,0 +1,154 @@
+//! `/v1/records`: records in, entries and receipts out.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse as _;
+use http_body_util::BodyExt as _;
+use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchAnswer, BatchResult, MEDIA_NOTE};
+use sift_spec::entry::Entry;
+use sift_spec::record::ENTRY_BYTES_MAX;
+use sift_spec::tile::{BundleBytesError, parse_entries};
+use sift_spec::types::LeafIndex;
+
+use super::{Answered, App, FRESH, IMMUTABLE, Shared, answer, blocking, from_view, stopping};
+use crate::admission::{AdmitError, key_of};
+use crate::error::{Refusal, RequestError};
+use crate::sequencer::Answer;
+use crate::store::StoreError;
+
+/// How long a body may take to arrive.
+const BODY_SECONDS_MAX: u64 = 30;
+
+/// How much of a body that is too long is read before it is cut off, in bytes.
+const DISCARD_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
+
+pub(super) async fn add(State(app): Shared, headers: HeaderMap, body: Body) -> Answered {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let bytes_max = match media.as_str() {
+        "text/plain" => ENTRY_BYTES_MAX,
+        "application/octet-stream" => BATCH_BYTES_MAX,
+        _ => return Err(RequestError::Malformed(
+            "Content-Type must be text/plain for one note, or application/octet-stream for a bundle: 16 bits of \
+             length and a note, for each"
+                .to_owned(),
+        )),
+    };
+    // What the body may take is set aside before it is read, and until it is answered.
+    let stated =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let stated = stated.unwrap_or(bytes_max);
+    if stated > bytes_max {
+        discard(body).await;
+        return Err(RequestError::TooLarge(bytes_max));
+    }
+    let kib = u32::try_from(stated.div_ceil(1024)).unwrap_or(u32::MAX);
+    let _room = app.bodies.try_acquire_many(kib).map_err(|_| RequestError::Busy)?;
+    let body = collect(body, bytes_max).await?;
+    if bytes_max == ENTRY_BYTES_MAX { add_one(&app, body).await } else { add_many(&app, body).await }
+}
+
+async fn add_one(app: &App, body: Bytes) -> Answered {
+    let entry = Entry::parse(body.into()).map_err(Refusal::Malformed)?;
+    let Answer { results, view } = submit(app, vec![Ok(entry)]).await?;
+    let index = results.into_iter().next().ok_or(RequestError::Internal("no result"))??;
+    let receipt = view.receipt(&app.store, index).map_err(from_view)?;
+    Ok(answer(MEDIA_NOTE, "no-store", receipt.to_string()))
+}
+
+async fn add_many(app: &App, body: Bytes) -> Answered {
+    let parse = move || {
+        let entries = parse_entries(&body, BATCH_RECORDS_MAX)?;
+        let parse = |entry: &[u8]| Entry::parse(entry.to_vec()).map_err(Refusal::Malformed);
+        Ok::<Vec<_>, BundleBytesError>(entries.into_iter().map(parse).collect())
+    };
+    // A thousand records take a while to read: others are not to wait for it.
+    let entries = blocking(parse).await?.map_err(|error| RequestError::Malformed(error.to_string()))?;
+    let Answer { results, view } = submit(app, entries).await?;
+    let indices: BTreeSet<LeafIndex> =
+        results.iter().filter_map(|result| result.as_ref().ok().copied()).collect();
+    let indices: Vec<LeafIndex> = indices.into_iter().collect();
+    let proof = view.multi_inclusion(&app.store, &indices).map_err(from_view)?.0;
+    let result = |result: Result<LeafIndex, Refusal>| match result {
+        Ok(index) => BatchResult::Index(index),
+        Err(refusal) => BatchResult::Problem(Box::new(refusal.problem())),
+    };
+    let results = results.into_iter().map(result).collect();
+    Ok(Json(BatchAnswer { checkpoint: view.checkpoint.clone(), proof, results }).into_response())
+}
+
+async fn submit(app: &App, entries: Vec<Result<Entry, Refusal>>) -> Result<Answer, RequestError> {
+    stopping(app)?;
+    // Who names no known key is refused here, without a place in the queue.
+    let view = app.committed();
+    let known = |entry: Entry| key_of(&entry, &view).map(|_| ()).map(|()| entry);
+    let entries: Vec<Result<Entry, Refusal>> =
+        entries.into_iter().map(|entry| entry.and_then(known)).collect();
+    if entries.iter().all(Result::is_err) {
+        let results = entries.into_iter().map(|entry| entry.map(|_| LeafIndex::default())).collect();
+        return Ok(Answer { results, view });
+    }
+    let answer = app.admission.submit(entries).map_err(|error| match error {
+        AdmitError::Busy => RequestError::Busy,
+        AdmitError::Stopped => RequestError::NotWriting,
+    })?;
+    // A sequencer that stopped drops what it has not written.
+    answer.await.map_err(|_| RequestError::NotWriting)
+}
+
+/// Reads a body that is not wanted, for a while and keeping nothing: most clients read an answer only once they have
+/// sent what they have.
+async fn discard(mut body: Body) {
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARD_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), read).await;
+}
+
+async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, RequestError> {
+    let body = axum::body::to_bytes(body, bytes_max);
+    match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), body).await {
+        Err(_) => Err(RequestError::TooSlow(BODY_SECONDS_MAX)),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let error = error.into_inner();
+            if error.is::<http_body_util::LengthLimitError>() {
+                Err(RequestError::TooLarge(bytes_max))
+            } else {
+                Err(RequestError::Malformed(format!("the body did not arrive whole: {error}")))
+            }
+        }
+    }
+}
+
+pub(super) async fn record(State(app): Shared, Path(name): Path<String>) -> Answered {
+    let view = app.published();
+    let (index, receipt) = match name.strip_suffix(".tlog-proof") {
+        Some(index) => (index, true),
+        None => (name.as_str(), false),
+    };
+    let index = sift_spec::checkpoint::parse_size(index).and_then(|index| LeafIndex::new(index.get()).ok());
+    let index = index.filter(|index| index.is_in(view.head.size));
+    let index = index.ok_or_else(|| RequestError::NotFound(format!("entry {name} in this tree")))?;
+    if receipt {
+        return Ok(answer(
+            MEDIA_NOTE,
+            FRESH,
+            view.receipt(&app.store, index).map_err(from_view)?.to_string(),
+        ));
+    }
+    let entry =
+        app.store.entry(index)?.ok_or_else(|| StoreError::Damaged(format!("entry {index} is missing")))?;
+    Ok(answer(MEDIA_NOTE, IMMUTABLE, entry))
+}
