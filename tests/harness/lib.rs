@@ -2,16 +2,20 @@
 //! by hand, and a check of a whole log from nothing.
 
 mod check;
+mod go;
 mod http;
 mod kernel;
 mod log;
+mod open_admission;
 mod process;
 mod writer;
 
 pub use check::check_log;
+pub use go::{go_build, go_install};
 pub use http::Http;
 pub use kernel::{BUNDLE, bundle, config, done, tool};
 pub use log::TestLog;
+pub use open_admission::{Added, OpenAdmission};
 pub use process::{LogProcess, program};
 pub use writer::{Operator, Writer, now};
 

@@ -133,7 +133,7 @@ impl Writer {
         let mut bodies = vec![Body::Open(Box::new(self.open()))];
         for call in 0..calls {
             let seq = Seq::new(1 + 2 * call).expect("small");
-            bodies.push(Body::Intent(Box::new(intent(call))));
+            bodies.push(Body::Intent(Box::new(intent(call, commitment("arguments", call)))));
             bodies.push(Body::Outcome(Box::new(outcome(seq))));
         }
         let census = [(Kind::Open, 1), (Kind::Intent, calls), (Kind::Outcome, calls)];
@@ -176,6 +176,11 @@ impl Writer {
     }
 }
 
+/// The body of an intent whose arguments are bytes of which only digest and length are told.
+pub(crate) fn proposal(digest: Hash, size: u64) -> Body {
+    Body::Intent(Box::new(intent(0, Commitment { digest, size, ..commitment("arguments", 0) })))
+}
+
 fn commitment(name: &str, n: u64) -> Commitment {
     let mut digest = [0x5a; 32];
     digest[..8].copy_from_slice(&n.to_be_bytes());
@@ -187,9 +192,9 @@ fn commitment(name: &str, n: u64) -> Commitment {
     }
 }
 
-fn intent(n: u64) -> Intent {
+fn intent(n: u64, args: Commitment) -> Intent {
     let call = ToolCall {
-        args: commitment("arguments", n),
+        args,
         id: format!("call_{n}").parse().expect("short"),
         name: "get_reservation_details".parse().expect("short"),
         proposed_by: None,
