@@ -30,7 +30,8 @@ async fn tesseras_fsck_accepts_our_tiles() {
     let writer = log.writer("test/kernel").await;
     let key = log.dir().join("log.vkey");
     let url = format!("--storage_url={}/", log.http.url());
-    let args = vec![url, format!("--public_key={}", key.display()), "--ui=false".to_owned(), "-N=4".to_owned()];
+    let args =
+        vec![url, format!("--public_key={}", key.display()), "--ui=false".to_owned(), "-N=4".to_owned()];
     std::fs::write(&key, log.key().to_string()).unwrap();
     // Sizes within the first tile, at its edge, and with three levels of partial tiles' worth of entries.
     for calls in [0_u64, 50, 74, 1, 500, 400] {

@@ -39,7 +39,10 @@ fn folder() -> PathBuf {
 
 fn has_go(wanted: &str) -> bool {
     let found = Command::new("go").arg("version").output().is_ok();
-    assert!(found || std::env::var_os("CI").is_none(), "there is no Go to build {wanted} with, and CI is set");
+    assert!(
+        found || std::env::var_os("CI").is_none(),
+        "there is no Go to build {wanted} with, and CI is set"
+    );
     if !found {
         println!("skipped: there is no Go to build {wanted} with");
     }

@@ -97,8 +97,14 @@ impl OpenAdmission {
     /// # Panics
     /// When a request panicked.
     pub async fn added(&self) -> Vec<(Hash, Added)> {
-        let slots: Vec<_> =
-            self.door.added.lock().expect("a lock").iter().map(|(raw, slot)| (*raw, Arc::clone(slot))).collect();
+        let slots: Vec<_> = self
+            .door
+            .added
+            .lock()
+            .expect("a lock")
+            .iter()
+            .map(|(raw, slot)| (*raw, Arc::clone(slot)))
+            .collect();
         let mut added = Vec::new();
         for (raw, slot) in slots {
             added.extend(slot.lock().await.clone().map(|added| (raw, added)));
