@@ -60,7 +60,8 @@ impl LogError {
 /// Whether a problem lies with the log's state and not with what was sent.
 #[must_use]
 pub const fn is_passing(kind: ProblemKind) -> bool {
-    matches!(kind, ProblemKind::Busy | ProblemKind::NotWriting | ProblemKind::TooSlow | ProblemKind::Internal)
+    use ProblemKind::{Busy, DiskFull, Internal, NotWriting, TooSlow};
+    matches!(kind, Busy | NotWriting | DiskFull | TooSlow | Internal)
 }
 
 /// A client of one log.

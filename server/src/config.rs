@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sift_spec::note::{KeyType, VerifierKey};
 
+use crate::disk::DiskConfig;
 use crate::recovery::RecoveryError;
+use crate::store::StoreConfig;
 
 /// Name of the configuration file in the folder of a log.
 pub const CONFIG_FILE: &str = "sift-server.toml";
@@ -59,6 +61,16 @@ pub struct Config {
     /// Files of checkpoints of this log that others hold: the log starts only if its tree extends them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seen: Vec<PathBuf>,
+    /// How much of the disk stays free.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub disk: DiskConfig,
+    /// How the store uses memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub store: StoreConfig,
+}
+
+fn is_default<T: Default + PartialEq>(section: &T) -> bool {
+    *section == T::default()
 }
 
 pub(crate) const fn default_connections_max() -> usize {

@@ -65,6 +65,10 @@ pub(crate) enum RequestError {
     Busy,
     #[error("the log accepts no records now: it is stopping, or stopped after a failed write")]
     NotWriting,
+    #[error(
+        "the disk of the log is full: records are refused until there is space, and reads are answered; try again later"
+    )]
+    DiskFull,
     #[error("the store could not be read")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -106,6 +110,7 @@ impl RequestError {
             Self::TooSlow(_) => ProblemKind::TooSlow,
             Self::Busy => ProblemKind::Busy,
             Self::NotWriting => ProblemKind::NotWriting,
+            Self::DiskFull => ProblemKind::DiskFull,
             Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
         };
         Problem::new(kind, self.to_string())
@@ -123,8 +128,14 @@ impl IntoResponse for RequestError {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_PROBLEM));
-        if matches!(self, Self::Busy) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        // Seconds. A queue is emptied at once, a disk by somebody.
+        let retry_after = match self {
+            Self::Busy => Some("1"),
+            Self::DiskFull => Some("10"),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }

@@ -11,7 +11,9 @@ use crate::config::{
     CONFIG_FILE, Config, ConfigError, content, default_connections_max, default_queue_max, file,
 };
 use crate::key_file::write_secret;
+use crate::disk::DiskConfig;
 use crate::recovery;
+use crate::store::StoreConfig;
 
 /// Name of the trust file that `init` writes.
 pub const TRUST_FILE: &str = "trust.policy";
@@ -70,7 +72,7 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
     );
     write_durably(&trust, &policy)?;
     let data = dir.join(DATA_FOLDER);
-    recovery::create(&data, &log, origin)?;
+    recovery::create(&data, &StoreConfig::default(), &log, origin)?;
     let config = Config {
         listen,
         data: DATA_FOLDER.into(),
@@ -79,6 +81,8 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
         queue_max: default_queue_max(),
         connections_max: default_connections_max(),
         seen: Vec::new(),
+        disk: DiskConfig::default(),
+        store: StoreConfig::default(),
     };
     // The configuration comes last: without it there is no log here, and init may be run again elsewhere.
     let text = toml::to_string(&config).map_err(|error| content(&config_path, error.to_string()))?;

@@ -22,31 +22,35 @@ pub mod key_file;
 pub mod operator;
 
 mod admission;
+mod disk;
+mod door;
 mod error;
 mod evidence;
 mod listener;
 mod mark;
 mod recovery;
 mod routes;
+mod running;
 mod sequencer;
+#[cfg(test)]
+mod simulation;
 mod store;
 mod tile;
 mod view;
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sift_spec::proof::TreeHead;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::admission::Admission;
 use crate::config::{Config, ConfigError};
+pub use crate::disk::DiskConfig;
+use crate::door::Door;
 pub use crate::recovery::RecoveryError;
-use crate::routes::App;
-use crate::sequencer::{Ended, Message, Sequencer};
-pub use crate::store::StoreError;
+use crate::running::Running;
+use crate::sequencer::Sequencer;
+pub use crate::store::{StoreConfig, StoreError};
 
 /// Why a log does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,12 @@ pub enum LogError {
     /// The network or a thread failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The store ran out of space and cannot be opened again beside requests that hold it.
+    #[error(
+        "stopped, because the disk was full and requests did not let go of the store; everything that was answered is \
+         durable"
+    )]
+    Held,
     /// A thread of the log is gone that should not be.
     #[error("a thread of the log ended that should not; everything that was answered is durable")]
     Panicked,
@@ -70,9 +80,8 @@ pub enum LogError {
 
 /// A log, recovered and not yet serving.
 pub struct Log {
+    config: Config,
     sequencer: Sequencer,
-    queue_max: usize,
-    connections_max: usize,
 }
 
 impl Log {
@@ -81,14 +90,21 @@ impl Log {
     /// # Errors
     /// When the key does not fit the store, or the store is not the tree that was signed.
     pub fn open(config: &Config) -> Result<Self, LogError> {
+        Self::open_known(config, &[])
+    }
+
+    /// The same, for a process that has signed the checkpoints `known`: the store must extend them.
+    fn open_known(config: &Config, known: &[Vec<u8>]) -> Result<Self, LogError> {
         let key = key_file::read_key(&config.log_key)?;
         let operator = config.operator()?;
         if operator.public() == key.verifier().public() {
             let why = "operator: this is the log's own key; the operator's must be another".to_owned();
             return Err(config::content(std::path::Path::new(config::CONFIG_FILE), why).into());
         }
-        let sequencer = recovery::open(&config.data, key, operator, &config::read_seen(config)?)?;
-        Ok(Self { sequencer, queue_max: config.queue_max, connections_max: config.connections_max })
+        let mut seen = config::read_seen(config)?;
+        seen.extend_from_slice(known);
+        let sequencer = recovery::open(&config.data, &config.store, key, operator, &seen)?;
+        Ok(Self { config: config.clone(), sequencer })
     }
 
     /// Size and root of the tree.
@@ -97,49 +113,51 @@ impl Log {
         self.sequencer.views.borrow().head
     }
 
-    /// Serves until `shutdown` ends or the store fails; then finishes what was begun.
+    /// Serves until `shutdown` ends or the store fails; then finishes what was begun. A store that failed because the
+    /// disk is full is opened again when there is space; until then it is read and not written.
     ///
     /// # Errors
-    /// When the store failed. The process should end: only a new start knows what the disk holds.
+    /// When the store failed otherwise. The process should end: only a new start knows what the disk holds.
     pub async fn serve(
         self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), LogError> {
-        let (store, views) = (Arc::clone(&self.sequencer.store), self.sequencer.views.subscribe());
-        let (submissions, queue) = mpsc::channel(self.queue_max);
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let admission = Admission::start(threads, self.queue_max, &views, &submissions)?;
-
-        let stopping = Arc::new(AtomicBool::new(false));
-        let (ended, sequencer_ended) = oneshot::channel();
-        let sequencer = self.sequencer;
-        let flag = Arc::clone(&stopping);
-        let thread = std::thread::Builder::new().name("sequencer".to_owned()).spawn(move || {
-            let result = sequencer.run(queue);
-            flag.store(true, Ordering::Relaxed);
-            let _ = ended.send(());
-            result
-        })?;
-
-        let app = Arc::new(App::new(store, views.clone(), views, admission, Arc::clone(&stopping)));
-        let stop = async move {
-            // The store failed (the sequencer ended early), or the caller wants to stop.
-            tokio::select! {
-                () = shutdown => {}
-                _ = sequencer_ended => {}
-            }
-            stopping.store(true, Ordering::Relaxed);
+        let config = self.config.clone();
+        let door = Door::new();
+        let (close, closed) = oneshot::channel::<()>();
+        let end = async move {
+            let _ = closed.await;
         };
-        listener::serve(listener, routes::router(app), self.connections_max, stop).await?;
+        let listening =
+            tokio::spawn(listener::serve(listener, door.router(), config.connections_max, end));
+        tokio::pin!(shutdown);
+        let mut running = Running::start(self)?;
+        door.open(running.router());
+        let result = loop {
+            tokio::select! {
+                () = &mut shutdown => break Ok(()),
+                ended = running.ended() => match ended {
+                    Err(LogError::Store(error)) if error.is_no_space() => {
+                        tracing::error!(%error, "a write failed: records are refused until there is space");
+                    }
+                    other => break other,
+                },
+            }
+            tokio::select! {
+                () = &mut shutdown => break Ok(()),
+                reopened = running.reopen(&config, &door) => match reopened {
+                    Ok(log) => running = Running::start(log)?,
+                    Err(error) => break Err(error),
+                },
+            }
+            door.open(running.router());
+        };
+        running.refuse();
+        let _ = close.send(());
+        listening.await.map_err(|_| LogError::Panicked)??;
         // Connections that would not end keep the door open, but nothing that comes through it is written any more.
-        let _ = submissions.send(Message::Stop).await;
-        let joined =
-            tokio::task::spawn_blocking(move || thread.join()).await.map_err(|_| LogError::Panicked)?;
-        match joined {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Ended::Store(error))) => Err(error.into()),
-            Ok(Err(Ended::Orphaned)) | Err(_) => Err(LogError::Panicked),
-        }
+        let finished = running.finish().await;
+        result.and(finished)
     }
 }

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::mark::HighWaterMark;
 use crate::sequencer::{Sequencer, sign};
-use crate::store::{ChainId, Commit, Store, StoreError};
+use crate::store::{ChainId, Commit, Store, StoreConfig, StoreError};
 use crate::tile::EdgeTiles;
 use crate::view::View;
 
@@ -74,8 +74,13 @@ pub enum RecoveryError {
 }
 
 /// Makes the store of a new log: its identity and the signed empty tree.
-pub(crate) fn create(dir: &Path, key: &SignerKey, origin: &KeyName) -> Result<(), RecoveryError> {
-    let store = Store::open(dir, true)?;
+pub(crate) fn create(
+    dir: &Path,
+    config: &StoreConfig,
+    key: &SignerKey,
+    origin: &KeyName,
+) -> Result<(), RecoveryError> {
+    let store = Store::open(dir, config, true)?;
     let vkey = key.verifier().to_string();
     if let Some(found) = store.meta("vkey")? {
         let found = String::from_utf8_lossy(&found).into_owned();
@@ -90,11 +95,12 @@ pub(crate) fn create(dir: &Path, key: &SignerKey, origin: &KeyName) -> Result<()
 /// others hold.
 pub(crate) fn open(
     dir: &Path,
+    config: &StoreConfig,
     key: SignerKey,
     operator: VerifierKey,
     seen: &[Vec<u8>],
 ) -> Result<Sequencer, RecoveryError> {
-    let store = Store::open(dir, false)?;
+    let store = Store::open(dir, config, false)?;
     let log = key.verifier().clone();
     // 1. The store is of this log.
     let found =

@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Admission;
+use crate::disk::Disk;
 use crate::error::RequestError;
 use crate::store::Store;
 use crate::view::{View, ViewError};
@@ -41,6 +42,7 @@ pub(crate) struct App {
     admission: Admission,
     /// Set while the log takes no more records.
     stopping: Arc<AtomicBool>,
+    disk: Arc<Disk>,
     /// Memory for bodies that are arriving or waiting, in kibibytes.
     bodies: Semaphore,
     /// Packs that are being made.
@@ -79,9 +81,21 @@ impl App {
         published: watch::Receiver<Arc<View>>,
         admission: Admission,
         stopping: Arc<AtomicBool>,
+        disk: Arc<Disk>,
     ) -> Self {
         let (bodies, packs) = (Semaphore::new(BODIES_KIB_MAX), Semaphore::new(PACKS_MAX));
-        Self { store, committed, published, admission, stopping, bodies, packs }
+        Self { store, committed, published, admission, stopping, disk, bodies, packs }
+    }
+
+    /// Refuses while the log takes no records.
+    fn is_writing(&self) -> Result<(), RequestError> {
+        if self.disk.is_full() {
+            Err(RequestError::DiskFull)
+        } else if self.stopping.load(Ordering::Relaxed) {
+            Err(RequestError::NotWriting)
+        } else {
+            Ok(())
+        }
     }
 
     fn committed(&self) -> Arc<View> {
@@ -94,13 +108,8 @@ impl App {
 }
 
 async fn ready(State(app): Shared) -> Answered {
-    stopping(&app)?;
+    app.is_writing()?;
     Ok("ready\n".into_response())
-}
-
-/// Refuses while the log takes no more records.
-fn stopping(app: &App) -> Result<(), RequestError> {
-    if app.stopping.load(Ordering::Relaxed) { Err(RequestError::NotWriting) } else { Ok(()) }
 }
 
 type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;

@@ -4,10 +4,12 @@
 //! signs the new head, and makes all of it durable in one write. Only then does anybody hear of it. There is
 //! no timer: while one round is being written the next one gathers.
 //!
-//! After a failed write the sequencer stops. It does not know what the disk holds, so it does not go on.
+//! After a failed write the sequencer stops. It does not know what the disk holds, so it does not go on. Only
+//! [`crate::recovery`] finds out, at the next start or, where the disk was full, in [`crate::running`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sift_spec::chain::{ChainError, OperatorHead, RunHead};
 use sift_spec::checkpoint::Checkpoint;
@@ -20,6 +22,7 @@ use sift_spec::tree::RightEdge;
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::disk::Disk;
 use crate::error::Refusal;
 use crate::mark::HighWaterMark;
 use crate::store::{ChainId, Commit, Row, Store, StoreError};
@@ -32,8 +35,8 @@ const COMMIT_ENTRIES_MAX: usize = 8192;
 /// Bytes that one commit takes at most, give or take one request.
 const COMMIT_BYTES_MAX: usize = 32 << 20;
 
-/// Heads of runs that are kept in memory; the others are read again when they are needed.
-const HEADS_MAX: usize = 65_536;
+/// Heads of runs that are kept in memory; the others are read again when they are needed. Tests have few runs.
+const HEADS_MAX: usize = if cfg!(test) { 3 } else { 65_536 };
 
 /// A checkpoint is kept for good whenever the tree has grown past a multiple of this.
 const CHECKPOINT_EVERY: u64 = 256;
@@ -69,9 +72,12 @@ pub(crate) enum Ended {
     Orphaned,
 }
 
+/// What was decided about the entries of one request, in their order.
+pub(crate) type Results = Vec<Result<LeafIndex, Refusal>>;
+
 /// What became of a request, and the tree in which it did. No answer at all means: not written.
 pub(crate) struct Answer {
-    pub(crate) results: Vec<Result<LeafIndex, Refusal>>,
+    pub(crate) results: Results,
     pub(crate) view: Arc<View>,
 }
 
@@ -88,9 +94,48 @@ pub(crate) struct Sequencer {
     pub(crate) mark: HighWaterMark,
 }
 
+/// What waited for a round.
+struct Gathered {
+    submissions: Vec<Submission>,
+    /// Whether the sequencer was told to stop after them.
+    stop: bool,
+}
+
+/// Takes everything that waits, within the bounds of one commit.
+fn gather(queue: &mut mpsc::Receiver<Message>) -> Result<Gathered, Ended> {
+    let mut gathered = Gathered { submissions: Vec::new(), stop: false };
+    let mut next = queue.blocking_recv().ok_or(Ended::Orphaned)?;
+    let (mut entries, mut bytes) = (0, 0);
+    loop {
+        match next {
+            Message::Stop => gathered.stop = true,
+            Message::Submit(submission) => {
+                entries += submission.entries.len();
+                bytes += submission.bytes();
+                gathered.submissions.push(submission);
+            }
+        }
+        if gathered.stop || entries >= COMMIT_ENTRIES_MAX || bytes >= COMMIT_BYTES_MAX {
+            return Ok(gathered);
+        }
+        next = match queue.try_recv() {
+            Ok(message) => message,
+            Err(_) => return Ok(gathered),
+        };
+    }
+}
+
+/// Answers requests, once their round is durable.
+pub(crate) fn answer(submissions: Vec<Submission>, results: Vec<Results>, view: &Arc<View>) {
+    for (Submission { reply, .. }, results) in submissions.into_iter().zip(results) {
+        // A client that went away has its records all the same.
+        let _ = reply.send(Answer { results, view: Arc::clone(view) });
+    }
+}
+
 /// One round: what will be written, and what was decided on top of the store.
 #[derive(Default)]
-struct Round {
+pub(crate) struct Round {
     commit: Commit,
     complete: Vec<(sift_spec::tile::TileId, Arc<Tile>)>,
     /// Records of this round by place, for duplicates within it.
@@ -103,55 +148,60 @@ impl Sequencer {
     /// # Errors
     /// When a write or read of the store failed, or nobody is left who could submit. Nobody was answered who should
     /// not have been.
-    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), Ended> {
+    pub(crate) fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Message>,
+        disk: &Disk,
+        stopping: &AtomicBool,
+    ) -> Result<(), Ended> {
         loop {
-            let mut submissions = match queue.blocking_recv() {
-                Some(Message::Submit(first)) => vec![first],
-                Some(Message::Stop) => return Ok(()),
-                None => return Err(Ended::Orphaned),
-            };
-            let (mut entries, mut bytes) = (submissions[0].entries.len(), submissions[0].bytes());
-            let mut stop = false;
-            while entries < COMMIT_ENTRIES_MAX && bytes < COMMIT_BYTES_MAX && !stop {
-                match queue.try_recv() {
-                    Ok(Message::Submit(submission)) => {
-                        entries += submission.entries.len();
-                        bytes += submission.bytes();
-                        submissions.push(submission);
+            let Gathered { mut submissions, stop } = gather(&mut queue)?;
+            // On a full disk who waits is let go without an answer: nothing was written.
+            if !submissions.is_empty() && !disk.is_full() {
+                let written = self.decide(&mut submissions).and_then(|(round, results)| {
+                    let view = self.write(round)?;
+                    Ok((results, view))
+                });
+                match written {
+                    Ok((results, view)) => answer(submissions, results, &view),
+                    Err(error) => {
+                        // Before the submissions are dropped, so that who waits is told why.
+                        if error.is_no_space() {
+                            disk.set_failed();
+                        }
+                        stopping.store(true, Ordering::Relaxed);
+                        return Err(error.into());
                     }
-                    Ok(Message::Stop) => stop = true,
-                    Err(_) => break,
                 }
             }
-            self.round(submissions)?;
             if stop {
                 return Ok(());
             }
         }
     }
 
-    /// Decides, writes, and then answers.
-    fn round(&mut self, submissions: Vec<Submission>) -> Result<(), StoreError> {
+    /// Decides about everything that was gathered, each entry on top of those before it, and takes the entries out of
+    /// their submissions. Nobody may hear of it before the round is written; after an error of the store the sequencer
+    /// is of no use any more.
+    pub(crate) fn decide(
+        &mut self,
+        submissions: &mut [Submission],
+    ) -> Result<(Round, Vec<Results>), StoreError> {
+        // Only between rounds: a head that a round moves is not in the store until it is written.
+        if self.heads.len() > HEADS_MAX {
+            self.heads.clear();
+        }
         let mut round = Round::default();
-        let mut answers = Vec::with_capacity(submissions.len());
-        for Submission { entries, reply } in submissions {
+        let mut all = Vec::with_capacity(submissions.len());
+        for submission in submissions {
             let decide = |entry: Result<Entry, Refusal>| match entry {
                 Ok(entry) => self.admit(entry, &mut round),
                 Err(refusal) => Ok(Err(refusal)),
             };
-            let results = entries.into_iter().map(decide).collect::<Result<Vec<_>, StoreError>>()?;
-            answers.push((results, reply));
+            let entries = std::mem::take(&mut submission.entries);
+            all.push(entries.into_iter().map(decide).collect::<Result<_, StoreError>>()?);
         }
-        let view = self.write(round)?;
-        // Only between rounds: a head that this round moved was not in the store until now.
-        if self.heads.len() > HEADS_MAX {
-            self.heads.clear();
-        }
-        for (results, reply) in answers {
-            // A client that went away has its records all the same.
-            let _ = reply.send(Answer { results, view: Arc::clone(&view) });
-        }
-        Ok(())
+        Ok((round, all))
     }
 
     /// Decides about one entry. The outer error is the store's, the inner one the sender's.
@@ -287,7 +337,7 @@ impl Sequencer {
     }
 
     /// Makes the round durable and publishes its view.
-    fn write(&mut self, round: Round) -> Result<Arc<View>, StoreError> {
+    pub(crate) fn write(&mut self, round: Round) -> Result<Arc<View>, StoreError> {
         let Round { mut commit, complete, .. } = round;
         let grown = !commit.entries.is_empty();
         if !grown && commit.equivocations.is_empty() {

@@ -19,6 +19,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     Direction, IteratorMode, Options, WriteBatch, WriteOptions,
 };
+use serde::{Deserialize, Serialize};
 use sift_spec::tile::{TILE_WIDTH, TileId, Tiles, parse_hashes};
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
 
@@ -37,8 +38,20 @@ const FORMAT: &[u8] = b"sift-server store 1";
 /// Memory for blocks read from disk, in bytes.
 const BLOCK_CACHE_BYTES: usize = 64 << 20;
 
-/// Memory for rows not yet in a file, in bytes, for each of the two large columns.
-const WRITE_BUFFER_BYTES: usize = 32 << 20;
+/// Section `[store]` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Memory for rows not yet in a file, in KiB, for each of the two large columns. The write-ahead log is at most 16
+    /// times as long.
+    pub write_buffer_kib: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { write_buffer_kib: 32 << 10 }
+    }
+}
 
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +68,15 @@ pub enum StoreError {
     /// A row is not what was written.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+}
+
+impl StoreError {
+    /// Whether there was no space for a write.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        // RocksDB knows it as a subcode of its own, which its C interface shows in the text only.
+        matches!(self, Self::Rocks(error) if error.to_string().contains("No space left on device"))
+    }
 }
 
 /// Whose record a row of the chain column is.
@@ -104,11 +126,15 @@ pub(crate) struct Commit {
 /// The log's store.
 pub(crate) struct Store {
     db: DB,
+    /// Where tests make a write fail.
+    #[cfg(test)]
+    pub(crate) fault: crate::simulation::Fault,
 }
 
 impl Store {
     /// Opens the store in `dir`; makes it when `create` is set and refuses a missing one otherwise.
-    pub(crate) fn open(dir: &Path, create: bool) -> Result<Self, StoreError> {
+    pub(crate) fn open(dir: &Path, config: &StoreConfig, create: bool) -> Result<Self, StoreError> {
+        let write_buffer = usize::try_from(config.write_buffer_kib).unwrap_or(usize::MAX).saturating_mul(1024);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let column = |name: &str| {
             let mut block = BlockBasedOptions::default();
@@ -121,7 +147,7 @@ impl Store {
                 _ => DBCompressionType::Lz4,
             });
             if matches!(name, ENTRIES | TILES) {
-                options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+                options.set_write_buffer_size(write_buffer);
             }
             options.set_block_based_table_factory(&block);
             ColumnFamilyDescriptor::new(name, options)
@@ -130,6 +156,7 @@ impl Store {
         options.create_if_missing(create);
         options.create_missing_column_families(create);
         options.set_paranoid_checks(true);
+        options.set_max_total_wal_size(16 * write_buffer as u64);
         // RocksDB would otherwise cut its write-ahead log at the first damaged record and open an older state:
         // a log that goes on from there signs a fork. Only a torn tail, which nobody was answered about, may go.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -139,7 +166,11 @@ impl Store {
             let in_use = error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains("lock");
             if in_use { StoreError::InUse } else { error.into() }
         })?;
-        let store = Self { db };
+        let store = Self {
+            db,
+            #[cfg(test)]
+            fault: crate::simulation::Fault::default(),
+        };
         match store.meta("format")? {
             Some(format) if format == FORMAT => {}
             None if create
@@ -170,9 +201,14 @@ impl Store {
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        #[cfg(test)]
+        self.fault.before_write()?;
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        Ok(self.db.write_opt(batch, &options)?)
+        self.db.write_opt(batch, &options)?;
+        #[cfg(test)]
+        self.fault.after_write()?;
+        Ok(())
     }
 
     /// Makes a commit durable: all of it or, after a crash, none of it.

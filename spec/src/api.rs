@@ -148,6 +148,9 @@ problems! {
     Busy = "urn:sift:problem:busy", 429, "The log is busy";
     /// The log is shutting down, or stopped writing after a failure. Reads may still work.
     NotWriting = "urn:sift:problem:not-writing", 503, "The log does not accept records now";
+    /// The log's disk is full: it is read, and not written, until there is space. Try again after the time in
+    /// `Retry-After`.
+    DiskFull = "urn:sift:problem:disk-full", 503, "The log's disk is full";
     /// The server failed. It says so in its own log.
     Internal = "urn:sift:problem:internal", 500, "The server failed";
 }

@@ -15,7 +15,7 @@ use sift_spec::record::ENTRY_BYTES_MAX;
 use sift_spec::tile::{BundleBytesError, parse_entries};
 use sift_spec::types::LeafIndex;
 
-use super::{Answered, App, FRESH, IMMUTABLE, Shared, answer, blocking, from_view, stopping};
+use super::{Answered, App, FRESH, IMMUTABLE, Shared, answer, blocking, from_view};
 use crate::admission::{AdmitError, key_of};
 use crate::error::{Refusal, RequestError};
 use crate::sequencer::Answer;
@@ -83,7 +83,7 @@ async fn add_many(app: &App, body: Bytes) -> Answered {
 }
 
 async fn submit(app: &App, entries: Vec<Result<Entry, Refusal>>) -> Result<Answer, RequestError> {
-    stopping(app)?;
+    app.is_writing()?;
     // Who names no known key is refused here, without a place in the queue.
     let view = app.committed();
     let known = |entry: Entry| key_of(&entry, &view).map(|_| ()).map(|()| entry);
@@ -95,10 +95,15 @@ async fn submit(app: &App, entries: Vec<Result<Entry, Refusal>>) -> Result<Answe
     }
     let answer = app.admission.submit(entries).map_err(|error| match error {
         AdmitError::Busy => RequestError::Busy,
-        AdmitError::Stopped => RequestError::NotWriting,
+        AdmitError::Stopped => not_written(app),
     })?;
-    // A sequencer that stopped drops what it has not written.
-    answer.await.map_err(|_| RequestError::NotWriting)
+    // A sequencer that cannot write, or stopped, drops what it has not written.
+    answer.await.map_err(|_| not_written(app))
+}
+
+/// Why a request that was taken was not written. A sequencer that goes on drops requests for one reason only.
+fn not_written(app: &App) -> RequestError {
+    app.is_writing().err().unwrap_or(RequestError::DiskFull)
 }
 
 /// Reads a body that is not wanted, for a while and keeping nothing: most clients read an answer only once they have

@@ -1,0 +1,156 @@
+//! A log at work: one open store with its sequencer, its admission threads and the router over them.
+//!
+//! When the sequencer ends because the disk is full, the store stays open for readers, and nothing is written to it any
+//! more: what the failed write left on the disk is not known. Once there is space, everything that holds the store lets
+//! go of it, and it is opened as on every start: by [`crate::recovery`], which refuses a tree that does not extend the
+//! last head that was signed. RocksDB has a way of its own to go on after such a failure; it is not relied upon.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::door::Door;
+use crate::recovery::RecoveryError;
+use crate::routes::{self, App};
+use crate::sequencer::{Ended, Message};
+use crate::store::Store;
+use crate::view::View;
+use crate::{Log, LogError};
+
+/// Pause between two looks at what is waited for here.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause before a store that failed is opened again, so that a disk which only seems to have space is not tried all
+/// the time.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long requests may hold a store that is to be closed.
+const RELEASE_MAX: Duration = Duration::from_secs(60);
+
+/// One open store being served.
+pub(crate) struct Running {
+    /// What answers requests; none once the store is to be closed.
+    app: Option<Arc<App>>,
+    store: Option<Arc<Store>>,
+    views: watch::Receiver<Arc<View>>,
+    submissions: mpsc::Sender<Message>,
+    /// Set while no records are taken.
+    stopping: Arc<AtomicBool>,
+    disk: Arc<Disk>,
+    sequencer: Sequencing,
+}
+
+/// The sequencer's thread.
+enum Sequencing {
+    Runs(oneshot::Receiver<Result<(), Ended>>),
+    Ended,
+}
+
+impl Running {
+    /// Starts the threads of a log.
+    pub(crate) fn start(log: Log) -> Result<Self, LogError> {
+        let Log { config, sequencer } = log;
+        let (store, views) = (Arc::clone(&sequencer.store), sequencer.views.subscribe());
+        let disk = Arc::new(Disk::new(&config.data, &config.disk));
+        let (submissions, queue) = mpsc::channel(config.queue_max);
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let admission = Admission::start(threads, config.queue_max, &views, &submissions)?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (ended, runs) = oneshot::channel();
+        let (flag, space) = (Arc::clone(&stopping), Arc::clone(&disk));
+        std::thread::Builder::new().name("sequencer".to_owned()).spawn(move || {
+            // The sequencer and its hold of the store are gone when this is told.
+            let result = sequencer.run(queue, &space, &flag);
+            flag.store(true, Ordering::Relaxed);
+            let _ = ended.send(result);
+        })?;
+        let app = App::new(
+            Arc::clone(&store),
+            views.clone(),
+            views.clone(),
+            admission,
+            Arc::clone(&stopping),
+            Arc::clone(&disk),
+        );
+        let (app, store) = (Some(Arc::new(app)), Some(store));
+        Ok(Self { app, store, views, submissions, stopping, disk, sequencer: Sequencing::Runs(runs) })
+    }
+
+    /// What answers requests.
+    pub(crate) fn router(&self) -> Router {
+        self.app.as_ref().map_or_else(Router::new, |app| routes::router(Arc::clone(app)))
+    }
+
+    /// Ends when the sequencer does, with its reason.
+    pub(crate) async fn ended(&mut self) -> Result<(), LogError> {
+        let Sequencing::Runs(runs) = &mut self.sequencer else { return Ok(()) };
+        let result = runs.await;
+        self.sequencer = Sequencing::Ended;
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Ended::Store(error))) => Err(error.into()),
+            Ok(Err(Ended::Orphaned)) | Err(_) => Err(LogError::Panicked),
+        }
+    }
+
+    /// Takes no more records.
+    pub(crate) fn refuse(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the sequencer finish what came before, and waits for it.
+    pub(crate) async fn finish(&mut self) -> Result<(), LogError> {
+        let _ = self.submissions.send(Message::Stop).await;
+        self.ended().await
+    }
+
+    /// Waits for space, then closes the store and opens it again, as on every start. Whoever comes to the door in
+    /// between waits there.
+    pub(crate) async fn reopen(&mut self, config: &Config, door: &Door) -> Result<Log, LogError> {
+        loop {
+            tokio::time::sleep(REOPEN_PAUSE).await;
+            if !self.disk.has_room_again() {
+                continue;
+            }
+            door.shut();
+            self.close().await?;
+            let known = self.views.borrow().checkpoint.clone().into_bytes();
+            let config = config.clone();
+            let opened = tokio::task::spawn_blocking(move || Log::open_known(&config, &[known])).await;
+            match opened.map_err(|_| LogError::Panicked)? {
+                Err(LogError::Recovery(RecoveryError::Store(error))) if error.is_no_space() => {
+                    tracing::error!(%error, "the store cannot be opened again yet");
+                }
+                opened => {
+                    if let Ok(log) = &opened {
+                        tracing::info!(size = %log.head().size, "the store is open again, after a full disk");
+                    }
+                    return opened;
+                }
+            }
+        }
+    }
+
+    /// Closes the store once the last request has let go of it.
+    async fn close(&mut self) -> Result<(), LogError> {
+        self.app = None;
+        let Some(mut store) = self.store.take() else { return Ok(()) };
+        let released = async {
+            loop {
+                match Arc::try_unwrap(store) {
+                    Ok(store) => return store,
+                    Err(held) => store = held,
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let store = tokio::time::timeout(RELEASE_MAX, released).await.map_err(|_| LogError::Held)?;
+        tokio::task::spawn_blocking(move || drop(store)).await.map_err(|_| LogError::Panicked)
+    }
+}
