@@ -39,8 +39,10 @@ figures: build
 clean-demo:
 	rm -rf sift-demo
 
-# RocksDB's bindings are generated with libclang, and RocksDB is C++.
+# RocksDB's bindings are generated with libclang, and RocksDB is C++. Tests make system calls fail with strace.
 tools:
+	@if [ "$$(uname)" = Linux ] && ! command -v strace >/dev/null && command -v apt-get >/dev/null; then \
+	  $(APT) update && $(APT) install -y strace; fi
 	@command -v c++ >/dev/null || { $(APT) update && $(APT) install -y g++; }
 	@if [ -z "$$LIBCLANG_PATH" ] && [ "$$(uname)" = Linux ] \
 	    && ! find /usr/lib /usr/lib64 /usr/local/lib \( -name 'libclang.so*' -o -name 'libclang-[0-9]*.so*' \) \

@@ -1,90 +1,89 @@
 //! SIGKILL, at any time: nothing acknowledged is lost, no index is given twice, no two heads disagree.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sift_spec::api::ConsistencyAnswer;
 use sift_spec::hash::leaf_hash;
-use sift_spec::proof::{Proof, TreeHead, verify_consistency};
 use sift_spec::receipt::Receipt;
-use sift_spec::types::{Hash, LeafIndex};
-use sift_tests::{LogProcess, TestLog, check_log};
+use sift_tests::{LogProcess, Sent, TestLog, Told, check_log};
 
-/// What writers were told before the log was killed.
-#[derive(Default)]
-struct Told {
-    indices: BTreeMap<LeafIndex, Hash>,
-    heads: Vec<TreeHead>,
-}
+/// Kills, unless `SIFT_KILLS` says how many.
+const KILLS: u64 = 8;
+
+/// Requests whose outcome is not known when the log is killed, to be sent again to the next process.
+type Unanswered = Arc<Mutex<BTreeSet<Vec<Vec<u8>>>>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_under_load_again_and_again() {
+    let kills = std::env::var("SIFT_KILLS").map_or(KILLS, |kills| kills.parse().expect("SIFT_KILLS is a number"));
     let mut log = TestLog::start().await;
     let writer = Arc::new(log.writer("test/kernel").await);
     log.stop().await;
-    let trust = log.trust();
-    let told = Arc::new(Mutex::new(Told::default()));
-    for round in 0..8_u64 {
+    let told = Arc::new(Told::new(log.trust()));
+    let unanswered = Unanswered::default();
+    let mut resent = 0;
+    for round in 0..kills {
         let process = LogProcess::start(log.dir()).unwrap();
-        let http = process.http.clone();
-        let writers: Vec<_> = (0..8)
-            .map(|_| {
-                let (http, writer, trust, told) =
-                    (http.clone(), Arc::clone(&writer), trust.clone(), Arc::clone(&told));
+        let again = std::mem::take(&mut *unanswered.lock().unwrap());
+        resent += again.len();
+        let writers: Vec<_> = (0..8_u64)
+            .map(|number| {
+                let (http, writer) = (process.http.clone(), Arc::clone(&writer));
+                let (told, unanswered) = (Arc::clone(&told), Arc::clone(&unanswered));
+                let again = again.clone();
                 tokio::spawn(async move {
+                    // Everybody sends what had no answer: each entry gets one index, whether its first sending was
+                    // written or not. `told` compares them.
+                    for request in again {
+                        match told.send(&http, &request).await {
+                            Sent::Answered(results) => assert!(results.iter().all(Result::is_ok), "{results:?}"),
+                            Sent::Refused(problem) => panic!("{problem:?}"),
+                            Sent::Silent => {
+                                unanswered.lock().unwrap().insert(request);
+                            }
+                        }
+                    }
+                    // Half of them send single records, the others bundles; every one is sent twice at the same time.
                     loop {
-                        for entry in writer.entries(&writer.run(2)) {
-                            // An error is the kill. No answer means that nothing was promised.
-                            let Ok(answer) = http.add(&entry).await else { return };
-                            let receipt = Receipt::parse(&answer.body).unwrap();
-                            let verified = receipt.verify(leaf_hash(&entry), &trust).unwrap();
-                            let mut told = told.lock().unwrap();
-                            assert_eq!(
-                                told.indices.insert(verified.index(), verified.leaf()),
-                                None,
-                                "an index twice"
-                            );
-                            told.heads.push(verified.checkpoint().checkpoint().head);
+                        let entries = writer.entries(&writer.run(2));
+                        let size = if number % 2 == 0 { 1 } else { entries.len() };
+                        for request in entries.chunks(size) {
+                            let (one, two) = tokio::join!(told.send(&http, request), told.send(&http, request));
+                            for sent in [one, two] {
+                                match sent {
+                                    Sent::Answered(results) => {
+                                        assert!(results.iter().all(Result::is_ok), "{results:?}");
+                                    }
+                                    Sent::Refused(problem) => panic!("{problem:?}"),
+                                    // The kill. No answer means that nothing was promised.
+                                    Sent::Silent => {
+                                        unanswered.lock().unwrap().insert(request.to_vec());
+                                        return;
+                                    }
+                                }
+                            }
                         }
                     }
                 })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(60 + 47 * round)).await;
+        tokio::time::sleep(Duration::from_millis(60 + 47 * (round % 8))).await;
         process.kill();
         for writer in writers {
             writer.await.unwrap();
         }
         // Reopened, everything that was told holds, and the whole log verifies from nothing.
         let process = LogProcess::start(log.dir()).unwrap();
-        let (checkpoint, entries) = check_log(&process.http, &trust).await;
-        let told = {
-            let told = told.lock().unwrap();
-            for (index, leaf) in &told.indices {
-                assert_eq!(leaf_hash(&entries[index.get() as usize]), *leaf, "entry {index}");
-            }
-            let mut heads = told.heads.clone();
-            heads.sort_by_key(|head| head.size);
-            heads.dedup();
-            assert!(heads.windows(2).all(|pair| pair[0].size < pair[1].size), "two heads of one size");
-            heads
-        };
-        for old in told {
-            let path = format!("/v1/proof/consistency?old={}&new={}", old.size, checkpoint.head.size);
-            let proof: ConsistencyAnswer =
-                serde_json::from_slice(&process.http.get(&path).await.unwrap().body).unwrap();
-            verify_consistency(&old, &checkpoint.head, &Proof(proof.hashes)).unwrap();
-        }
+        told.check(&process.http).await;
         process.kill();
     }
-    let told = told.lock().unwrap();
+    let (acknowledged, heads) = told.counts();
     println!(
-        "8 kills, {} acknowledged records, {} heads: all there, all consistent",
-        told.indices.len(),
-        told.heads.len()
+        "{kills} kills, {acknowledged} acknowledged entries, {heads} heads, {resent} requests sent again: all there, \
+         one index each, all consistent"
     );
-    assert!(told.indices.len() > 100, "the log was under load");
+    assert!(acknowledged > 100 && resent > 0, "the log was under load");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@
 mod airline;
 mod bad_input;
 mod crash;
+mod disk_full;
 mod evidence;
+mod faults;
 mod honest;
 mod hostile;
 mod kernel;

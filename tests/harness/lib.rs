@@ -8,6 +8,7 @@ mod kernel;
 mod log;
 mod open_admission;
 mod process;
+mod told;
 mod writer;
 
 pub use check::check_log;
@@ -17,6 +18,7 @@ pub use kernel::{BUNDLE, bundle, config, done, tool};
 pub use log::TestLog;
 pub use open_admission::{Added, OpenAdmission};
 pub use process::{LogProcess, program};
+pub use told::{Sent, Told};
 pub use writer::{Operator, Writer, now};
 
 use sift_spec::note::{KeyType, SignerKey};

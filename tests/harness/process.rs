@@ -3,6 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::http::Http;
 
@@ -23,6 +26,8 @@ pub fn program(name: &str) -> PathBuf {
 /// A log in a process of its own, killed when dropped.
 pub struct LogProcess {
     child: Child,
+    reader: Option<JoinHandle<()>>,
+    said: Arc<Mutex<String>>,
     /// Client of the log.
     pub http: Http,
 }
@@ -36,7 +41,18 @@ impl LogProcess {
     /// # Panics
     /// When the program cannot be run at all.
     pub fn start(dir: &Path) -> Result<Self, String> {
-        let mut child = Command::new(program("sift-server"))
+        Self::start_under(Command::new(program("sift-server")), dir)
+    }
+
+    /// The same, under another program: `command` ends where `sift-server`'s own arguments begin.
+    ///
+    /// # Errors
+    /// With what it printed, when it does not start.
+    ///
+    /// # Panics
+    /// When the program cannot be run at all.
+    pub fn start_under(mut command: Command, dir: &Path) -> Result<Self, String> {
+        let mut child = command
             .arg("serve")
             .arg("--dir")
             .arg(dir)
@@ -51,14 +67,43 @@ impl LogProcess {
             if let Some((_, rest)) = line.split_once("address=") {
                 let address = rest.split_whitespace().next().unwrap_or_default().to_owned();
                 // Whoever writes a log must read it, or the writer stalls.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(Self { child, http: Http::new(&format!("http://{address}")) });
+                let said = Arc::new(Mutex::new(printed));
+                let reader = std::thread::spawn({
+                    let said = Arc::clone(&said);
+                    move || {
+                        for line in lines.map_while(Result::ok) {
+                            let mut said = said.lock().expect("no panic");
+                            said.push_str(&line);
+                            said.push('\n');
+                        }
+                    }
+                });
+                let http = Http::new(&format!("http://{address}"));
+                return Ok(Self { child, reader: Some(reader), said, http });
             }
             printed.push_str(&line);
             printed.push('\n');
         }
         let _ = child.wait();
         Err(printed)
+    }
+
+    /// Waits for the process to end by itself. Gives what it printed, or nothing when it goes on.
+    ///
+    /// # Panics
+    /// When the process is not ours.
+    pub fn ended(&mut self, within: Duration) -> Option<String> {
+        let until = Instant::now() + within;
+        while self.child.try_wait().expect("our child").is_none() {
+            if Instant::now() > until {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no panic");
+        }
+        Some(self.said.lock().expect("no panic").clone())
     }
 
     /// SIGKILL.
