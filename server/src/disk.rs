@@ -85,7 +85,9 @@ impl Disk {
         };
         if let Some((_, before)) = *sample {
             match (before < self.reserve, free < self.reserve) {
-                (false, true) => tracing::error!(free, reserve = self.reserve, "the disk is full: writes are refused"),
+                (false, true) => {
+                    tracing::error!(free, reserve = self.reserve, "the disk is full: writes are refused")
+                }
                 (true, false) => tracing::info!(free, "there is space on the disk again: writes go on"),
                 _ => {}
             }

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use crate::config::{
     CONFIG_FILE, Config, ConfigError, content, default_connections_max, default_queue_max, file,
 };
-use crate::key_file::write_secret;
 use crate::disk::DiskConfig;
+use crate::key_file::write_secret;
 use crate::recovery;
 use crate::store::StoreConfig;
 

@@ -129,8 +129,7 @@ impl Log {
         let end = async move {
             let _ = closed.await;
         };
-        let listening =
-            tokio::spawn(listener::serve(listener, door.router(), config.connections_max, end));
+        let listening = tokio::spawn(listener::serve(listener, door.router(), config.connections_max, end));
         tokio::pin!(shutdown);
         let mut running = Running::start(self)?;
         door.open(running.router());

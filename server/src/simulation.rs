@@ -189,7 +189,8 @@ impl World {
         let mut expected = Vec::new();
         let (mut submissions, mut answers) = (Vec::new(), Vec::new());
         for request in &requests {
-            let entries: Vec<Entry> = request.iter().map(|bytes| Entry::parse(bytes.clone()).unwrap()).collect();
+            let entries: Vec<Entry> =
+                request.iter().map(|bytes| Entry::parse(bytes.clone()).unwrap()).collect();
             expected.push(entries.iter().map(|entry| after.admit(entry)).collect::<Vec<_>>());
             let (reply, answer) = oneshot::channel();
             submissions.push(Submission { entries: entries.into_iter().map(Ok).collect(), reply });
@@ -216,7 +217,10 @@ impl World {
         // A round that changes nothing is not written, and cannot fail.
         let view = match written {
             Err(_) if fault != 0 => {
-                assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()), "answered before the write");
+                assert!(
+                    answers.iter_mut().all(|answer| answer.try_recv().is_err()),
+                    "answered before the write"
+                );
                 drop(submissions);
                 if end == End::FailedBefore {
                     return self.restart(end, None);
@@ -253,7 +257,13 @@ impl World {
     }
 
     /// One answer, against the model and against everything that was answered before.
-    fn judge(&mut self, result: Result<LeafIndex, Refusal>, expected: Verdict, bytes: Vec<u8>, view: &Arc<View>) {
+    fn judge(
+        &mut self,
+        result: Result<LeafIndex, Refusal>,
+        expected: Verdict,
+        bytes: Vec<u8>,
+        view: &Arc<View>,
+    ) {
         match (&result, expected) {
             (Ok(index), Verdict::Index(expected)) if index.get() == expected => {
                 assert!(index.is_in(view.head.size), "acknowledged outside of the tree it was answered with");
@@ -366,7 +376,9 @@ impl World {
                 let size = opened.views.borrow().head.size.get();
                 assert!(size >= self.model.entries.len() as u64, "lost what was synced");
             }
-            Err(RecoveryError::Store(refused)) if refused.to_string().contains("orruption") => self.refused += 1,
+            Err(RecoveryError::Store(refused)) if refused.to_string().contains("orruption") => {
+                self.refused += 1
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -463,7 +475,10 @@ fn chain(run: Option<sift_spec::types::RunId>) -> ChainId {
 /// The write-ahead log that is being written.
 fn newest_wal(data: &Path) -> PathBuf {
     let files = fs::read_dir(data).unwrap().map(|file| file.unwrap().path());
-    files.filter(|path| path.extension().is_some_and(|ending| ending == "log")).max().expect("a write-ahead log")
+    files
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log"))
+        .max()
+        .expect("a write-ahead log")
 }
 
 fn schedule(seed: u64, loud: bool) -> World {

@@ -134,7 +134,8 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store in `dir`; makes it when `create` is set and refuses a missing one otherwise.
     pub(crate) fn open(dir: &Path, config: &StoreConfig, create: bool) -> Result<Self, StoreError> {
-        let write_buffer = usize::try_from(config.write_buffer_kib).unwrap_or(usize::MAX).saturating_mul(1024);
+        let write_buffer =
+            usize::try_from(config.write_buffer_kib).unwrap_or(usize::MAX).saturating_mul(1024);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let column = |name: &str| {
             let mut block = BlockBasedOptions::default();

@@ -16,7 +16,8 @@ type Unanswered = Arc<Mutex<BTreeSet<Vec<Vec<u8>>>>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_under_load_again_and_again() {
-    let kills = std::env::var("SIFT_KILLS").map_or(KILLS, |kills| kills.parse().expect("SIFT_KILLS is a number"));
+    let kills =
+        std::env::var("SIFT_KILLS").map_or(KILLS, |kills| kills.parse().expect("SIFT_KILLS is a number"));
     let mut log = TestLog::start().await;
     let writer = Arc::new(log.writer("test/kernel").await);
     log.stop().await;
@@ -37,7 +38,9 @@ async fn killed_under_load_again_and_again() {
                     // written or not. `told` compares them.
                     for request in again {
                         match told.send(&http, &request).await {
-                            Sent::Answered(results) => assert!(results.iter().all(Result::is_ok), "{results:?}"),
+                            Sent::Answered(results) => {
+                                assert!(results.iter().all(Result::is_ok), "{results:?}")
+                            }
                             Sent::Refused(problem) => panic!("{problem:?}"),
                             Sent::Silent => {
                                 unanswered.lock().unwrap().insert(request);
@@ -49,7 +52,8 @@ async fn killed_under_load_again_and_again() {
                         let entries = writer.entries(&writer.run(2));
                         let size = if number % 2 == 0 { 1 } else { entries.len() };
                         for request in entries.chunks(size) {
-                            let (one, two) = tokio::join!(told.send(&http, request), told.send(&http, request));
+                            let (one, two) =
+                                tokio::join!(told.send(&http, request), told.send(&http, request));
                             for sent in [one, two] {
                                 match sent {
                                     Sent::Answered(results) => {

@@ -25,7 +25,8 @@ impl Disk {
     fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={DISK_MIB}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self { dir })
     }
 

@@ -18,8 +18,19 @@ use tokio::sync::Semaphore;
 
 /// Calls that change what is on the disk. Some do not exist on every architecture: `?` says so to strace.
 const CALLS: [&str; 13] = [
-    "openat", "write", "pwrite64", "writev", "fallocate", "ftruncate", "sync_file_range", "fdatasync", "fsync",
-    "rename", "renameat", "unlink", "unlinkat",
+    "openat",
+    "write",
+    "pwrite64",
+    "writev",
+    "fallocate",
+    "ftruncate",
+    "sync_file_range",
+    "fdatasync",
+    "fsync",
+    "rename",
+    "renameat",
+    "unlink",
+    "unlinkat",
 ];
 
 /// Numbers of RocksDB's files that a run can reach.
@@ -176,7 +187,9 @@ impl Base {
                             paused = true;
                             tokio::time::sleep(Duration::from_millis(100)).await;
                         }
-                        Sent::Refused(problem) if problem.kind == ProblemKind::NotWriting => return Driven::Ended,
+                        Sent::Refused(problem) if problem.kind == ProblemKind::NotWriting => {
+                            return Driven::Ended;
+                        }
                         Sent::Refused(problem) => panic!("{problem:?}"),
                         Sent::Silent => return Driven::Ended,
                     }
@@ -282,7 +295,10 @@ fn strace_works() -> bool {
         .stderr(Stdio::null())
         .status();
     let works = status.is_ok_and(|status| status.success());
-    assert!(works || std::env::var_os("CI").is_none(), "strace is missing or may not trace: `make tools` installs it");
+    assert!(
+        works || std::env::var_os("CI").is_none(),
+        "strace is missing or may not trace: `make tools` installs it"
+    );
     works
 }
 
@@ -304,7 +320,10 @@ async fn system_calls_that_fail() {
         println!("{file:?} {call}: {count} calls");
     }
     for needed in [File::WriteAheadLog, File::Table, File::Manifest, File::Current, File::Mark] {
-        assert!(calls.keys().any(|(file, _)| *file == needed), "the run must write every kind of file: {needed:?}");
+        assert!(
+            calls.keys().any(|(file, _)| *file == needed),
+            "the run must write every kind of file: {needed:?}"
+        );
     }
     let all = std::env::var("SIFT_FAULTS").is_ok_and(|value| value == "all");
     let turns = Arc::new(Semaphore::new(AT_A_TIME));
@@ -333,21 +352,39 @@ async fn system_calls_that_fail() {
             let reason = reason.unwrap_or_else(|| panic!("{case:?}: stopped without a reason: {said}"));
             *reasons.entry(generic(reason)).or_default() += 1;
         }
-        table.entry((case.file, case.call, case.fault)).or_default().entry(outcome).or_default().push(case.number);
+        table
+            .entry((case.file, case.call, case.fault))
+            .or_default()
+            .entry(outcome)
+            .or_default()
+            .push(case.number);
     }
     println!("\nfile           call             fault   what the log did (at which calls)");
     for ((file, call, fault), outcomes) in &table {
         let outcomes: Vec<_> =
             outcomes.iter().map(|(outcome, numbers)| format!("{outcome} {numbers:?}")).collect();
-        println!("{:<14} {call:<16} {fault:<7} {}", format!("{file:?}"), outcomes.join(", "), fault = format!("{fault:?}"));
+        println!(
+            "{:<14} {call:<16} {fault:<7} {}",
+            format!("{file:?}"),
+            outcomes.join(", "),
+            fault = format!("{fault:?}")
+        );
     }
     println!("\nreasons given");
     reasons.iter().for_each(|(reason, times)| println!("{times:>5} × {reason}"));
-    println!("\n{total} runs in {:?}: each started again, nothing acknowledged lost, no two heads", started.elapsed());
+    println!(
+        "\n{total} runs in {:?}: each started again, nothing acknowledged lost, no two heads",
+        started.elapsed()
+    );
     // A failed sync of the commit is never passed over.
     for ((file, call, fault), outcomes) in &table {
-        if (*file, *fault) == (File::WriteAheadLog, Fault::Eio) && matches!(call.as_str(), "write" | "fdatasync" | "fsync") {
-            assert!(!outcomes.contains_key(&Outcome::WentOn) && !outcomes.contains_key(&Outcome::Paused), "{call}");
+        if (*file, *fault) == (File::WriteAheadLog, Fault::Eio)
+            && matches!(call.as_str(), "write" | "fdatasync" | "fsync")
+        {
+            assert!(
+                !outcomes.contains_key(&Outcome::WentOn) && !outcomes.contains_key(&Outcome::Paused),
+                "{call}"
+            );
         }
     }
 }

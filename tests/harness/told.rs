@@ -84,7 +84,8 @@ impl Told {
             })
             .collect();
         assert_eq!(results.len(), entries.len());
-        let admitted = results.iter().zip(entries).filter_map(|(result, entry)| Some((result.as_ref().ok()?, entry)));
+        let admitted =
+            results.iter().zip(entries).filter_map(|(result, entry)| Some((result.as_ref().ok()?, entry)));
         let leaves: BTreeMap<LeafIndex, Hash> =
             admitted.map(|(index, entry)| (*index, leaf_hash(entry))).collect();
         let sorted: Vec<_> = leaves.iter().map(|(index, leaf)| (*index, *leaf)).collect();
@@ -110,7 +111,10 @@ impl Told {
         let before = heard.leaves.insert(index, leaf);
         assert!(before.is_none_or(|before| before == leaf), "index {index} was given twice");
         let before = heard.indices.insert(leaf, index);
-        assert!(before.is_none_or(|before| before == index), "an entry has the indices {before:?} and {index}");
+        assert!(
+            before.is_none_or(|before| before == index),
+            "an entry has the indices {before:?} and {index}"
+        );
     }
 
     fn hear_head(&self, head: TreeHead) {
@@ -147,7 +151,12 @@ impl Told {
             heard.heads.iter().map(|(size, root)| TreeHead { size: *size, root: *root }).collect()
         };
         for head in &heads {
-            assert_eq!(tree.root(head.size), Some(head.root), "a head of size {} is not of this tree", head.size);
+            assert_eq!(
+                tree.root(head.size),
+                Some(head.root),
+                "a head of size {} is not of this tree",
+                head.size
+            );
         }
         let every = heads.len().div_ceil(PROOFS).max(1);
         for old in heads.iter().rev().step_by(every).filter(|head| head.size > TreeSize::ZERO) {

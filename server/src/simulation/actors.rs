@@ -6,8 +6,8 @@ use sift_spec::entry::{Content, Entry};
 use sift_spec::meter::Amounts;
 use sift_spec::note::{KeyType, SignerKey};
 use sift_spec::record::{
-    Beat, Body, Close, CloseReason, Grant, KeyChange, KeyRole, Kind, Limits, Open, OperatorBody, OperatorRecord,
-    Policy, Record, Revoke,
+    Beat, Body, Close, CloseReason, Grant, KeyChange, KeyRole, Kind, Limits, Open, OperatorBody,
+    OperatorRecord, Policy, Record, Revoke,
 };
 use sift_spec::types::{Hash, RunId, Seq, UnixMillis};
 
@@ -77,7 +77,15 @@ pub(super) struct Actors {
 impl Actors {
     pub(super) fn new(operator: SignerKey) -> Self {
         let kernels = (0..KERNELS).map(|n| key(&format!("kernel/{n}"), 100 + n as u8)).collect();
-        Self { kernels, operator, runs: Vec::new(), sent: Vec::new(), tip: None, clock: 1_700_000_000_000, number: 0 }
+        Self {
+            kernels,
+            operator,
+            runs: Vec::new(),
+            sent: Vec::new(),
+            tip: None,
+            clock: 1_700_000_000_000,
+            number: 0,
+        }
     }
 
     /// The entries of one request, as they are sent to a log that has durably what `model` says.
@@ -236,7 +244,8 @@ impl Actors {
     fn close(&mut self, rng: &mut Rng) -> Option<Vec<u8>> {
         let run = self.some_run(rng)?;
         let beats = self.runs[run].records.len() as u64 - 1;
-        let census = [(Kind::Open, 1), (Kind::Beat, beats)].into_iter().filter(|(_, count)| *count > 0).collect();
+        let census =
+            [(Kind::Open, 1), (Kind::Beat, beats)].into_iter().filter(|(_, count)| *count > 0).collect();
         let close = Body::Close(Close { census, reason: CloseReason::Done, settled: Amounts::ZERO });
         self.append(run, close);
         if self.runs[run].sent + 1 == self.runs[run].records.len() {
