@@ -3,9 +3,12 @@
 //! What is signed or hashed never travels as JSON here: notes, checkpoints, tiles and packs are sent as the
 //! bytes they are.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::types::{AgentName, Hash, KeyName, LeafIndex, RunId, Seq, TreeSize, UnixMillis};
+use crate::types::{AgentName, Hash, KeyName, LeafIndex, RunId, Seq, TreeSize, UnixMillis, ValueError};
 
 /// Media type of a note, a checkpoint or a receipt.
 pub const MEDIA_NOTE: &str = "text/plain; charset=utf-8";
@@ -21,10 +24,15 @@ pub const BATCH_RECORDS_MAX: usize = 1024;
 /// Largest body of a request that adds records, in bytes: 8 MiB.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Most runs in one page of `GET /v1/runs`.
-pub const PAGE_MAX: usize = 1000;
+pub const RUNS_PAGE_MAX: u64 = 1000;
+/// Most checkpoints in one page of `GET /v1/checkpoints`.
+pub const CHECKPOINTS_PAGE_MAX: u64 = 1000;
+/// Most equivocations in one page of `GET /v1/equivocations`: each holds two entries of up to 64 KiB.
+pub const EQUIVOCATIONS_PAGE_MAX: u64 = 32;
 
 /// Answer to a bundle of records: one result for each, in their order, and one proof for all that are in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BatchAnswer {
     /// The checkpoint's note under which the indices are proven.
@@ -37,6 +45,7 @@ pub struct BatchAnswer {
 
 /// What became of one record of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum BatchResult {
     /// It is in the log, now or since an earlier request.
@@ -47,6 +56,7 @@ pub enum BatchResult {
 
 /// An error (RFC 9457). `type` is stable and says what to do; the other members help to do it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// What kind of problem, as `urn:sift:problem:<kind>`.
     #[serde(rename = "type")]
@@ -59,12 +69,15 @@ pub struct Problem {
     pub detail: String,
     /// Seq that would have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub expected_seq: Option<Seq>,
     /// `prev` that would have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub expected_prev: Option<Hash>,
     /// Index of the entry that stands in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub index: Option<LeafIndex>,
 }
 
@@ -120,7 +133,7 @@ macro_rules! problems {
 problems! {
     /// The bytes are not an entry. Nothing was stored; fix the sender.
     MalformedRecord = "urn:sift:problem:malformed-record", 400, "Not a record";
-    /// The body, the query or the media type is not what this path takes.
+    /// The body or a parameter is not what this path takes.
     MalformedRequest = "urn:sift:problem:malformed-request", 400, "Not a request this path takes";
     /// The signature does not verify.
     SignatureInvalid = "urn:sift:problem:signature-invalid", 403, "The signature does not verify";
@@ -144,7 +157,9 @@ problems! {
     TooLarge = "urn:sift:problem:too-large", 413, "The body is too large";
     /// The request did not arrive in time.
     TooSlow = "urn:sift:problem:too-slow", 408, "The request did not arrive in time";
-    /// The queue is full. Try again after the time in `Retry-After`.
+    /// The body's media type or content coding is not one that this path takes.
+    UnsupportedMedia = "urn:sift:problem:unsupported-media", 415, "Not a media type this path takes";
+    /// There is no room for this request now. Try again after the time in `Retry-After`.
     Busy = "urn:sift:problem:busy", 429, "The log is busy";
     /// The log is shutting down, or stopped writing after a failure. Reads may still work.
     NotWriting = "urn:sift:problem:not-writing", 503, "The log does not accept records now";
@@ -157,6 +172,7 @@ problems! {
 
 /// Answer of `GET /v1/proof/inclusion`: the leaf at `index` is in the tree of `size`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InclusionAnswer {
     /// Index of the entry.
     pub index: LeafIndex,
@@ -168,6 +184,7 @@ pub struct InclusionAnswer {
 
 /// Answer of `GET /v1/proof/consistency`: the tree of `new` extends that of `old`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConsistencyAnswer {
     /// Size of the earlier tree.
     pub old: TreeSize,
@@ -179,6 +196,7 @@ pub struct ConsistencyAnswer {
 
 /// A run in `GET /v1/runs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunSummary {
     /// The run.
     pub run: RunId,
@@ -196,16 +214,19 @@ pub struct RunSummary {
 
 /// Answer of `GET /v1/runs`: runs in the order of their identifiers, which is that of their start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunsAnswer {
     /// The page.
     pub runs: Vec<RunSummary>,
     /// Pass as `after` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub next: Option<RunId>,
 }
 
 /// Answer of `GET /v1/runs/{run}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunAnswer {
     /// The run.
     #[serde(flatten)]
@@ -218,6 +239,7 @@ pub struct RunAnswer {
 
 /// Answer of `GET /v1/operator`: what the operator's next record must say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OperatorAnswer {
     /// Origin of the log.
     pub log: KeyName,
@@ -225,17 +247,165 @@ pub struct OperatorAnswer {
     pub next_seq: Seq,
     /// Index of the last record, for its receipt; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub index: Option<LeafIndex>,
     /// `prev` of the next record; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub prev: Option<Hash>,
     /// Time of the last record.
     pub time: UnixMillis,
 }
 
+/// What a checkpoint carries when it is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Publish {
+    /// The log's own signature.
+    Signed,
+    /// Also the cosignatures that satisfy the log's quorum of witnesses.
+    Quorum,
+}
+
+/// A published checkpoint: an item of `GET /v1/checkpoints`, and the data of an event of
+/// `GET /v1/checkpoints/stream`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CheckpointItem {
+    /// Size of its tree.
+    pub size: TreeSize,
+    /// Its signed note.
+    pub note: String,
+}
+
+/// Answer of `GET /v1/checkpoints`: what the log keeps of its checkpoints, oldest first, and the newest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CheckpointsAnswer {
+    /// The page.
+    pub checkpoints: Vec<CheckpointItem>,
+    /// Pass as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub next: Option<TreeSize>,
+    /// Size of the newest checkpoint, which is on the last page.
+    pub newest: TreeSize,
+    /// What is published.
+    pub publish: Publish,
+}
+
+/// A place in a chain, as text: a run or `operator`, a slash, and a seq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Place {
+    /// The run; absent for the operator's chain.
+    pub run: Option<RunId>,
+    /// The seq.
+    pub seq: Seq,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.run {
+            Some(run) => write!(f, "{run}/{}", self.seq),
+            None => write!(f, "operator/{}", self.seq),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let no_place = ValueError { what: "place", why: "not a run or \"operator\", a slash and a seq" };
+        let (chain, seq) = text.split_once('/').ok_or(no_place.clone())?;
+        let run = if chain == "operator" { None } else { Some(chain.parse()?) };
+        let size = crate::checkpoint::parse_size(seq).ok_or(no_place)?;
+        Ok(Self { run, seq: Seq::new(size.get())? })
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> String {
+        place.to_string()
+    }
+}
+
+/// Two signed records for one place of a chain: an item of `GET /v1/equivocations`. SPEC §10.4 says how to check it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Equivocation {
+    /// The run; absent for the operator's chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub run: Option<RunId>,
+    /// The place that both records claim.
+    pub seq: Seq,
+    /// Index of the entry that the log admitted.
+    pub index: LeafIndex,
+    /// The admitted entry, exactly.
+    pub admitted: String,
+    /// The first other entry that was offered for this place, exactly.
+    pub refused: String,
+    /// Indices of the operator's entries that granted the keys which signed, ascending; none for the operator's key.
+    pub grants: Vec<LeafIndex>,
+}
+
+/// Answer of `GET /v1/equivocations`, in the order of runs and seqs; the operator's come first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EquivocationsAnswer {
+    /// The page.
+    pub equivocations: Vec<Equivocation>,
+    /// Pass as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub next: Option<Place>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_has_one_text_form() {
+        for text in ["operator/0", "019ab697-e800-7a5a-9a5a-5a5a5a5a5a5a/9007199254740991"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        for bad in ["", "operator", "operator/", "operator/01", "operator/-1", "operator/1/2", "/1", "x/1"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
+
+    /// SPEC §10 documents exactly the problems that there are, each with its status.
+    #[test]
+    fn the_specification_lists_the_problem_types() {
+        let spec = include_str!("../SPEC.md");
+        let (_, table) = spec.split_once("each after `urn:sift:problem:`").unwrap();
+        let rows = table.lines().skip_while(|line| !line.starts_with("| `"));
+        let listed: Vec<(String, u16)> = rows
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| {
+                let mut cells = line.split('|').skip(1).map(str::trim);
+                let name = cells.next().unwrap().trim_matches('`');
+                (format!("urn:sift:problem:{name}"), cells.next().unwrap().parse().unwrap())
+            })
+            .collect();
+        let mut known: Vec<_> =
+            ProblemKind::ALL.iter().map(|kind| (kind.urn().to_owned(), kind.status())).collect();
+        let mut sorted = listed.clone();
+        known.sort();
+        sorted.sort();
+        assert_eq!(sorted, known);
+        assert!(listed.is_sorted_by_key(|(_, status)| *status), "in the order of their statuses");
+    }
 
     #[test]
     fn problem_types_are_their_urns() {

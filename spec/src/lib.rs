@@ -13,6 +13,8 @@ pub mod meter;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod note;
+#[cfg(feature = "openapi")]
+mod openapi;
 pub mod payload;
 pub mod proof;
 pub mod receipt;
