@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sift_spec::note::{KeyType, VerifierKey};
 
 use crate::disk::DiskConfig;
+pub use crate::feed::FeedConfig;
 use crate::recovery::RecoveryError;
 use crate::store::StoreConfig;
 
@@ -67,6 +68,9 @@ pub struct Config {
     /// How the store uses memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub store: StoreConfig,
+    /// The feed of checkpoints.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub feed: FeedConfig,
 }
 
 fn is_default<T: Default + PartialEq>(section: &T) -> bool {

@@ -8,6 +8,7 @@ use sift_spec::entry::EntryError;
 use sift_spec::keys::{AuthorityError, GrantError};
 use sift_spec::types::{Hash, KeyName, LeafIndex, Seq};
 
+use crate::routes::answer::UNSTORED;
 use crate::store::StoreError;
 
 /// Why the log does not admit an entry. Whoever sent it is at fault.
@@ -61,8 +62,12 @@ pub(crate) enum RequestError {
     TooLarge(usize),
     #[error("the body did not arrive within {0} seconds")]
     TooSlow(u64),
+    #[error("{0}")]
+    UnsupportedMedia(&'static str),
     #[error("the queue is full; try again in a second")]
     Busy,
+    #[error("{0} streams are open, and that is the most; try again later, or ask for pages")]
+    Streams(usize),
     #[error("the log accepts no records now: it is stopping, or stopped after a failed write")]
     NotWriting,
     #[error(
@@ -108,7 +113,8 @@ impl RequestError {
             Self::MethodNotAllowed(_) => ProblemKind::MethodNotAllowed,
             Self::TooLarge(_) => ProblemKind::TooLarge,
             Self::TooSlow(_) => ProblemKind::TooSlow,
-            Self::Busy => ProblemKind::Busy,
+            Self::UnsupportedMedia(_) => ProblemKind::UnsupportedMedia,
+            Self::Busy | Self::Streams(_) => ProblemKind::Busy,
             Self::NotWriting => ProblemKind::NotWriting,
             Self::DiskFull => ProblemKind::DiskFull,
             Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
@@ -128,9 +134,12 @@ impl IntoResponse for RequestError {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_PROBLEM));
-        // Seconds. A queue is emptied at once, a disk by somebody.
+        // What went wrong once need not go wrong again.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(UNSTORED));
+        // Seconds. A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
         let retry_after = match self {
-            Self::Busy => Some("1"),
+            Self::Busy | Self::Streams(_) => Some("1"),
+            Self::NotWriting => Some("5"),
             Self::DiskFull => Some("10"),
             _ => None,
         };
@@ -138,5 +147,30 @@ impl IntoResponse for RequestError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What to do about each problem is in the operator's manual, and nothing else is.
+    #[test]
+    fn the_manual_tells_what_to_do_about_every_problem() {
+        let manual = include_str!("../OPERATING.md");
+        let (_, section) = manual.split_once("## Errors and what to do").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let mut listed: Vec<(String, String)> = Vec::new();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            assert_eq!(cells.len(), 5, "{row}");
+            assert!(cells.iter().all(|cell| !cell.is_empty()), "{row}");
+            listed.push((format!("urn:sift:problem:{}", cells[0].trim_matches('`')), cells[1].to_owned()));
+        }
+        let mut known: Vec<_> =
+            ProblemKind::ALL.iter().map(|kind| (kind.urn().to_owned(), kind.status().to_string())).collect();
+        known.sort();
+        listed.sort();
+        assert_eq!(listed, known);
     }
 }

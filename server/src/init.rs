@@ -83,6 +83,7 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
         seen: Vec::new(),
         disk: DiskConfig::default(),
         store: StoreConfig::default(),
+        feed: crate::config::FeedConfig::default(),
     };
     // The configuration comes last: without it there is no log here, and init may be run again elsewhere.
     let text = toml::to_string(&config).map_err(|error| content(&config_path, error.to_string()))?;

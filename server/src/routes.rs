@@ -1,36 +1,71 @@
 //! The HTTP interface (SPEC §10): thin handlers over views, store and admission.
+//!
+//! To add a path: write its handler with `#[utoipa::path]`, which is both where it is served and what the document says
+//! of it, and name the handler in the table below. Parameters come in through [`extract`], answers go out through
+//! [`answer`], errors are [`RequestError`]s; the problems that a handler may answer with are listed with `problems!`.
 
+pub(crate) mod answer;
+pub(crate) mod extract;
+pub(crate) mod treatment;
+
+mod equivocations;
+mod feed;
 mod records;
 mod runs;
+mod service;
 mod tree;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::extract::State;
+use axum::response::Response;
 use tokio::sync::{Semaphore, watch};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 
 use crate::admission::Admission;
 use crate::disk::Disk;
 use crate::error::RequestError;
+use crate::feed::Feed;
+use crate::openapi::{places, routes};
 use crate::store::Store;
 use crate::view::{View, ViewError};
+
+routes! {
+    // What nobody reads from a browser.
+    Plain {
+        records::add,
+        service::healthz,
+        service::readyz,
+    }
+    // What does not compress, or must not wait for its end to be.
+    Read {
+        tree::hash_tile,
+        runs::evidence,
+        feed::checkpoint_stream,
+    }
+    Text {
+        tree::checkpoint,
+        tree::entry_bundle,
+        tree::inclusion,
+        tree::consistency,
+        records::record,
+        runs::runs,
+        runs::run,
+        runs::operator,
+        feed::checkpoints,
+        equivocations::equivocations,
+        service::openapi,
+    }
+}
 
 /// Memory for the bodies of all requests together, in kibibytes: 128 MiB. More is answered with 429.
 const BODIES_KIB_MAX: usize = 128 << 10;
 
 /// Evidence packs that are made at a time; each may take some hundred megabytes.
 const PACKS_MAX: usize = 2;
-
-/// What never changes may be kept for a year.
-const IMMUTABLE: &str = "public, max-age=31536000, immutable";
-/// What changes with every commit.
-const FRESH: &str = "no-cache";
 
 /// What handlers work with.
 pub(crate) struct App {
@@ -47,6 +82,8 @@ pub(crate) struct App {
     bodies: Semaphore,
     /// Packs that are being made.
     packs: Semaphore,
+    /// Streams of checkpoints.
+    feed: Feed,
 }
 
 type Shared = State<Arc<App>>;
@@ -54,24 +91,24 @@ type Answered = Result<Response, RequestError>;
 
 /// All paths.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/checkpoint", get(tree::checkpoint))
-        .route("/tile/{*path}", get(tree::tile))
-        .route("/v1/records", post(records::add))
-        .route("/v1/records/{index}", get(records::record))
-        .route("/v1/proof/inclusion", get(tree::inclusion))
-        .route("/v1/proof/consistency", get(tree::consistency))
-        .route("/v1/runs", get(runs::runs))
-        .route("/v1/runs/{run}", get(runs::run))
-        .route("/v1/runs/{run}/evidence", get(runs::run_evidence))
-        .route("/v1/operator", get(runs::operator))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+    let document = document();
+    let mut router = Router::new();
+    for route in table() {
+        for (method, path) in places(&document, route.operation) {
+            router = router.route(path, route.treatment.apply((route.on)(method)));
+        }
+    }
+    router
         .fallback(|| async { RequestError::NotFound("such path".to_owned()) })
         .method_not_allowed_fallback(|| async {
             RequestError::MethodNotAllowed("this path does not take this method")
         })
         .with_state(app)
+}
+
+/// What the handlers say of themselves.
+pub(crate) fn document() -> OpenApi {
+    Document::openapi()
 }
 
 impl App {
@@ -82,9 +119,10 @@ impl App {
         admission: Admission,
         stopping: Arc<AtomicBool>,
         disk: Arc<Disk>,
+        feed: Feed,
     ) -> Self {
         let (bodies, packs) = (Semaphore::new(BODIES_KIB_MAX), Semaphore::new(PACKS_MAX));
-        Self { store, committed, published, admission, stopping, disk, bodies, packs }
+        Self { store, committed, published, admission, stopping, disk, bodies, packs, feed }
     }
 
     /// Refuses while the log takes no records.
@@ -107,17 +145,6 @@ impl App {
     }
 }
 
-async fn ready(State(app): Shared) -> Answered {
-    app.is_writing()?;
-    Ok("ready\n".into_response())
-}
-
-type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
-
-fn query_error(error: axum::extract::rejection::QueryRejection) -> RequestError {
-    RequestError::Malformed(error.body_text())
-}
-
 fn from_view(error: ViewError) -> RequestError {
     match error {
         ViewError::Request(error) => RequestError::Malformed(error.to_string()),
@@ -127,12 +154,4 @@ fn from_view(error: ViewError) -> RequestError {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RequestError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| RequestError::Internal("a task failed"))
-}
-
-fn answer(media: &'static str, caching: &'static str, body: impl Into<Body>) -> Response {
-    let mut response = (StatusCode::OK, body.into()).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
-    response
 }

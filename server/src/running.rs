@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use sift_spec::api::Publish;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::door::Door;
+use crate::feed::Feed;
 use crate::recovery::RecoveryError;
 use crate::routes::{self, App};
 use crate::sequencer::{Ended, Message};
@@ -43,6 +45,8 @@ pub(crate) struct Running {
     /// Set while no records are taken.
     stopping: Arc<AtomicBool>,
     disk: Arc<Disk>,
+    /// Ends the streams of checkpoints, for which nobody waits.
+    end_streams: watch::Sender<bool>,
     sequencer: Sequencing,
 }
 
@@ -70,6 +74,8 @@ impl Running {
             flag.store(true, Ordering::Relaxed);
             let _ = ended.send(result);
         })?;
+        let (end_streams, ended_streams) = watch::channel(false);
+        let feed = Feed::new(&config.feed, Publish::Signed, ended_streams);
         let app = App::new(
             Arc::clone(&store),
             views.clone(),
@@ -77,9 +83,11 @@ impl Running {
             admission,
             Arc::clone(&stopping),
             Arc::clone(&disk),
+            feed,
         );
         let (app, store) = (Some(Arc::new(app)), Some(store));
-        Ok(Self { app, store, views, submissions, stopping, disk, sequencer: Sequencing::Runs(runs) })
+        let sequencer = Sequencing::Runs(runs);
+        Ok(Self { app, store, views, submissions, stopping, disk, end_streams, sequencer })
     }
 
     /// What answers requests.
@@ -99,9 +107,10 @@ impl Running {
         }
     }
 
-    /// Takes no more records.
+    /// Takes no more records, and ends what would not end by itself.
     pub(crate) fn refuse(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.end_streams.send_replace(true);
     }
 
     /// Lets the sequencer finish what came before, and waits for it.
@@ -140,6 +149,7 @@ impl Running {
     /// Closes the store once the last request has let go of it.
     async fn close(&mut self) -> Result<(), LogError> {
         self.app = None;
+        self.end_streams.send_replace(true);
         let Some(mut store) = self.store.take() else { return Ok(()) };
         let released = async {
             loop {

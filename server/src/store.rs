@@ -344,7 +344,64 @@ impl Store {
     pub(crate) fn equivocation(&self, chain: ChainId, seq: Seq) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.db.get_cf(self.column(EQUIVOCATIONS)?, chain.key(seq.get()))?)
     }
+
+    /// Up to `count` equivocations whose places come after `after`, with the other entry of each.
+    pub(crate) fn equivocations(
+        &self,
+        after: Option<(ChainId, Seq)>,
+        count: usize,
+    ) -> Result<Vec<(ChainId, Seq, Vec<u8>)>, StoreError> {
+        let after = after.map(|(chain, seq)| chain.key(seq.get()));
+        let mut found = Vec::new();
+        for (key, entry) in self.after(EQUIVOCATIONS, after.as_ref().map(<[u8; 24]>::as_slice), count)? {
+            let (run, seq) = key.split_at_checked(16).unwrap_or_default();
+            let run: [u8; 16] = key_bytes(run)?;
+            let damaged = |error: sift_spec::types::ValueError| StoreError::Damaged(error.to_string());
+            let chain = match run {
+                [0, ..] if run == [0; 16] => ChainId::Operator,
+                _ => ChainId::Run(RunId::from_bytes(run).map_err(damaged)?),
+            };
+            let seq = Seq::new(u64::from_be_bytes(key_bytes(seq)?)).map_err(damaged)?;
+            found.push((chain, seq, entry));
+        }
+        Ok(found)
+    }
+
+    /// Up to `count` checkpoints that are kept, of trees larger than `after`.
+    pub(crate) fn checkpoints(
+        &self,
+        after: Option<TreeSize>,
+        count: usize,
+    ) -> Result<Vec<(TreeSize, String)>, StoreError> {
+        let after = after.map(|size| size.get().to_be_bytes());
+        let mut found = Vec::new();
+        for (size, note) in self.after(CHECKPOINTS, after.as_ref().map(<[u8; 8]>::as_slice), count)? {
+            let damaged = || StoreError::Damaged("a kept checkpoint".to_owned());
+            let size = TreeSize::new(u64::from_be_bytes(key_bytes(&size)?)).map_err(|_| damaged())?;
+            found.push((size, String::from_utf8(note).map_err(|_| damaged())?));
+        }
+        Ok(found)
+    }
+
+    /// Up to `count` rows of a column whose keys come after `after`.
+    fn after(&self, column: &str, after: Option<&[u8]>, count: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let start = match after {
+            Some(key) => IteratorMode::From(key, Direction::Forward),
+            None => IteratorMode::Start,
+        };
+        let rows = self.db.iterator_cf(self.column(column)?, start);
+        let later = |row: &Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>| {
+            row.as_ref().map_or(true, |(key, _)| Some(&**key) != after)
+        };
+        rows.filter(later)
+            .take(count)
+            .map(|row| row.map(|(key, value)| (key.into_vec(), value.into_vec())).map_err(StoreError::from))
+            .collect()
+    }
 }
+
+/// A row as it is stored.
+type KeyValue = (Vec<u8>, Vec<u8>);
 
 impl Tiles for Store {
     type Error = StoreError;

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
-use axum::response::IntoResponse as _;
 use http_body_util::BodyExt as _;
 use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchAnswer, BatchResult, MEDIA_NOTE};
 use sift_spec::entry::Entry;
@@ -15,9 +13,12 @@ use sift_spec::record::ENTRY_BYTES_MAX;
 use sift_spec::tile::{BundleBytesError, parse_entries};
 use sift_spec::types::LeafIndex;
 
-use super::{Answered, App, FRESH, IMMUTABLE, Shared, answer, blocking, from_view};
+use super::answer::{Conditional, FRESH, IMMUTABLE, NotModified, UNSTORED, answer, json, tagged};
+use super::extract::Path;
+use super::{Answered, App, Shared, blocking, from_view};
 use crate::admission::{AdmitError, key_of};
 use crate::error::{Refusal, RequestError};
+use crate::openapi::{Binary, problems};
 use crate::sequencer::Answer;
 use crate::store::StoreError;
 
@@ -27,17 +28,40 @@ const BODY_SECONDS_MAX: u64 = 30;
 /// How much of a body that is too long is read before it is cut off, in bytes.
 const DISCARD_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 
+problems!(AddProblems:
+    MalformedRecord, MalformedRequest, SignatureInvalid, KeyNotGranted, PolicyNotPublished, WrongLog, TooSlow,
+    ChainBroken, Equivocation, GrantRefused, TooLarge, UnsupportedMedia, Busy, Internal, NotWriting, DiskFull);
+
+/// Add records
+///
+/// An answer means: durable, sequenced, and in a signed tree. The same bytes again get the same index and a fresh proof.
+/// A bundle is answered with 200 also where some of its records were refused: each result says which.
+#[utoipa::path(
+    post,
+    path = "/v1/records",
+    request_body(description = "One signed record, or a bundle of at most 1,024: 16 bits of length and a record, for each. \
+        No content coding", content(
+        (String = "text/plain; charset=utf-8"),
+        (inline(Binary) = "application/octet-stream"),
+    )),
+    responses(
+        (status = 200, description = "The record's receipt, or the results of a bundle", content(
+            (String = "text/plain; charset=utf-8"),
+            (BatchAnswer = "application/json"),
+        )),
+        AddProblems,
+    )
+)]
 pub(super) async fn add(State(app): Shared, headers: HeaderMap, body: Body) -> Answered {
-    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let bytes_max = match media.as_str() {
+    let bytes_max = match media(&headers)?.as_str() {
         "text/plain" => ENTRY_BYTES_MAX,
         "application/octet-stream" => BATCH_BYTES_MAX,
-        _ => return Err(RequestError::Malformed(
-            "Content-Type must be text/plain for one note, or application/octet-stream for a bundle: 16 bits of \
-             length and a note, for each"
-                .to_owned(),
-        )),
+        _ => {
+            return Err(RequestError::UnsupportedMedia(
+                "Content-Type must be text/plain for one note, or application/octet-stream for a bundle: 16 bits of \
+                 length and a note, for each",
+            ));
+        }
     };
     // What the body may take is set aside before it is read, and until it is answered.
     let stated =
@@ -53,12 +77,23 @@ pub(super) async fn add(State(app): Shared, headers: HeaderMap, body: Body) -> A
     if bytes_max == ENTRY_BYTES_MAX { add_one(&app, body).await } else { add_many(&app, body).await }
 }
 
+/// The media type of a body, without parameters and in lower case. A body is what it is: decompressing what strangers
+/// send would cost more than they did.
+pub(super) fn media(headers: &HeaderMap) -> Result<String, RequestError> {
+    let coding = headers.get(header::CONTENT_ENCODING).map(|coding| coding.as_bytes());
+    if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
+        return Err(RequestError::UnsupportedMedia("bodies are taken without a Content-Encoding"));
+    }
+    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+    Ok(media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
 async fn add_one(app: &App, body: Bytes) -> Answered {
     let entry = Entry::parse(body.into()).map_err(Refusal::Malformed)?;
     let Answer { results, view } = submit(app, vec![Ok(entry)]).await?;
     let index = results.into_iter().next().ok_or(RequestError::Internal("no result"))??;
     let receipt = view.receipt(&app.store, index).map_err(from_view)?;
-    Ok(answer(MEDIA_NOTE, "no-store", receipt.to_string()))
+    Ok(answer(MEDIA_NOTE, UNSTORED, receipt.to_string()))
 }
 
 async fn add_many(app: &App, body: Bytes) -> Answered {
@@ -79,7 +114,7 @@ async fn add_many(app: &App, body: Bytes) -> Answered {
         Err(refusal) => BatchResult::Problem(Box::new(refusal.problem())),
     };
     let results = results.into_iter().map(result).collect();
-    Ok(Json(BatchAnswer { checkpoint: view.checkpoint.clone(), proof, results }).into_response())
+    json(UNSTORED, &BatchAnswer { checkpoint: view.checkpoint.clone(), proof, results })
 }
 
 async fn submit(app: &App, entries: Vec<Result<Entry, Refusal>>) -> Result<Answer, RequestError> {
@@ -137,7 +172,26 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, RequestError> {
     }
 }
 
-pub(super) async fn record(State(app): Shared, Path(name): Path<String>) -> Answered {
+problems!(RecordProblems: MalformedRequest, NotFound, Internal);
+
+/// An entry, or its receipt
+///
+/// An entry never changes. A receipt is under the newest checkpoint.
+#[utoipa::path(
+    get,
+    path = "/v1/records/{name}",
+    params(
+        ("name" = String, Path, pattern = "^(0|[1-9][0-9]{0,15})([.]tlog-proof)?$",
+            description = "Index of the entry; with `.tlog-proof` behind it, its receipt", example = "0"),
+        Conditional,
+    ),
+    responses(
+        (status = 200, description = "The entry's bytes, or a receipt (C2SP tlog-proof)", body = String,
+            content_type = "text/plain; charset=utf-8"),
+        NotModified, RecordProblems,
+    )
+)]
+pub(super) async fn record(State(app): Shared, Path(name): Path<String>, headers: HeaderMap) -> Answered {
     let view = app.published();
     let (index, receipt) = match name.strip_suffix(".tlog-proof") {
         Some(index) => (index, true),
@@ -147,13 +201,10 @@ pub(super) async fn record(State(app): Shared, Path(name): Path<String>) -> Answ
     let index = index.filter(|index| index.is_in(view.head.size));
     let index = index.ok_or_else(|| RequestError::NotFound(format!("entry {name} in this tree")))?;
     if receipt {
-        return Ok(answer(
-            MEDIA_NOTE,
-            FRESH,
-            view.receipt(&app.store, index).map_err(from_view)?.to_string(),
-        ));
+        let receipt = view.receipt(&app.store, index).map_err(from_view)?.to_string();
+        return Ok(tagged(&headers, MEDIA_NOTE, FRESH, receipt));
     }
     let entry =
         app.store.entry(index)?.ok_or_else(|| StoreError::Damaged(format!("entry {index} is missing")))?;
-    Ok(answer(MEDIA_NOTE, IMMUTABLE, entry))
+    Ok(tagged(&headers, MEDIA_NOTE, IMMUTABLE, entry))
 }

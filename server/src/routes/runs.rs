@@ -2,32 +2,54 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
-use axum::response::IntoResponse as _;
 use serde::Deserialize;
-use sift_spec::api::{MEDIA_PACK, OperatorAnswer, PAGE_MAX, RunAnswer, RunSummary, RunsAnswer};
+use sift_spec::api::{MEDIA_PACK, OperatorAnswer, RUNS_PAGE_MAX, RunAnswer, RunSummary, RunsAnswer};
 use sift_spec::entry::{Content, Entry};
 use sift_spec::record::Body as RecordBody;
 use sift_spec::types::{RunId, Seq, UnixMillis};
 
-use super::{Answered, FRESH, QueryOf, Shared, answer, blocking, from_view, query_error};
+use super::answer::{FRESH, answer, json};
+use super::extract::{Path, Query, page_limit};
+use super::{Answered, Shared, blocking, from_view};
 use crate::error::RequestError;
-use crate::evidence::{self, EvidenceError};
+use crate::evidence::{EvidenceError, pack};
+use crate::openapi::{Binary, problems};
 use crate::store::{ChainId, Store, StoreError};
 use crate::view::View;
 
-#[derive(Deserialize)]
+page_limit!(RunsLimit, RUNS_PAGE_MAX, 100);
+
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
+    /// The last run of the page before.
+    #[param(value_type = RunId, required = false)]
     after: Option<RunId>,
-    limit: Option<usize>,
+    /// Runs in a page, at most.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    limit: RunsLimit,
 }
 
-pub(super) async fn runs(State(app): Shared, query: QueryOf<RunsQuery>) -> Answered {
-    let Query(RunsQuery { after, limit }) = query.map_err(query_error)?;
-    let limit = limit.unwrap_or(100).clamp(1, PAGE_MAX);
+problems!(RunsProblems: MalformedRequest, Internal);
+problems!(RunProblems: MalformedRequest, NotFound, Internal);
+problems!(OperatorProblems: Internal);
+
+/// Runs, in the order of their start
+#[utoipa::path(
+    get,
+    path = "/v1/runs",
+    params(RunsQuery),
+    responses((status = 200, description = "A page", body = RunsAnswer), RunsProblems)
+)]
+pub(super) async fn runs(
+    State(app): Shared,
+    Query(RunsQuery { after, limit }): Query<RunsQuery>,
+) -> Answered {
+    let limit = limit.get();
     let page = move || -> Result<RunsAnswer, StoreError> {
         let view = app.published();
         let found = app.store.runs(after, limit)?;
@@ -37,11 +59,17 @@ pub(super) async fn runs(State(app): Shared, query: QueryOf<RunsQuery>) -> Answe
             found.into_iter().map(|run| summary(&app.store, &view, run)).collect::<Result<Vec<_>, _>>()?;
         Ok(RunsAnswer { runs: known.into_iter().flatten().collect(), next })
     };
-    Ok(Json(blocking(page).await??).into_response())
+    json(FRESH, &blocking(page).await??)
 }
 
-pub(super) async fn run(State(app): Shared, Path(run): Path<String>) -> Answered {
-    let run = parse_run(&run)?;
+/// A run
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}",
+    params(("run" = RunId, Path, description = "The run")),
+    responses((status = 200, description = "What the log knows of it", body = RunAnswer), RunProblems)
+)]
+pub(super) async fn run(State(app): Shared, Path(run): Path<RunId>) -> Answered {
     let find = move || -> Result<Option<RunAnswer>, StoreError> {
         let view = app.published();
         let Some(summary) = summary(&app.store, &view, run)? else { return Ok(None) };
@@ -51,16 +79,27 @@ pub(super) async fn run(State(app): Shared, Path(run): Path<String>) -> Answered
         Ok(Some(RunAnswer { summary, head: last.leaf, indices: rows.iter().map(|row| row.index).collect() }))
     };
     match blocking(find).await?? {
-        Some(run) => Ok(Json(run).into_response()),
+        Some(run) => json(FRESH, &run),
         None => Err(RequestError::NotFound(format!("run {run}"))),
     }
 }
 
-pub(super) async fn run_evidence(State(app): Shared, Path(run): Path<String>) -> Answered {
-    let run = parse_run(&run)?;
+/// A run's evidence pack
+///
+/// A ZIP archive (SPEC §9) with the run's entries, those they rest on, and one proof for all of them.
+#[utoipa::path(
+    get,
+    path = "/v1/runs/{run}/evidence",
+    params(("run" = RunId, Path, description = "The run")),
+    responses(
+        (status = 200, description = "The pack", body = inline(Binary), content_type = "application/zip"),
+        RunProblems,
+    )
+)]
+pub(super) async fn evidence(State(app): Shared, Path(run): Path<RunId>) -> Answered {
     let _turn = app.packs.acquire().await.map_err(|_| RequestError::Internal("no turn"))?;
     let app = Arc::clone(&app);
-    match blocking(move || evidence::pack(&app.store, &app.published(), run)).await? {
+    match blocking(move || pack(&app.store, &app.published(), run)).await? {
         Ok(pack) => {
             let mut response = answer(MEDIA_PACK, FRESH, pack);
             if let Ok(name) = HeaderValue::try_from(format!("attachment; filename=\"{run}.sift\"")) {
@@ -76,6 +115,12 @@ pub(super) async fn run_evidence(State(app): Shared, Path(run): Path<String>) ->
     }
 }
 
+/// What the operator's next record must say
+#[utoipa::path(
+    get,
+    path = "/v1/operator",
+    responses((status = 200, description = "The end of the operator's chain", body = OperatorAnswer), OperatorProblems)
+)]
 pub(super) async fn operator(State(app): Shared) -> Answered {
     let find = move || -> Result<OperatorAnswer, StoreError> {
         let log = app.published().keys.log().clone();
@@ -94,7 +139,7 @@ pub(super) async fn operator(State(app): Shared) -> Answered {
         let next_seq = Seq::new(seq + 1).map_err(|_| damaged())?;
         Ok(OperatorAnswer { log, next_seq, index: Some(row.index), prev: Some(row.leaf), time: record.time })
     };
-    Ok(Json(blocking(find).await??).into_response())
+    json(FRESH, &blocking(find).await??)
 }
 
 /// What a view knows of a run: nothing of records that came after it.
@@ -119,8 +164,4 @@ fn summary(store: &Store, view: &View, run: RunId) -> Result<Option<RunSummary>,
         time: record.time,
         closed: matches!(record.body, RecordBody::Close(_)),
     }))
-}
-
-fn parse_run(run: &str) -> Result<RunId, RequestError> {
-    run.parse().map_err(|error: sift_spec::types::ValueError| RequestError::Malformed(error.to_string()))
 }

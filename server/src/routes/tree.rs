@@ -1,83 +1,194 @@
 //! The tree: checkpoint, tiles and proofs.
 
-use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Deserialize;
 use sift_spec::api::{ConsistencyAnswer, InclusionAnswer, MEDIA_BYTES, MEDIA_NOTE};
+use sift_spec::proof::ProofError;
 use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, Tiles as _, push_entry};
 use sift_spec::types::{LeafIndex, TreeSize};
 
-use super::{Answered, FRESH, IMMUTABLE, QueryOf, Shared, answer, from_view, query_error};
+use super::answer::{Conditional, FRESH, IMMUTABLE, NotModified, Tag, answer, tagged, tagged_json};
+use super::extract::{Path, Query};
+use super::{Answered, Shared, from_view};
 use crate::error::RequestError;
+use crate::openapi::{Binary, problems};
 use crate::store::StoreError;
-use crate::view::View;
+use crate::view::{View, ViewError};
 
-pub(super) async fn checkpoint(State(app): Shared) -> Response {
-    answer(MEDIA_NOTE, FRESH, app.published().checkpoint.clone())
+problems!(ReadProblems: MalformedRequest, NotFound, Internal);
+
+/// The newest published checkpoint
+#[utoipa::path(
+    get,
+    path = "/checkpoint",
+    params(Conditional),
+    responses(
+        (status = 200, description = "A signed note (C2SP tlog-checkpoint)", body = String,
+            content_type = "text/plain; charset=utf-8"),
+        NotModified,
+    )
+)]
+pub(super) async fn checkpoint(State(app): Shared, headers: HeaderMap) -> Response {
+    tagged(&headers, MEDIA_NOTE, FRESH, app.published().checkpoint.clone())
 }
 
-pub(super) async fn tile(State(app): Shared, Path(path): Path<String>) -> Answered {
-    let path = format!("tile/{path}");
+/// A tile of hashes
+///
+/// 256 hashes, or as many as the partial tile's width says (C2SP tlog-tiles). It never changes.
+#[utoipa::path(
+    get,
+    path = "/tile/{level}/{*n}",
+    params(
+        ("level" = u8, Path, maximum = 63, description = "Level, from 0", example = 0),
+        ("n" = String, Path, pattern = "^(x[0-9]{3}/){0,6}[0-9]{3}([.]p/[1-9][0-9]{0,2})?$",
+            description = "Index in groups of three digits, all but the last prefixed with `x`; for a partial tile \
+                `.p/` and its width. Slashes may stand as they are", example = "000"),
+        Conditional,
+    ),
+    responses(
+        (status = 200, description = "Hashes of 32 bytes", body = inline(Binary),
+            content_type = "application/octet-stream"),
+        NotModified, ReadProblems,
+    )
+)]
+pub(super) async fn hash_tile(
+    State(app): Shared,
+    Path((level, n)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answered {
+    let path = format!("tile/{level}/{n}");
     let missing = || RequestError::NotFound(format!("{path} in this tree"));
-    let parsed = TilePath::parse(&path).ok_or_else(missing)?;
-    let size = app.published().head.size;
-    let bytes = match parsed {
-        TilePath::Hashes { tile, width } if width <= tile.width(size) => {
-            let hashes = app.store.tile(tile, width)?;
-            hashes.iter().flat_map(|hash| *hash.as_bytes()).collect()
-        }
-        TilePath::Entries { index, width } if width <= (TileId { level: 0, index }).width(size) => {
-            let mut bundle = Vec::new();
-            for entry in app.store.entries(index * TILE_WIDTH, width)? {
-                if !push_entry(&mut bundle, &entry) {
-                    return Err(StoreError::Damaged("an entry is too long".to_owned()).into());
-                }
-            }
-            bundle
-        }
-        _ => return Err(missing()),
-    };
-    Ok(answer(MEDIA_BYTES, IMMUTABLE, bytes))
+    let Some(TilePath::Hashes { tile, width }) = TilePath::parse(&path) else { return Err(missing()) };
+    if width > tile.width(app.published().head.size) {
+        return Err(missing());
+    }
+    let hashes = app.store.tile(tile, width)?;
+    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+    Ok(tagged(&headers, MEDIA_BYTES, IMMUTABLE, bytes))
 }
 
-#[derive(Deserialize)]
+/// A bundle of entries
+///
+/// Up to 256 entries, each after 16 bits of length (C2SP tlog-tiles). It never changes.
+#[utoipa::path(
+    get,
+    path = "/tile/entries/{*n}",
+    params(
+        ("n" = String, Path, pattern = "^(x[0-9]{3}/){0,6}[0-9]{3}([.]p/[1-9][0-9]{0,2})?$",
+            description = "Index in groups of three digits, all but the last prefixed with `x`; for a partial bundle \
+                `.p/` and its width. Slashes may stand as they are", example = "000"),
+        Conditional,
+    ),
+    responses(
+        (status = 200, description = "Entries", body = inline(Binary), content_type = "application/octet-stream"),
+        NotModified, ReadProblems,
+    )
+)]
+pub(super) async fn entry_bundle(State(app): Shared, Path(n): Path<String>, headers: HeaderMap) -> Answered {
+    let path = format!("tile/entries/{n}");
+    let missing = || RequestError::NotFound(format!("{path} in this tree"));
+    let Some(TilePath::Entries { index, width }) = TilePath::parse(&path) else { return Err(missing()) };
+    let leaves = TileId { level: 0, index };
+    if width > leaves.width(app.published().head.size) {
+        return Err(missing());
+    }
+    // The leaf hashes determine the bundle and are a fraction of it.
+    let hashes = app.store.tile(leaves, width)?;
+    let hashes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+    let tag = Tag::of(&hashes);
+    if let Some(not_modified) = tag.not_modified(&headers, IMMUTABLE) {
+        return Ok(not_modified);
+    }
+    let mut bundle = Vec::new();
+    for entry in app.store.entries(index * TILE_WIDTH, width)? {
+        if !push_entry(&mut bundle, &entry) {
+            return Err(StoreError::Damaged("an entry is too long".to_owned()).into());
+        }
+    }
+    Ok(tag.on(answer(MEDIA_BYTES, IMMUTABLE, bundle)))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct InclusionQuery {
+    /// Index of the entry.
+    #[param(example = 0)]
     index: LeafIndex,
+    /// Size of the tree; without it, that of the newest checkpoint.
+    #[param(value_type = TreeSize, required = false, example = 1)]
     size: Option<TreeSize>,
 }
 
-pub(super) async fn inclusion(State(app): Shared, query: QueryOf<InclusionQuery>) -> Answered {
-    let Query(InclusionQuery { index, size }) = query.map_err(query_error)?;
+/// Proof that an entry is in a tree
+///
+/// RFC 6962 §2.1.1, for the tree of any size that the log had. With a size it never changes.
+#[utoipa::path(
+    get,
+    path = "/v1/proof/inclusion",
+    params(InclusionQuery, Conditional),
+    responses((status = 200, description = "The proof", body = InclusionAnswer), NotModified, ReadProblems)
+)]
+pub(super) async fn inclusion(
+    State(app): Shared,
+    Query(InclusionQuery { index, size }): Query<InclusionQuery>,
+    headers: HeaderMap,
+) -> Answered {
     let view = app.published();
-    let size = within(size, &view)?;
-    let hashes = view.inclusion(&app.store, index, size).map_err(from_view)?.0;
-    Ok(Json(InclusionAnswer { index, size, hashes }).into_response())
+    let (size, caching) = within(size, &view)?;
+    let hashes = match view.inclusion(&app.store, index, size) {
+        Ok(proof) => proof.0,
+        Err(ViewError::Request(ProofError::IndexOutside { .. })) => {
+            return Err(RequestError::NotFound(format!("entry {index} in the tree of {size}")));
+        }
+        Err(error) => return Err(from_view(error)),
+    };
+    tagged_json(&headers, caching, &InclusionAnswer { index, size, hashes })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ConsistencyQuery {
+    /// Size of the earlier tree.
+    #[param(example = 1)]
     old: TreeSize,
+    /// Size of the later tree; without it, that of the newest checkpoint.
+    #[param(value_type = TreeSize, required = false, example = 2)]
     new: Option<TreeSize>,
 }
 
-pub(super) async fn consistency(State(app): Shared, query: QueryOf<ConsistencyQuery>) -> Answered {
-    let Query(ConsistencyQuery { old, new }) = query.map_err(query_error)?;
+/// Proof that a tree extends another
+///
+/// RFC 6962 §2.1.2, between trees of any two sizes that the log had. With both sizes it never changes.
+#[utoipa::path(
+    get,
+    path = "/v1/proof/consistency",
+    params(ConsistencyQuery, Conditional),
+    responses((status = 200, description = "The proof", body = ConsistencyAnswer), NotModified, ReadProblems)
+)]
+pub(super) async fn consistency(
+    State(app): Shared,
+    Query(ConsistencyQuery { old, new }): Query<ConsistencyQuery>,
+    headers: HeaderMap,
+) -> Answered {
     let view = app.published();
-    let new = within(new, &view)?;
+    let (new, caching) = within(new, &view)?;
     let hashes = view.consistency(&app.store, old, new).map_err(from_view)?.0;
-    Ok(Json(ConsistencyAnswer { old, new, hashes }).into_response())
+    tagged_json(&headers, caching, &ConsistencyAnswer { old, new, hashes })
 }
 
-fn within(size: Option<TreeSize>, view: &View) -> Result<TreeSize, RequestError> {
-    let size = size.unwrap_or(view.head.size);
+/// The size that a proof is for, and how long the proof may be kept: one for a size that was asked for is always the
+/// same.
+fn within(size: Option<TreeSize>, view: &View) -> Result<(TreeSize, &'static str), RequestError> {
+    let Some(size) = size else { return Ok((view.head.size, FRESH)) };
     if size > view.head.size {
         return Err(RequestError::NotFound(format!(
             "tree of size {size} yet; the newest has {}",
             view.head.size
         )));
     }
-    Ok(size)
+    Ok((size, IMMUTABLE))
 }
