@@ -107,7 +107,7 @@ async fn what_is_no_entry() {
         scene.log.http.post("/v1/records", "application/octet-stream", vec![0; 9 << 20]).await.unwrap();
     assert_eq!(answer.problem().kind, ProblemKind::TooLarge);
     let answer = scene.log.http.post("/v1/records", "application/json", honest.clone()).await.unwrap();
-    assert_eq!(answer.problem().kind, ProblemKind::MalformedRequest);
+    assert_eq!(answer.problem().kind, ProblemKind::UnsupportedMedia);
     // A bundle that is cut, and one of too many.
     let answer = scene.log.http.post("/v1/records", "application/octet-stream", vec![0, 9, 1]).await.unwrap();
     assert_eq!(answer.problem().kind, ProblemKind::MalformedRequest);

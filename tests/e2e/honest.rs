@@ -97,7 +97,7 @@ async fn proofs_between_all_sizes() {
         }
     }
     assert_eq!(log.http.get("/v1/proof/inclusion?index=0&size=100000").await.unwrap().status, 404);
-    assert_eq!(log.http.get("/v1/proof/inclusion?index=9&size=9").await.unwrap().status, 400);
+    assert_eq!(log.http.get("/v1/proof/inclusion?index=9&size=9").await.unwrap().status, 404);
     assert_eq!(log.http.get("/v1/proof/consistency?old=9&new=8").await.unwrap().status, 400);
     assert_eq!(log.http.get("/v1/proof/inclusion?index=-1").await.unwrap().problem().status, 400);
 }

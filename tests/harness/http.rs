@@ -1,7 +1,10 @@
 //! A client of the log that believes nothing and hides nothing: status and bytes.
 
+use reqwest::header::HeaderMap;
 use sift_spec::api::{BatchAnswer, MEDIA_BYTES, MEDIA_NOTE, Problem};
 use sift_spec::tile::push_entry;
+
+use crate::events::Events;
 
 /// An HTTP client for one log.
 #[derive(Clone)]
@@ -17,6 +20,8 @@ pub struct Raw {
     pub status: u16,
     /// Value of `Content-Type`.
     pub media: String,
+    /// All headers.
+    pub headers: HeaderMap,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -26,6 +31,22 @@ impl Raw {
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header, or nothing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is not what it should be.
+    #[must_use]
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+        assert_eq!((self.status, self.media.as_str()), (200, "application/json"), "{}", self.text());
+        serde_json::from_slice(&self.body).expect("an answer")
     }
 
     /// The body as a problem.
@@ -68,6 +89,50 @@ impl Http {
         raw(self.client.get(format!("{}{path}", self.url)).send().await?).await
     }
 
+    /// Sends any request.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    ///
+    /// # Panics
+    /// When the method is none.
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Raw, reqwest::Error> {
+        let method = method.parse().expect("a method");
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        raw(request.send().await?).await
+    }
+
+    /// Opens a stream of server-sent events.
+    ///
+    /// # Errors
+    /// With the answer, when it is none.
+    ///
+    /// # Panics
+    /// When the log does not answer.
+    pub async fn events(&self, path: &str, headers: &[(&str, &str)]) -> Result<Events, Raw> {
+        let request = self.client.get(format!("{}{path}", self.url));
+        let mut request = request.timeout(std::time::Duration::from_secs(600));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.expect("an answer");
+        let media = answer.headers().get("content-type").and_then(|media| media.to_str().ok());
+        if answer.status() == 200 && media == Some("text/event-stream") {
+            Ok(Events::new(answer))
+        } else {
+            Err(raw(answer).await.expect("a body"))
+        }
+    }
+
     /// Posts bytes of some media type.
     ///
     /// # Errors
@@ -105,5 +170,6 @@ async fn raw(answer: reqwest::Response) -> Result<Raw, reqwest::Error> {
     let media =
         answer.headers().get("content-type").and_then(|media| media.to_str().ok()).unwrap_or_default();
     let (status, media) = (answer.status().as_u16(), media.to_owned());
-    Ok(Raw { status, media, body: answer.bytes().await?.to_vec() })
+    let headers = answer.headers().clone();
+    Ok(Raw { status, media, headers, body: answer.bytes().await?.to_vec() })
 }

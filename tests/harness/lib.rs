@@ -2,6 +2,7 @@
 //! by hand, and a check of a whole log from nothing.
 
 mod check;
+mod events;
 mod go;
 mod http;
 mod kernel;
@@ -12,8 +13,9 @@ mod told;
 mod writer;
 
 pub use check::check_log;
+pub use events::Events;
 pub use go::{go_build, go_install};
-pub use http::Http;
+pub use http::{Http, Raw};
 pub use kernel::{BUNDLE, bundle, config, done, tool};
 pub use log::TestLog;
 pub use open_admission::{Added, OpenAdmission};
