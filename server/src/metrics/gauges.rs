@@ -1,0 +1,171 @@
+//! What a log is like at the moment: read when somebody asks, counted by nobody.
+
+use std::fmt;
+use std::sync::Weak;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+use rocksdb::properties;
+use tokio::sync::mpsc;
+
+use crate::routes::App;
+use crate::sequencer::Message;
+use crate::store::Store;
+
+/// The gauges of a log. They do not keep it alive.
+#[derive(Debug)]
+pub(crate) struct LogGauges {
+    pub(crate) app: Weak<App>,
+    pub(crate) sequencer: mpsc::WeakSender<Message>,
+}
+
+/// The encoder with fewer words around it.
+struct Gauges<'a>(DescriptorEncoder<'a>);
+
+impl Gauges<'_> {
+    fn tell(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        value: impl EncodeGaugeValue,
+    ) -> fmt::Result {
+        self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    /// Values of one name that differ in one label.
+    fn tell_each<const N: usize>(
+        &mut self,
+        (name, help, unit): (&str, &str, Option<&Unit>),
+        label: &str,
+        values: [(&str, u64); N],
+    ) -> fmt::Result {
+        let mut told = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (of, value) in values {
+            told.encode_family(&[(label, of)])?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for LogGauges {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(app) = self.app.upgrade() else { return Ok(()) };
+        let mut gauges = Gauges(encoder);
+        let load = app.load();
+        gauges.tell_each(
+            ("tree_size", "Entries in the tree.", None),
+            "head",
+            [("committed", load.committed.get()), ("published", load.published.get())],
+        )?;
+        let sequencer =
+            self.sequencer.upgrade().map_or((0, 0), |queue| (queue.max_capacity(), queue.capacity()));
+        let (admission, submissions) =
+            (load.admission_waiting as u64, sequencer.0.saturating_sub(sequencer.1) as u64);
+        gauges.tell_each(
+            ("queue_requests", "Requests that wait in a queue.", None),
+            "queue",
+            [("admission", admission), ("sequencer", submissions)],
+        )?;
+        gauges.tell(
+            "queue_requests_max",
+            "Requests that a queue takes; more are answered with 429.",
+            None,
+            load.admission_max as u64,
+        )?;
+        gauges.tell(
+            "request_bodies",
+            "Memory that is set aside for bodies.",
+            Some(&Unit::Bytes),
+            load.body_bytes as u64,
+        )?;
+        gauges.tell(
+            "evidence_packs_in_progress",
+            "Evidence packs that are being made.",
+            None,
+            load.packs as u64,
+        )?;
+        gauges.tell("writing", "1 while the log takes records.", None, u64::from(!load.stopping))?;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let help = "The program that runs; always 1.";
+        let mut told = gauges.0.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
+        told.encode_family(&version)?.encode_gauge(&1_u64)?;
+        store(&mut gauges, app.store())
+    }
+}
+
+/// What RocksDB and the disk say.
+fn store(gauges: &mut Gauges<'_>, store: &Store) -> fmt::Result {
+    let bytes = Some(&Unit::Bytes);
+    for (name, help, unit, property) in [
+        (
+            "store_memtables",
+            "Memory of rows that are not yet in a file.",
+            bytes,
+            properties::CUR_SIZE_ALL_MEM_TABLES,
+        ),
+        (
+            "store_table_readers",
+            "Memory of indexes and filters outside the block cache.",
+            bytes,
+            properties::ESTIMATE_TABLE_READERS_MEM,
+        ),
+        (
+            "store_pending_compaction",
+            "Data that compaction still has to rewrite.",
+            bytes,
+            properties::ESTIMATE_PENDING_COMPACTION_BYTES,
+        ),
+        (
+            "store_live_data",
+            "Estimate of the data that is in force.",
+            bytes,
+            properties::ESTIMATE_LIVE_DATA_SIZE,
+        ),
+        ("store_tables", "Size of all table files.", bytes, properties::TOTAL_SST_FILES_SIZE),
+    ] {
+        gauges.tell(name, help, unit, store.property_sum(property))?;
+    }
+    // These are properties of the whole database: each column says the same.
+    for (name, help, unit, property) in [
+        ("store_block_cache", "Memory of the block cache.", bytes, properties::BLOCK_CACHE_USAGE),
+        ("store_compactions_running", "Compactions that run.", None, properties::NUM_RUNNING_COMPACTIONS),
+        ("store_flushes_running", "Flushes that run.", None, properties::NUM_RUNNING_FLUSHES),
+        (
+            "store_background_errors",
+            "Errors of the database's own threads since it was opened.",
+            None,
+            properties::BACKGROUND_ERRORS,
+        ),
+        ("store_write_stopped", "1 while the database takes no writes.", None, properties::IS_WRITE_STOPPED),
+        (
+            "store_delayed_write_rate",
+            "Bytes a second that writes are slowed down to; 0 for not at all.",
+            None,
+            properties::ACTUAL_DELAYED_WRITE_RATE,
+        ),
+    ] {
+        gauges.tell(name, help, unit, store.property(property))?;
+    }
+    let (mut files, mut size) = (0_u64, 0_u64);
+    for item in std::fs::read_dir(store.path()).into_iter().flatten().flatten() {
+        // A file may go away between its listing and this.
+        if let Ok(metadata) = item.metadata() {
+            files += 1;
+            size += metadata.len();
+        }
+    }
+    gauges.tell("store_files", "Files in the store's folder.", None, files)?;
+    gauges.tell("store", "Size of the files in the store's folder.", bytes, size)?;
+    if let Ok(disk) = rustix::fs::statvfs(store.path()) {
+        gauges.tell(
+            "disk_free",
+            "Free space of the disk below the store.",
+            bytes,
+            disk.f_bavail * disk.f_frsize,
+        )?;
+    }
+    Ok(())
+}
