@@ -54,6 +54,12 @@ impl Admission {
         Ok(Self { queue })
     }
 
+    /// Requests that wait, and how many may.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let max = self.queue.max_capacity();
+        (max.saturating_sub(self.queue.capacity()), max)
+    }
+
     /// Admits entries to the queue; the answer comes once they are durable or refused.
     pub(crate) fn submit(
         &self,

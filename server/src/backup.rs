@@ -172,7 +172,7 @@ impl Backup<'_> {
         match admin::ask(&self.config.data, &Question::Copy(data.clone())) {
             Ok(Some(Answer::Done)) => {}
             Ok(Some(Answer::Failed(why))) => return Err(BackupError::Server(why)),
-            Ok(None) => copy_store(&Store::open(&self.config.data, false)?, &data)?,
+            Ok(None) => copy_store(&Store::open(&self.config.data, &self.config.store, false)?, &data)?,
             Err(error) => return Err(file_error(&admin::path(&self.config.data), error)),
         }
         self.copy_settings(&partial)?;

@@ -71,10 +71,27 @@ pub struct Config {
     /// The feed of checkpoints.
     #[serde(default, skip_serializing_if = "is_default")]
     pub feed: FeedConfig,
+    /// The operator vouches that nobody holds a newer checkpoint than those of `seen`. For one start, so never in a file.
+    #[serde(skip)]
+    pub seen_none_newer: bool,
+    /// Form of what is said on stderr.
+    #[serde(default)]
+    pub log_format: LogFormat,
 }
 
 fn is_default<T: Default + PartialEq>(section: &T) -> bool {
     *section == T::default()
+}
+
+/// Form of what the server says on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people, in colour on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 pub(crate) const fn default_connections_max() -> usize {
@@ -92,13 +109,19 @@ impl Config {
     /// When it cannot be read, or a key is missing or unknown.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read(path)?;
-        let mut config: Self = toml::from_str(&text).map_err(|error| content(path, error.to_string()))?;
+        let table = text.parse().map_err(|error: toml::de::Error| content(path, error.to_string()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
+        Self::from_table(table, folder).map_err(|why| content(path, why))
+    }
+
+    /// A configuration of values that are put together, with relative paths seen from `folder`.
+    pub(crate) fn from_table(table: toml::Table, folder: &Path) -> Result<Self, String> {
+        let mut config: Self = table.try_into().map_err(|error: toml::de::Error| error.to_string())?;
         config.data = folder.join(&config.data);
         config.log_key = folder.join(&config.log_key);
         config.seen.iter_mut().for_each(|seen| *seen = folder.join(&*seen));
         if config.queue_max == 0 || config.connections_max == 0 {
-            return Err(content(path, "queue_max and connections_max must be at least 1".to_owned()));
+            return Err("queue_max and connections_max must be at least 1".to_owned());
         }
         Ok(config)
     }

@@ -74,6 +74,8 @@ pub(crate) enum RequestError {
         "the disk of the log is full: records are refused until there is space, and reads are answered; try again later"
     )]
     DiskFull,
+    #[error("the log would not take a record now: {0}")]
+    NotReady(String),
     #[error("the store could not be read")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -115,7 +117,7 @@ impl RequestError {
             Self::TooSlow(_) => ProblemKind::TooSlow,
             Self::UnsupportedMedia(_) => ProblemKind::UnsupportedMedia,
             Self::Busy | Self::Streams(_) => ProblemKind::Busy,
-            Self::NotWriting => ProblemKind::NotWriting,
+            Self::NotWriting | Self::NotReady(_) => ProblemKind::NotWriting,
             Self::DiskFull => ProblemKind::DiskFull,
             Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
         };
@@ -132,6 +134,8 @@ impl IntoResponse for RequestError {
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (status, body).into_response();
+        // For those who count.
+        response.extensions_mut().insert(problem.kind);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_PROBLEM));
         // What went wrong once need not go wrong again.

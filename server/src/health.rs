@@ -23,6 +23,10 @@ pub(crate) struct Load {
     pub(crate) packs: usize,
     /// The log takes no more records.
     pub(crate) stopping: bool,
+    /// Less than the reserve is free, or a write failed for want of space.
+    pub(crate) disk_full: bool,
+    /// Free space of the disk below the store.
+    pub(crate) disk_free_bytes: u64,
 }
 
 /// One thing that has to hold for records to be admitted.
@@ -45,6 +49,11 @@ impl Load {
         vec![
             Check { check: "sequencer", ok: !self.stopping, detail: writing.to_owned() },
             Check { check: "queue", ok: self.admission_waiting < self.admission_max, detail: queue },
+            Check {
+                check: "disk",
+                ok: !self.disk_full,
+                detail: format!("{} bytes are free", self.disk_free_bytes),
+            },
         ]
     }
 }

@@ -8,7 +8,7 @@ use sift_spec::types::KeyName;
 use zeroize::Zeroizing;
 
 use crate::config::{
-    CONFIG_FILE, Config, ConfigError, content, default_connections_max, default_queue_max, file,
+    CONFIG_FILE, Config, ConfigError, LogFormat, content, default_connections_max, default_queue_max, file,
 };
 use crate::disk::DiskConfig;
 use crate::key_file::write_secret;
@@ -84,6 +84,8 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
         disk: DiskConfig::default(),
         store: StoreConfig::default(),
         feed: crate::config::FeedConfig::default(),
+        seen_none_newer: false,
+        log_format: LogFormat::default(),
     };
     // The configuration comes last: without it there is no log here, and init may be run again elsewhere.
     let text = toml::to_string(&config).map_err(|error| content(&config_path, error.to_string()))?;

@@ -16,19 +16,26 @@
 //! Out of scope: deciding about calls (the kernel does), judging what records say about each other beyond
 //! their chain (the verifier does), keeping payloads.
 
+pub mod backup;
+pub mod check;
 pub mod config;
+pub mod fsck;
 pub mod init;
 pub mod key_file;
 pub mod operator;
+pub mod settings;
 
+mod admin;
 mod admission;
 mod disk;
 mod door;
 mod error;
 mod evidence;
 mod feed;
+mod health;
 mod listener;
 mod mark;
+mod metrics;
 mod openapi;
 mod recovery;
 mod routes;
@@ -41,14 +48,17 @@ mod tile;
 mod view;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use sift_spec::proof::TreeHead;
+use sift_spec::trust::TrustPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::config::{Config, ConfigError};
 pub use crate::disk::DiskConfig;
 use crate::door::Door;
+use crate::metrics::Metrics;
 pub use crate::recovery::RecoveryError;
 use crate::running::Running;
 use crate::sequencer::Sequencer;
@@ -66,6 +76,9 @@ pub enum LogError {
     /// The store failed while the log was running. What was answered is durable; start again to recover.
     #[error("stopped, because {0}; everything that was answered is durable")]
     Store(#[from] StoreError),
+    /// The store is a copy, and nobody has shown that it is the newest.
+    #[error(transparent)]
+    Stale(#[from] backup::StaleError),
     /// The network or a thread failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -103,9 +116,14 @@ impl Log {
             let why = "operator: this is the log's own key; the operator's must be another".to_owned();
             return Err(config::content(std::path::Path::new(config::CONFIG_FILE), why).into());
         }
+        let trust = TrustPolicy::of_log(key.verifier().clone(), None);
         let mut seen = config::read_seen(config)?;
         seen.extend_from_slice(known);
         let sequencer = recovery::open(&config.data, &config.store, key, operator, &seen)?;
+        let seen = seen.iter().map(|note| Ok(trust.verify(note)?.checkpoint().head));
+        let seen = seen.collect::<Result<Vec<_>, RecoveryError>>()?;
+        let stored = sequencer.views.borrow().head;
+        backup::check_fresh(&config.data, stored, &seen, config.seen_none_newer)?;
         Ok(Self { config: config.clone(), sequencer })
     }
 
@@ -133,7 +151,8 @@ impl Log {
         };
         let listening = tokio::spawn(listener::serve(listener, door.router(), config.connections_max, end));
         tokio::pin!(shutdown);
-        let mut running = Running::start(self)?;
+        let metrics = Arc::new(Metrics::new());
+        let mut running = Running::start(self, &metrics)?;
         door.open(running.router());
         let result = loop {
             tokio::select! {
@@ -148,7 +167,7 @@ impl Log {
             tokio::select! {
                 () = &mut shutdown => break Ok(()),
                 reopened = running.reopen(&config, &door) => match reopened {
-                    Ok(log) => running = Running::start(log)?,
+                    Ok(log) => running = Running::start(log, &metrics)?,
                     Err(error) => break Err(error),
                 },
             }

@@ -160,7 +160,8 @@ pub(crate) fn open(
     let view = Arc::new(View { head, checkpoint, keys: Arc::clone(&keys), tiles: partial });
     let (views, _) = watch::channel(view);
     let store = Arc::new(store);
-    Ok(Sequencer { store, key, keys, operator: chain, edge, tiles, heads: HashMap::new(), views, mark })
+    let (heads, metrics) = (HashMap::new(), Arc::default());
+    Ok(Sequencer { store, key, keys, operator: chain, edge, tiles, heads, views, mark, metrics })
 }
 
 /// Checks that the stored tree extends a head that was signed before.

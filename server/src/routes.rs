@@ -29,6 +29,8 @@ use crate::admission::Admission;
 use crate::disk::Disk;
 use crate::error::RequestError;
 use crate::feed::Feed;
+use crate::health::Load;
+use crate::metrics::{Metrics, count_requests};
 use crate::openapi::{places, routes};
 use crate::store::Store;
 use crate::view::{View, ViewError};
@@ -39,6 +41,7 @@ routes! {
         records::add,
         service::healthz,
         service::readyz,
+        service::metrics,
     }
     // What does not compress, or must not wait for its end to be.
     Read {
@@ -84,6 +87,7 @@ pub(crate) struct App {
     packs: Semaphore,
     /// Streams of checkpoints.
     feed: Feed,
+    metrics: Arc<Metrics>,
 }
 
 type Shared = State<Arc<App>>;
@@ -103,6 +107,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async {
             RequestError::MethodNotAllowed("this path does not take this method")
         })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app.metrics.requests), count_requests))
         .with_state(app)
 }
 
@@ -120,9 +125,31 @@ impl App {
         stopping: Arc<AtomicBool>,
         disk: Arc<Disk>,
         feed: Feed,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (bodies, packs) = (Semaphore::new(BODIES_KIB_MAX), Semaphore::new(PACKS_MAX));
-        Self { store, committed, published, admission, stopping, disk, bodies, packs, feed }
+        Self { store, committed, published, admission, stopping, disk, bodies, packs, feed, metrics }
+    }
+
+    /// The store, for those who look after it.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What the log has to do at the moment.
+    pub(crate) fn load(&self) -> Load {
+        let (admission_waiting, admission_max) = self.admission.waiting();
+        Load {
+            committed: self.committed().head.size,
+            published: self.published().head.size,
+            admission_waiting,
+            admission_max,
+            body_bytes: BODIES_KIB_MAX.saturating_sub(self.bodies.available_permits()) << 10,
+            packs: PACKS_MAX.saturating_sub(self.packs.available_permits()),
+            stopping: self.stopping.load(Ordering::Relaxed),
+            disk_full: self.disk.is_full(),
+            disk_free_bytes: self.disk.free(),
+        }
     }
 
     /// Refuses while the log takes no records.

@@ -12,12 +12,15 @@ use std::time::Duration;
 use axum::Router;
 use sift_spec::api::Publish;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
+use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::door::Door;
 use crate::feed::Feed;
+use crate::metrics::Metrics;
 use crate::recovery::RecoveryError;
 use crate::routes::{self, App};
 use crate::sequencer::{Ended, Message};
@@ -48,6 +51,8 @@ pub(crate) struct Running {
     /// Ends the streams of checkpoints, for which nobody waits.
     end_streams: watch::Sender<bool>,
     sequencer: Sequencing,
+    /// The task of the admin socket, which holds the store.
+    admin: Option<JoinHandle<()>>,
 }
 
 /// The sequencer's thread.
@@ -58,8 +63,9 @@ enum Sequencing {
 
 impl Running {
     /// Starts the threads of a log.
-    pub(crate) fn start(log: Log) -> Result<Self, LogError> {
-        let Log { config, sequencer } = log;
+    pub(crate) fn start(log: Log, metrics: &Arc<Metrics>) -> Result<Self, LogError> {
+        let Log { config, mut sequencer } = log;
+        sequencer.metrics = Arc::clone(&metrics.commits);
         let (store, views) = (Arc::clone(&sequencer.store), sequencer.views.subscribe());
         let disk = Arc::new(Disk::new(&config.data, &config.disk));
         let (submissions, queue) = mpsc::channel(config.queue_max);
@@ -84,10 +90,20 @@ impl Running {
             Arc::clone(&stopping),
             Arc::clone(&disk),
             feed,
+            Arc::clone(metrics),
         );
-        let (app, store) = (Some(Arc::new(app)), Some(store));
-        let sequencer = Sequencing::Runs(runs);
-        Ok(Self { app, store, views, submissions, stopping, disk, end_streams, sequencer })
+        let app = Arc::new(app);
+        metrics.look_at(&app, submissions.downgrade());
+        // Without it the log is served all the same; only what needs it, such as a backup, is not to be had.
+        let admin = match Admin::bind(&config.data) {
+            Ok(admin) => Some(tokio::spawn(admin.serve(Arc::clone(&store)))),
+            Err(error) => {
+                tracing::warn!(%error, "there is no admin socket: backups need the log to be stopped");
+                None
+            }
+        };
+        let (app, store, sequencer) = (Some(app), Some(store), Sequencing::Runs(runs));
+        Ok(Self { app, store, views, submissions, stopping, disk, end_streams, sequencer, admin })
     }
 
     /// What answers requests.
@@ -115,6 +131,7 @@ impl Running {
 
     /// Lets the sequencer finish what came before, and waits for it.
     pub(crate) async fn finish(&mut self) -> Result<(), LogError> {
+        self.end_admin().await;
         let _ = self.submissions.send(Message::Stop).await;
         self.ended().await
     }
@@ -146,10 +163,19 @@ impl Running {
         }
     }
 
+    async fn end_admin(&mut self) {
+        if let Some(admin) = self.admin.take() {
+            admin.abort();
+            // Once it is gone, so is its hold of the store.
+            let _ = admin.await;
+        }
+    }
+
     /// Closes the store once the last request has let go of it.
     async fn close(&mut self) -> Result<(), LogError> {
         self.app = None;
         self.end_streams.send_replace(true);
+        self.end_admin().await;
         let Some(mut store) = self.store.take() else { return Ok(()) };
         let released = async {
             loop {

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use sift_spec::chain::{ChainError, OperatorHead, RunHead};
 use sift_spec::checkpoint::Checkpoint;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::disk::Disk;
 use crate::error::Refusal;
 use crate::mark::HighWaterMark;
+use crate::metrics::CommitMetrics;
 use crate::store::{ChainId, Commit, Row, Store, StoreError};
 use crate::tile::{EdgeTiles, Tile};
 use crate::view::View;
@@ -92,6 +94,7 @@ pub(crate) struct Sequencer {
     pub(crate) heads: HashMap<RunId, RunHead>,
     pub(crate) views: watch::Sender<Arc<View>>,
     pub(crate) mark: HighWaterMark,
+    pub(crate) metrics: Arc<CommitMetrics>,
 }
 
 /// What waited for a round.
@@ -201,6 +204,9 @@ impl Sequencer {
             let entries = std::mem::take(&mut submission.entries);
             all.push(entries.into_iter().map(decide).collect::<Result<_, StoreError>>()?);
         }
+        let answered = all.iter().flatten().filter(|result: &&Result<_, _>| result.is_ok()).count();
+        self.metrics.repeated(answered.saturating_sub(round.commit.entries.len()));
+        self.metrics.heads(self.heads.len());
         Ok((round, all))
     }
 
@@ -344,7 +350,7 @@ impl Sequencer {
             return Ok(Arc::clone(&self.views.borrow()));
         }
         if !grown {
-            self.store.commit(&commit)?;
+            self.commit(&commit)?;
             return Ok(Arc::clone(&self.views.borrow()));
         }
         let head = TreeHead { size: self.edge.size(), root: self.edge.root() };
@@ -356,12 +362,19 @@ impl Sequencer {
         commit.tiles = complete.into_iter().chain(partial).collect();
         let enrolled = commit.rows.iter().any(|(chain, ..)| *chain == ChainId::Operator);
         commit.operator_records = enrolled.then(|| self.operator.next_seq());
-        self.store.commit(&commit)?;
+        self.commit(&commit)?;
         self.mark.set(&checkpoint);
         let tiles = commit.tiles.into_iter().collect();
         let view = Arc::new(View { head, checkpoint, keys: Arc::clone(&self.keys), tiles });
         self.views.send_replace(Arc::clone(&view));
         Ok(view)
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        self.store.commit(commit)?;
+        self.metrics.committed(begun.elapsed(), commit.entries.len(), commit.equivocations.len());
+        Ok(())
     }
 }
 

@@ -63,6 +63,12 @@ settings! {
         "Connections at a time; more wait to be accepted";
     "log_format", "log-format", "SIFT_SERVER_LOG_FORMAT", Text,
         "Form of what is said on stderr: text, or json with one object a line";
+    "disk.reserve_mib", "disk-reserve-mib", "SIFT_SERVER_DISK_RESERVE_MIB", Integer,
+        "Space that stays free on the store's disk; with less, records are refused";
+    "feed.streams_max", "feed-streams-max", "SIFT_SERVER_FEED_STREAMS_MAX", Integer,
+        "Streams of checkpoints at a time; more are answered with 429";
+    "store.write_buffer_kib", "store-write-buffer-kib", "SIFT_SERVER_STORE_WRITE_BUFFER_KIB", Integer,
+        "Memory for rows not yet in a file, for each of the two large columns";
 }
 
 impl Setting {
@@ -367,7 +373,7 @@ mod tests {
         assert_eq!(value(&none, "queue_max"), ("7", Source::File));
         assert_eq!(value(&none, "connections_max"), ("4096", Source::Default));
         let environment = over("queue_max", "8", Source::Environment);
-        assert_eq!(value(&resolve(&path, &[environment.clone()]), "queue_max"), ("8", Source::Environment));
+        assert_eq!(value(&resolve(&path, &[environment]), "queue_max"), ("8", Source::Environment));
         // The command line gives one override a setting: the strongest.
         let flag = over("queue_max", "9", Source::Flag);
         assert_eq!(value(&resolve(&path, &[flag]), "queue_max"), ("9", Source::Flag));
@@ -407,20 +413,33 @@ mod tests {
         }
     }
 
+    /// Names that a table of the configuration takes, as its refusal of another lists them.
+    fn fields(header: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(&format!("{header}zzz = 1")).unwrap_err().to_string();
+        let (_, expected) = error.split_once("expected").unwrap_or_else(|| panic!("{header}: {error}"));
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
     /// A field of the configuration is a setting, or one of those that only a file can hold.
     #[test]
     fn every_scalar_is_a_setting() {
         const IN_FILE_ONLY: [&str; 1] = ["seen"];
-        let error = toml::from_str::<Config>("zzz = 1").unwrap_err().to_string();
-        let fields: Vec<&str> =
-            error.split_once("expected").unwrap().1.split('`').skip(1).step_by(2).collect();
-        assert!(fields.len() > 5, "{error}");
-        for field in fields {
-            let listed = SETTINGS.iter().any(|setting| setting.key.split('.').next() == Some(field));
-            assert!(
-                listed || IN_FILE_ONLY.contains(&field),
-                "{field} is neither in SETTINGS nor in IN_FILE_ONLY"
-            );
+        let top = fields("");
+        assert!(top.len() > 5, "{top:?}");
+        for field in top {
+            let section = SETTINGS.iter().any(|setting| setting.key.starts_with(&format!("{field}.")));
+            let names = if section {
+                fields(&format!("[{field}]\n")).iter().map(|name| format!("{field}.{name}")).collect()
+            } else {
+                vec![field]
+            };
+            for name in names {
+                let listed = SETTINGS.iter().any(|setting| setting.key == name);
+                assert!(
+                    listed || IN_FILE_ONLY.contains(&name.as_str()),
+                    "{name} is neither in SETTINGS nor in IN_FILE_ONLY"
+                );
+            }
         }
     }
 }

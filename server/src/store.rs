@@ -12,12 +12,14 @@
 //! Integers are big-endian, so that keys sort as numbers do. Nothing here is trusted on reopening before
 //! [`crate::recovery`] has compared it with the signed checkpoint.
 
+pub(crate) mod raw;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Direction, IteratorMode, Options, WriteBatch, WriteOptions,
+    Direction, IteratorMode, Options, WriteBatch, WriteOptions, properties::PropName,
 };
 use serde::{Deserialize, Serialize};
 use sift_spec::tile::{TILE_WIDTH, TileId, Tiles, parse_hashes};
@@ -31,6 +33,9 @@ const CHAIN: &str = "chain";
 const CHECKPOINTS: &str = "checkpoints";
 const EQUIVOCATIONS: &str = "equivocations";
 const META: &str = "meta";
+
+/// All columns.
+const COLUMNS: [&str; 6] = [ENTRIES, TILES, CHAIN, CHECKPOINTS, EQUIVOCATIONS, META];
 
 /// What this program writes, and the only thing it reads.
 const FORMAT: &[u8] = b"sift-server store 1";
@@ -162,7 +167,7 @@ impl Store {
         // a log that goes on from there signs a fork. Only a torn tail, which nobody was answered about, may go.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         options.set_track_and_verify_wals_in_manifest(true);
-        let columns = [ENTRIES, TILES, CHAIN, CHECKPOINTS, EQUIVOCATIONS, META].map(column);
+        let columns = COLUMNS.map(column);
         let db = DB::open_cf_descriptors(&options, dir, columns).map_err(|error| {
             let in_use = error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains("lock");
             if in_use { StoreError::InUse } else { error.into() }
@@ -186,6 +191,25 @@ impl Store {
 
     fn column(&self, name: &str) -> Result<&ColumnFamily, StoreError> {
         self.db.cf_handle(name).ok_or_else(|| StoreError::Damaged(format!("no column {name}")))
+    }
+
+    /// Folder of the store.
+    pub(crate) fn path(&self) -> &Path {
+        self.db.path()
+    }
+
+    /// A property of the whole database; 0 where it says nothing.
+    pub(crate) fn property(&self, property: &PropName) -> u64 {
+        // Every column can be asked, and the default one, which is empty, could not speak for block caches.
+        let column = self.db.cf_handle(ENTRIES);
+        let value = column.map(|column| self.db.property_int_value_cf(column, property));
+        value.and_then(|value| value.ok().flatten()).unwrap_or_default()
+    }
+
+    /// A property of columns, summed over all.
+    pub(crate) fn property_sum(&self, property: &PropName) -> u64 {
+        let columns = COLUMNS.iter().filter_map(|name| self.db.cf_handle(name));
+        columns.filter_map(|column| self.db.property_int_value_cf(column, property).ok().flatten()).sum()
     }
 
     /// A named value.

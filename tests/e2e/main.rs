@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod airline;
+mod backup;
 mod bad_input;
 mod crash;
 mod disk_full;
@@ -9,11 +10,13 @@ mod equivocations;
 mod evidence;
 mod faults;
 mod feed;
+mod fsck;
 mod honest;
 mod hostile;
 mod http;
 mod kernel;
 mod kernel_crash;
+mod operations;
 mod recovery;
 mod strangers;
 mod tidy;

@@ -41,7 +41,18 @@ impl LogProcess {
     /// # Panics
     /// When the program cannot be run at all.
     pub fn start(dir: &Path) -> Result<Self, String> {
-        Self::start_under(Command::new(program("sift-server")), dir)
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with more arguments of `serve`.
+    ///
+    /// # Errors
+    /// With what it printed, when it does not start.
+    ///
+    /// # Panics
+    /// When the program cannot be run at all.
+    pub fn start_with(dir: &Path, more: &[&str]) -> Result<Self, String> {
+        Self::spawn(Command::new(program("sift-server")), dir, more)
     }
 
     /// The same, under another program: `command` ends where `sift-server`'s own arguments begin.
@@ -51,11 +62,16 @@ impl LogProcess {
     ///
     /// # Panics
     /// When the program cannot be run at all.
-    pub fn start_under(mut command: Command, dir: &Path) -> Result<Self, String> {
+    pub fn start_under(command: Command, dir: &Path) -> Result<Self, String> {
+        Self::spawn(command, dir, &[])
+    }
+
+    fn spawn(mut command: Command, dir: &Path, more: &[&str]) -> Result<Self, String> {
         let mut child = command
             .arg("serve")
             .arg("--dir")
             .arg(dir)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

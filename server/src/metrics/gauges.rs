@@ -1,24 +1,37 @@
 //! What a log is like at the moment: read when somebody asks, counted by nobody.
 
 use std::fmt;
-use std::sync::Weak;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use rocksdb::properties;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::WeakSender;
 
 use crate::routes::App;
 use crate::sequencer::Message;
 use crate::store::Store;
 
 /// The gauges of a log. They do not keep it alive.
-#[derive(Debug)]
-pub(crate) struct LogGauges {
-    pub(crate) app: Weak<App>,
-    pub(crate) sequencer: mpsc::WeakSender<Message>,
+#[derive(Debug, Default)]
+pub(super) struct LogGauges {
+    current: Mutex<Option<Current>>,
+}
+
+/// What answers at the moment, and the queue behind it.
+#[derive(Debug, Clone)]
+struct Current {
+    app: Weak<App>,
+    sequencer: WeakSender<Message>,
+}
+
+impl LogGauges {
+    pub(super) fn look_at(&self, app: &Arc<App>, sequencer: WeakSender<Message>) {
+        let current = Current { app: Arc::downgrade(app), sequencer };
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+    }
 }
 
 /// The encoder with fewer words around it.
@@ -52,7 +65,9 @@ impl Gauges<'_> {
 
 impl Collector for LogGauges {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(app) = self.app.upgrade() else { return Ok(()) };
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(Current { app, sequencer }) = current else { return Ok(()) };
+        let Some(app) = app.upgrade() else { return Ok(()) };
         let mut gauges = Gauges(encoder);
         let load = app.load();
         gauges.tell_each(
@@ -60,8 +75,7 @@ impl Collector for LogGauges {
             "head",
             [("committed", load.committed.get()), ("published", load.published.get())],
         )?;
-        let sequencer =
-            self.sequencer.upgrade().map_or((0, 0), |queue| (queue.max_capacity(), queue.capacity()));
+        let sequencer = sequencer.upgrade().map_or((0, 0), |queue| (queue.max_capacity(), queue.capacity()));
         let (admission, submissions) =
             (load.admission_waiting as u64, sequencer.0.saturating_sub(sequencer.1) as u64);
         gauges.tell_each(
@@ -87,7 +101,10 @@ impl Collector for LogGauges {
             None,
             load.packs as u64,
         )?;
-        gauges.tell("writing", "1 while the log takes records.", None, u64::from(!load.stopping))?;
+        let writing = !load.stopping && !load.disk_full;
+        gauges.tell("writing", "1 while the log takes records.", None, u64::from(writing))?;
+        let help = "Free space of the disk below the store.";
+        gauges.tell("disk_free", help, Some(&Unit::Bytes), load.disk_free_bytes)?;
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let help = "The program that runs; always 1.";
         let mut told = gauges.0.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
@@ -159,13 +176,5 @@ fn store(gauges: &mut Gauges<'_>, store: &Store) -> fmt::Result {
     }
     gauges.tell("store_files", "Files in the store's folder.", None, files)?;
     gauges.tell("store", "Size of the files in the store's folder.", bytes, size)?;
-    if let Ok(disk) = rustix::fs::statvfs(store.path()) {
-        gauges.tell(
-            "disk_free",
-            "Free space of the disk below the store.",
-            bytes,
-            disk.f_bavail * disk.f_frsize,
-        )?;
-    }
     Ok(())
 }

@@ -89,9 +89,13 @@ pub(super) fn media(headers: &HeaderMap) -> Result<String, RequestError> {
 }
 
 async fn add_one(app: &App, body: Bytes) -> Answered {
-    let entry = Entry::parse(body.into()).map_err(Refusal::Malformed)?;
+    let count = |refusal: Refusal| {
+        app.metrics.requests.refused(refusal.problem().kind);
+        refusal
+    };
+    let entry = Entry::parse(body.into()).map_err(Refusal::Malformed).map_err(count)?;
     let Answer { results, view } = submit(app, vec![Ok(entry)]).await?;
-    let index = results.into_iter().next().ok_or(RequestError::Internal("no result"))??;
+    let index = results.into_iter().next().ok_or(RequestError::Internal("no result"))?.map_err(count)?;
     let receipt = view.receipt(&app.store, index).map_err(from_view)?;
     Ok(answer(MEDIA_NOTE, UNSTORED, receipt.to_string()))
 }
@@ -111,7 +115,11 @@ async fn add_many(app: &App, body: Bytes) -> Answered {
     let proof = view.multi_inclusion(&app.store, &indices).map_err(from_view)?.0;
     let result = |result: Result<LeafIndex, Refusal>| match result {
         Ok(index) => BatchResult::Index(index),
-        Err(refusal) => BatchResult::Problem(Box::new(refusal.problem())),
+        Err(refusal) => {
+            let problem = refusal.problem();
+            app.metrics.requests.refused(problem.kind);
+            BatchResult::Problem(Box::new(problem))
+        }
     };
     let results = results.into_iter().map(result).collect();
     json(UNSTORED, &BatchAnswer { checkpoint: view.checkpoint.clone(), proof, results })

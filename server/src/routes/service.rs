@@ -2,13 +2,21 @@
 
 use std::sync::LazyLock;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::IntoParams;
 
 use super::answer::{Conditional, FRESH, NotModified, tagged};
-use super::{Answered, Shared, document};
+use super::extract::Query;
+use super::{Answered, Shared, blocking, document};
+use crate::error::RequestError;
+use crate::health::Check;
+use crate::metrics::MEDIA_METRICS;
 use crate::openapi::{problems, serve};
 
 /// Whether the process lives
@@ -19,15 +27,60 @@ pub(super) async fn healthz() -> &'static str {
 
 problems!(ReadyProblems: NotWriting, DiskFull);
 
+/// Parameter of `/readyz`.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Verbose {
+    /// Lists every check as JSON, whatever the answer
+    #[serde(default)]
+    verbose: bool,
+}
+
 /// Whether the log takes records
 #[utoipa::path(
     get,
     path = "/readyz",
-    responses((status = 200, description = "It does", body = String), ReadyProblems)
+    params(Verbose),
+    responses((status = 200, description = "A record that came now would be taken", body = String), ReadyProblems)
 )]
-pub(super) async fn readyz(State(app): Shared) -> Answered {
-    app.is_writing()?;
-    Ok("ready\n".into_response())
+pub(super) async fn readyz(State(app): Shared, Query(Verbose { verbose }): Query<Verbose>) -> Answered {
+    let load = app.load();
+    let checks = load.checks();
+    let failed: Vec<&Check> = checks.iter().filter(|check| !check.ok).collect();
+    if verbose {
+        let ready = failed.is_empty();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        return Ok((status, Json(json!({ "ready": ready, "checks": checks }))).into_response());
+    }
+    if failed.is_empty() {
+        return Ok("ready\n".into_response());
+    }
+    if load.disk_full {
+        return Err(RequestError::DiskFull);
+    }
+    let failed: Vec<String> =
+        failed.iter().map(|check| format!("{}: {}", check.check, check.detail)).collect();
+    Err(RequestError::NotReady(failed.join("; ")))
+}
+
+problems!(MetricsProblems: Internal);
+
+/// What the log tells about itself, as OpenMetrics text
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses(
+        (status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"),
+        MetricsProblems
+    )
+)]
+pub(super) async fn metrics(State(app): Shared) -> Answered {
+    // Some numbers are read from files.
+    let text = blocking(move || app.metrics.render()).await?;
+    let text = text.map_err(|_| RequestError::Internal("the metrics have no text"))?;
+    let headers = [(header::CONTENT_TYPE, MEDIA_METRICS), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, text).into_response())
 }
 
 /// This document

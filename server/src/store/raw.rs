@@ -66,7 +66,12 @@ impl Store {
             column.set_block_based_table_factory(&block);
             ColumnFamilyDescriptor::new(name, column)
         });
-        let store = Self { db: DB::open_cf_descriptors_read_only(&options, dir, columns, false)? };
+        let db = DB::open_cf_descriptors_read_only(&options, dir, columns, false)?;
+        let store = Self {
+            db,
+            #[cfg(test)]
+            fault: Default::default(),
+        };
         if store.meta("format")?.as_deref() == Some(FORMAT) { Ok(store) } else { Err(StoreError::Format) }
     }
 

@@ -1,6 +1,9 @@
 //! `sift-server`: makes, runs and administers a log.
 
 mod args;
+mod backup;
+mod check_config;
+mod fsck;
 mod operate;
 mod serve;
 
@@ -9,14 +12,14 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser as _;
-use sift_server::config::CONFIG_FILE;
+use sift_server::fsck::Depth;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("sift-server: {error}");
             ExitCode::FAILURE
@@ -24,15 +27,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), AnyError> {
+fn run(args: Args) -> Result<ExitCode, AnyError> {
     match args.command {
-        Command::Init { dir, origin, listen } => init(&dir, &origin, listen),
-        Command::Serve { dir, config, seen } => {
-            let path = config.unwrap_or_else(|| dir.join(CONFIG_FILE));
-            runtime()?.block_on(serve::serve(&path, seen))
+        Command::Init { dir, origin, listen } => init(&dir, &origin, listen)?,
+        Command::Serve { place, settings, seen, seen_none_newer } => {
+            runtime()?.block_on(serve::serve(&place.config(), &settings.0, seen, seen_none_newer))?;
         }
-        Command::Operator(command) => runtime()?.block_on(operate::operate(command)),
+        Command::CheckConfig { place, json, settings } => {
+            return Ok(check_config::check_config(&place.config(), &settings.0, json));
+        }
+        Command::Fsck { place, seen, no_signatures, json } => {
+            let depth = if no_signatures { Depth::Hashes } else { Depth::Signatures };
+            return Ok(fsck::fsck(&place.config(), &seen, depth, json));
+        }
+        Command::Backup { place, to, with_keys, check } => {
+            backup::backup(&place.config(), &to, with_keys, check.0)?
+        }
+        Command::Restore { from, dir } => backup::restore(&from, &dir)?,
+        Command::Operator(command) => runtime()?.block_on(operate::operate(command))?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
