@@ -72,7 +72,7 @@ pub struct Config {
     pub dir: PathBuf,
     /// Where the log is served, without a trailing slash: `http://127.0.0.1:8190`.
     pub log_url: String,
-    /// Which log, witnesses and operator are believed. Lists exactly one log.
+    /// Which log, witnesses and operator are believed. Lists one log, by all keys that it may have.
     pub trust: TrustPolicy,
     /// The policy that decides.
     pub bundle: Bundle,

@@ -76,6 +76,11 @@ pub(crate) enum RequestError {
     DiskFull,
     #[error("the log would not take a record now: {0}")]
     NotReady(String),
+    #[error(
+        "in the log and durable, the last at index {index} ({count} in all), and not cosigned by enough witnesses in time: ask \
+         again, the same bytes have the same place"
+    )]
+    NotWitnessed { index: LeafIndex, count: usize },
     #[error("the store could not be read")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -119,9 +124,14 @@ impl RequestError {
             Self::Busy | Self::Streams(_) => ProblemKind::Busy,
             Self::NotWriting | Self::NotReady(_) => ProblemKind::NotWriting,
             Self::DiskFull => ProblemKind::DiskFull,
+            Self::NotWitnessed { .. } => ProblemKind::NotWitnessed,
             Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
         };
-        Problem::new(kind, self.to_string())
+        let mut problem = Problem::new(kind, self.to_string());
+        if let Self::NotWitnessed { index, .. } = self {
+            problem.index = Some(*index);
+        }
+        problem
     }
 }
 
@@ -142,7 +152,7 @@ impl IntoResponse for RequestError {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(UNSTORED));
         // Seconds. A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
         let retry_after = match self {
-            Self::Busy | Self::Streams(_) => Some("1"),
+            Self::Busy | Self::Streams(_) | Self::NotWitnessed { .. } => Some("1"),
             Self::NotWriting => Some("5"),
             Self::DiskFull => Some("10"),
             _ => None,

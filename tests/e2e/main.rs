@@ -18,5 +18,8 @@ mod kernel;
 mod kernel_crash;
 mod operations;
 mod recovery;
+mod rotation;
 mod strangers;
 mod tidy;
+mod witness;
+mod witness_strangers;

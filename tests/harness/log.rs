@@ -25,6 +25,7 @@ pub struct TestLog {
     config: Config,
     log: VerifierKey,
     operator: VerifierKey,
+    trust: Option<TrustPolicy>,
     running: Option<Running>,
     /// Client of the running log.
     pub http: Http,
@@ -46,7 +47,8 @@ impl TestLog {
         let new = init(dir.path(), &ORIGIN.parse().expect("an origin"), listen).expect("a log");
         let config = Config::read(&new.config).expect("a configuration");
         let (log, operator) = (new.log, new.operator);
-        let mut test = Self { dir, config, log, operator, running: None, http: Http::new("http://unused") };
+        let (trust, running) = (None, None);
+        let mut test = Self { dir, config, log, operator, trust, running, http: Http::new("http://unused") };
         test.restart().await.expect("a running log");
         test
     }
@@ -59,7 +61,8 @@ impl TestLog {
     /// # Panics
     /// When no port is to be had.
     pub async fn restart(&mut self) -> Result<(), LogError> {
-        let log = Log::open(&self.config)?;
+        let mut log = Log::open(&self.config)?;
+        log.ask_witnesses().await?;
         let listener = TcpListener::bind(self.config.listen).await.expect("a port");
         self.http = Http::new(&format!("http://{}", listener.local_addr().expect("an address")));
         let (stop, stopped) = oneshot::channel();
@@ -116,7 +119,28 @@ impl TestLog {
     /// What a verifier of this log believes.
     #[must_use]
     pub fn trust(&self) -> TrustPolicy {
-        TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()))
+        let plain = || TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()));
+        self.trust.clone().unwrap_or_else(plain)
+    }
+
+    /// Gives verifiers, and the operator, another trust file from here on.
+    pub fn set_trust(&mut self, trust: TrustPolicy) {
+        self.trust = Some(trust);
+    }
+
+    /// The operator's key.
+    #[must_use]
+    pub const fn operator_key(&self) -> &VerifierKey {
+        &self.operator
+    }
+
+    /// Waits until the log stops for a reason of its own.
+    ///
+    /// # Panics
+    /// When it does not run, or stops without an error.
+    pub async fn stopped(&mut self) -> LogError {
+        let running = self.running.take().expect("a running log");
+        running.task.await.expect("no panic").expect_err("a reason")
     }
 
     /// The operator, who signs by hand.
