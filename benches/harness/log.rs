@@ -152,7 +152,12 @@ pub async fn enrol(
     let policy = Policy { bundle, name: Text::cut("bench"), size: size as u64 };
     // The operator's memory of what it signed last is of no use after the benchmark.
     let memory = tempfile::tempdir()?;
-    let operator = Operator { key: operator, trust, last: memory.path().join("operator.last") };
+    let operator = Operator {
+        key: operator,
+        trust,
+        last: memory.path().join("operator.last"),
+        connect: Default::default(),
+    };
     for body in grants.chain([Ok(OperatorBody::Policy(policy))]) {
         operator.submit(url, body?, SystemClock.now()).await?;
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sift_connect::Connect;
 use sift_spec::bundle::Bundle;
 use sift_spec::note::VerifierKey;
 use sift_spec::trust::TrustPolicy;
@@ -72,7 +73,9 @@ pub struct Config {
     pub dir: PathBuf,
     /// Where the log is served, without a trailing slash: `http://127.0.0.1:8190`.
     pub log_url: String,
-    /// Which log, witnesses and operator are believed. Lists one log, by all keys that it may have.
+    /// How the log is reached.
+    pub connect: Connect,
+    /// Which log, witnesses and operator are believed. Lists exactly one log.
     pub trust: TrustPolicy,
     /// The policy that decides.
     pub bundle: Bundle,
@@ -99,6 +102,7 @@ impl Config {
         Self {
             dir: dir.into(),
             log_url: log_url.trim_end_matches('/').to_owned(),
+            connect: Connect::default(),
             trust,
             bundle,
             bundle_dir: None,
@@ -139,6 +143,9 @@ pub enum ConfigError {
 pub struct KernelFile {
     /// Where the log is served.
     pub log_url: String,
+    /// How the log is reached: certificate authorities, client certificate, token to read with.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connect: Connect,
     /// What must be true of an intent before its call is dispatched: `spool` or `log`.
     #[serde(default)]
     pub mode: Mode,
@@ -171,7 +178,10 @@ impl KernelFile {
     pub fn read(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join(CONFIG_FILE);
         let text = read_file(&path)?;
-        toml::from_str(&text).map_err(|error| ConfigError::Content { path, why: error.to_string() })
+        let file: Result<Self, _> = toml::from_str(&text);
+        let mut file = file.map_err(|error| ConfigError::Content { path, why: error.to_string() })?;
+        file.connect.rebase(dir);
+        Ok(file)
     }
 
     /// The whole configuration: this file, the trust file beside it, and the bundle in `bundle_dir`.
@@ -198,9 +208,14 @@ impl KernelFile {
             approvers,
             mode: self.mode,
             spool: self.spool,
+            connect: self.connect,
             ..config
         })
     }
+}
+
+fn is_default(connect: &Connect) -> bool {
+    *connect == Connect::default()
 }
 
 /// Reads a small text file.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use sift_connect::Connect;
 use sift_spec::api::{BatchAnswer, ConsistencyAnswer, MEDIA_BYTES, Problem, ProblemKind};
 use sift_spec::evidence::PACK_BYTES_MAX;
 use sift_spec::tile::push_entry;
@@ -60,8 +61,8 @@ impl LogError {
 /// Whether a problem lies with the log's state and not with what was sent.
 #[must_use]
 pub const fn is_passing(kind: ProblemKind) -> bool {
-    use ProblemKind::{Busy, DiskFull, Internal, NotWitnessed, NotWriting, TooSlow};
-    matches!(kind, Busy | NotWriting | DiskFull | TooSlow | NotWitnessed | Internal)
+    use ProblemKind::{Busy, DiskFull, Internal, NotWriting, RateLimited, TooSlow};
+    matches!(kind, Busy | RateLimited | NotWriting | DiskFull | TooSlow | Internal)
 }
 
 /// A client of one log.
@@ -69,8 +70,6 @@ pub const fn is_passing(kind: ProblemKind) -> bool {
 pub struct LogClient {
     http: reqwest::Client,
     url: String,
-    /// Whether records are sent with `wait=witnessed`.
-    witnessed: bool,
 }
 
 impl LogClient {
@@ -79,23 +78,23 @@ impl LogClient {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(url: &str) -> Result<Self, LogError> {
-        // Once per process; whoever was first has set the same or their own provider, and both work.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        Self::with(url, &Connect::default())
+    }
+
+    /// A client of the log served at `url`, reached in some way.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up, or a file that it needs is not to be had.
+    pub fn with(url: &str, connect: &Connect) -> Result<Self, LogError> {
+        let http = connect
+            .client()
+            .map_err(|error| LogError::Client(error.to_string()))?
             .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
             .timeout(Duration::from_secs(ANSWER_SECONDS_MAX))
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| LogError::Client(error.to_string()))?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), witnessed: false })
-    }
-
-    /// Whether an answer to records must be under a checkpoint that the log's witnesses have cosigned: what a trust file
-    /// with a quorum asks for.
-    #[must_use]
-    pub fn witnessed(mut self, witnessed: bool) -> Self {
-        self.witnessed = witnessed;
-        self
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
     }
 
     /// `POST /v1/records`: adds entries, all or each refused for itself.
@@ -108,8 +107,7 @@ impl LogClient {
             // An entry that was signed here fits its length prefix.
             let _ = push_entry(&mut body, entry);
         }
-        let wait = if self.witnessed { "?wait=witnessed" } else { "" };
-        let url = format!("{}/v1/records{wait}", self.url);
+        let url = format!("{}/v1/records", self.url);
         let request = self.http.post(&url).header(reqwest::header::CONTENT_TYPE, MEDIA_BYTES).body(body);
         self.json(url, request).await
     }

@@ -49,6 +49,12 @@ pub(crate) struct Uploader {
     doubts: u32,
 }
 
+/// A record that the log will take later.
+struct PutOff {
+    position: u64,
+    after: Option<Duration>,
+}
+
 /// Why a round did not succeed.
 enum Trouble {
     /// Try again after a pause.
@@ -143,11 +149,11 @@ impl Uploader {
         self.reconcile(proven).await?;
         // 3. Only now it counts.
         let again = self.report(&batch, answer.results).await?;
-        self.position = again.unwrap_or(next);
+        self.position = again.as_ref().map_or(next, |put_off| put_off.position);
         match again {
             None => Ok(true),
-            Some(position) => {
-                Err(Trouble::Later(format!("it put off record {position} of this store"), None))
+            Some(PutOff { position, after }) => {
+                Err(Trouble::Later(format!("it put off record {position} of this store"), after))
             }
         }
     }
@@ -201,20 +207,25 @@ impl Uploader {
         }
     }
 
-    /// Tells the writer what is in the log and what was refused. Returns the first position to be sent again.
+    /// Tells the writer what is in the log and what was refused. Returns the first one to be sent again.
     async fn report(
         &mut self,
         batch: &[Unlogged],
         results: Vec<BatchResult>,
-    ) -> Result<Option<u64>, Trouble> {
+    ) -> Result<Option<PutOff>, Trouble> {
         let mut places = Vec::with_capacity(batch.len());
         let mut again = None;
+        let mut put_off = HashSet::new();
         for (record, result) in batch.iter().zip(results) {
             match result {
                 BatchResult::Index(index) => places.push((record.position, index)),
                 BatchResult::Problem(problem) if is_passing(problem.kind) => {
-                    again.get_or_insert(record.position);
+                    put_off.insert(record.run);
+                    let after = problem.retry_after.map(Duration::from_secs);
+                    again.get_or_insert(PutOff { position: record.position, after });
                 }
+                // What follows a record that was put off could not be taken.
+                BatchResult::Problem(_) if put_off.contains(&record.run) => {}
                 // What follows a refused record is refused for that alone.
                 BatchResult::Problem(_) if self.refused.contains(&record.run) => {}
                 BatchResult::Problem(problem) => {

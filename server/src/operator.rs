@@ -11,8 +11,10 @@
 //! 4. The receipt of the new record verifies.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use sift_spec::api::{MEDIA_NOTE, OperatorAnswer, Problem, ProblemKind};
+use sift_connect::{Connect, ConnectError};
+use sift_spec::api::{MEDIA_NOTE, OperatorAnswer, Problem};
 use sift_spec::entry::{Content, Entry, EntryError};
 use sift_spec::note::SignerKey;
 use sift_spec::receipt::{Receipt, ReceiptError};
@@ -23,12 +25,18 @@ use sift_spec::types::{Hash, KeyName, LeafIndex, Seq, UnixMillis};
 /// How far ahead of this clock the last record may be: a day, for clocks that were wrong.
 const AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// Why the operator's record is not in the log.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// The log did not answer.
-    #[error("the log did not answer: {0}")]
+    #[error("the log did not answer: {}", chain(.0))]
     Http(#[from] reqwest::Error),
+    /// The log cannot be reached in this way.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The log refused.
     #[error("the log refused: {} ({})", .0.detail, .0.kind.urn())]
     Refused(Box<Problem>),
@@ -66,17 +74,19 @@ pub enum OperatorError {
 pub struct Operator<'a> {
     /// The operator's key.
     pub key: &'a SignerKey,
-    /// Which log is believed. Lists one, by all keys that it may have.
+    /// Which log is believed. Lists exactly one.
     pub trust: &'a TrustPolicy,
     /// File that holds seq and leaf hash of the last record that was sent from here.
     pub last: PathBuf,
+    /// How the log is reached.
+    pub connect: Connect,
 }
 
 impl<'a> Operator<'a> {
     /// An operator whose key lies in this file; what it signed last is remembered beside it.
     #[must_use]
     pub fn beside(key_file: &Path, key: &'a SignerKey, trust: &'a TrustPolicy) -> Self {
-        Self { key, trust, last: key_file.with_extension("last") }
+        Self { key, trust, last: key_file.with_extension("last"), connect: Connect::default() }
     }
 
     /// Signs `body` as the operator's next record at `now` and sends it to the log at `url`.
@@ -90,14 +100,15 @@ impl<'a> Operator<'a> {
         now: UnixMillis,
     ) -> Result<LeafIndex, OperatorError> {
         let url = url.trim_end_matches('/');
-        let client = client()?;
+        let client =
+            self.connect.client()?.redirect(reqwest::redirect::Policy::none()).timeout(ANSWER).build()?;
         let next: OperatorAnswer = json(client.get(format!("{url}/v1/operator")).send().await?).await?;
         // 1. The log of the trust file.
-        let Some(log) = self.trust.origin() else {
+        let [log] = self.trust.logs() else {
             return Err(OperatorError::Chain("the trust file must list one log".to_owned()));
         };
-        if *log != next.log {
-            return Err(OperatorError::OtherLog { expected: log.to_string(), found: next.log });
+        if *log.key.name() != next.log {
+            return Err(OperatorError::OtherLog { expected: log.key.name().to_string(), found: next.log });
         }
         // 2. The last record, proven.
         self.check_last(&client, url, &next, now).await?;
@@ -113,17 +124,8 @@ impl<'a> Operator<'a> {
         let record = OperatorRecord { body, log: next.log, prev: next.prev, seq: next.next_seq, time };
         let entry = Entry::sign_operator(&record, self.key)?;
         let leaf = entry.leaf();
-        // A trust file with a quorum believes no receipt without one.
-        let wait = if self.trust.quorum().is_some() { "?wait=witnessed" } else { "" };
-        let request = client.post(format!("{url}/v1/records{wait}")).header("content-type", MEDIA_NOTE);
-        let answer = accepted(request.body(entry.into_bytes()).send().await?).await;
-        if let Err(OperatorError::Refused(problem)) = &answer
-            && problem.kind == ProblemKind::NotWitnessed
-        {
-            // The log says that it has the record: nothing else may be signed for its place.
-            self.remember(record.seq, leaf)?;
-        }
-        let answer = answer?;
+        let request = client.post(format!("{url}/v1/records")).header("content-type", MEDIA_NOTE);
+        let answer = accepted(request.body(entry.into_bytes()).send().await?).await?;
         // 4. The receipt.
         let receipt = Receipt::parse(&answer.bytes().await?)?;
         let index = receipt.verify(leaf, self.trust)?.index();
@@ -182,10 +184,10 @@ impl<'a> Operator<'a> {
     }
 }
 
-fn client() -> Result<reqwest::Client, OperatorError> {
-    // Another part of the program may have chosen a provider already: that is fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok(reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).build()?)
+/// An error with what caused it: the HTTP client's own message says only that something failed.
+fn chain(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn accepted(answer: reqwest::Response) -> Result<reqwest::Response, OperatorError> {

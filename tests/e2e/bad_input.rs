@@ -295,7 +295,12 @@ async fn the_operator_signs_nothing_for_another_log() {
     };
     let trust = one.log.trust();
     let last = one.log.dir().join("elsewhere.last");
-    let operator = sift_server::operator::Operator { key: one.operator.key(), trust: &trust, last };
+    let operator = sift_server::operator::Operator {
+        key: one.operator.key(),
+        trust: &trust,
+        last,
+        connect: Default::default(),
+    };
     let body = OperatorBody::Key(KeyChange::Grant(grant));
     two.operator().grant(new_key("test/other").verifier(), KeyRole::Kernel, "*").await;
     let error = operator.submit(two.http.url(), body.clone(), now()).await.unwrap_err().to_string();

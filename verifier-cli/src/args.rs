@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
+use sift_connect::Connect;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -115,6 +116,9 @@ Examples:
         /// Worker threads; all cores when absent
         #[arg(long, value_name = "N")]
         threads: Option<std::num::NonZeroUsize>,
+        /// How a URL is reached.
+        #[command(flatten)]
+        connect: Connect,
         /// Directory or URL that holds `checkpoint` and `tile/` (C2SP tlog-tiles)
         #[arg(value_name = "DIR|URL")]
         log: String,
@@ -137,6 +141,9 @@ Examples:
         /// A consistency proof: one hash in base64 on each line
         #[arg(long, value_name = "FILE", conflicts_with = "log")]
         proof: Option<PathBuf>,
+        /// How a URL is reached.
+        #[command(flatten)]
+        connect: Connect,
         /// A log to make the proof from
         #[arg(long, value_name = "DIR|URL")]
         log: Option<String>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url};
+use sift_connect::Connect;
 use tokio::runtime::Runtime;
 
 use crate::error::CannotCheck;
@@ -35,15 +36,15 @@ impl HttpSource {
     ///
     /// # Errors
     /// When the URL is none, or no client can be set up.
-    pub fn new(prefix: &str) -> Result<Self, CannotCheck> {
+    pub fn new(prefix: &str, connect: &Connect) -> Result<Self, CannotCheck> {
         let fail =
             |why: String| CannotCheck::Fetch { log: prefix.to_owned(), path: "anything".to_owned(), why };
         // A path without final slash would lose its last segment when another is joined to it.
         let url = Url::parse(&format!("{}/", prefix.trim_end_matches('/')));
         let url = url.map_err(|error| fail(error.to_string()))?;
-        // Fails only when a provider is installed already, and then there is one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let client = connect
+            .client()
+            .map_err(|error| fail(error.to_string()))?
             .timeout(Duration::from_secs(REQUEST_SECONDS_MAX))
             .user_agent(concat!("sift-verify/", env!("CARGO_PKG_VERSION")))
             .build()

@@ -12,6 +12,7 @@ use sift_verify::args::{Cli, Common, Verb};
 use sift_verify::consistency::{self, Basis};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
+use sift_verify::source::Source;
 use sift_verify::{CannotCheck, Report, files, log, proof, run, source, text};
 
 fn main() -> ExitCode {
@@ -36,13 +37,18 @@ fn verify(verb: &Verb, trust: &TrustPolicy) -> Exit {
             let exits = packs.iter().map(|pack| answer(common, verify_run(pack, *open, trust)));
             exits.max().unwrap_or(Exit::CouldNotCheck)
         }
-        Verb::Log { checkpoint, threads, log, .. } => {
+        Verb::Log { checkpoint, threads, connect, log, .. } => {
             let options = Bar::new(common.quiet);
             let options = log::Options { threads: *threads, progress: &options };
-            answer(common, verify_log(log, checkpoint.as_deref(), &options, trust))
+            let log = source::open(log, connect);
+            answer(common, log.and_then(|log| verify_log(&*log, checkpoint.as_deref(), &options, trust)))
         }
-        Verb::Consistency { old, new, proof, log, .. } => {
-            answer(common, verify_consistency([old, new], proof.as_deref(), log.as_deref(), trust))
+        Verb::Consistency { old, new, proof, connect, log, .. } => {
+            let log = log.as_ref().map(|log| source::open(log, connect)).transpose();
+            answer(
+                common,
+                log.and_then(|log| verify_consistency([old, new], proof.as_deref(), log.as_deref(), trust)),
+            )
         }
     }
 }
@@ -58,29 +64,28 @@ fn verify_run(pack: &Path, allow_open: bool, trust: &TrustPolicy) -> Result<Repo
 }
 
 fn verify_log(
-    log: &str,
+    log: &dyn Source,
     checkpoint: Option<&Path>,
     options: &log::Options<'_>,
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
     let checkpoint = checkpoint.map(|path| files::read(path, files::CHECKPOINT)).transpose()?;
-    log::verify(&*source::open(log)?, checkpoint.as_deref(), trust, options)
+    log::verify(log, checkpoint.as_deref(), trust, options)
 }
 
 fn verify_consistency(
     checkpoints: [&Path; 2],
     proof: Option<&Path>,
-    log: Option<&str>,
+    log: Option<&dyn Source>,
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
     let [old, new] = checkpoints;
     let subject = format!("{} and {}", old.display(), new.display());
     let (old, new) = (files::read(old, files::CHECKPOINT)?, files::read(new, files::CHECKPOINT)?);
     let proof = proof.map(read_consistency_proof).transpose()?;
-    let log = log.map(source::open).transpose()?;
-    let basis = match (&proof, &log) {
+    let basis = match (&proof, log) {
         (Some(proof), _) => Basis::Proof(proof),
-        (None, Some(log)) => Basis::Log(&**log),
+        (None, Some(log)) => Basis::Log(log),
         (None, None) => Basis::None,
     };
     Ok(consistency::verify(&old, &new, basis, trust)?.about(subject))

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use sift_connect::Connect;
 use sift_spec::note::NOTE_BYTES_MAX;
 use sift_spec::record::ENTRY_BYTES_MAX;
 use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, Tiles, parse_hashes};
@@ -30,13 +31,13 @@ pub trait Source: Sync {
     fn fetch(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, CannotCheck>;
 }
 
-/// Opens a directory, or a URL when the text starts as one.
+/// Opens a directory, or a URL when the text starts as one, reached as `connect` says.
 ///
 /// # Errors
 /// When the network client cannot be set up.
-pub fn open(place: &str) -> Result<Box<dyn Source>, CannotCheck> {
+pub fn open(place: &str, connect: &Connect) -> Result<Box<dyn Source>, CannotCheck> {
     if place.starts_with("http://") || place.starts_with("https://") {
-        Ok(Box::new(HttpSource::new(place)?))
+        Ok(Box::new(HttpSource::new(place, connect)?))
     } else {
         Ok(Box::new(Directory::new(place)))
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use common::kernel::honest;
 use common::{tiles, trust};
+use sift_connect::Connect;
 use sift_verify::log::{self, Options};
 use sift_verify::{CannotCheck, source};
 use tempfile::TempDir;
@@ -48,9 +49,9 @@ fn a_url_gives_the_report_of_its_directory() {
     // With and without a final slash, and over failures that pass.
     for (end, failures) in [("", 0), ("/", 1)] {
         let url = serve(dir.path().to_owned(), failures) + end;
-        let remote = source::open(&url).unwrap();
+        let remote = source::open(&url, &Connect::default()).unwrap();
         let report = log::verify(&*remote, None, &trust(), &Options::default()).unwrap();
-        let local = source::open(dir.path().to_str().unwrap()).unwrap();
+        let local = source::open(dir.path().to_str().unwrap(), &Connect::default()).unwrap();
         let expected = log::verify(&*local, None, &trust(), &Options::default()).unwrap();
         assert_eq!(report.about(""), expected.about(""));
     }
@@ -60,6 +61,8 @@ fn a_url_gives_the_report_of_its_directory() {
 fn what_the_server_does_not_have_is_named() {
     let dir = TempDir::new().unwrap();
     let url = serve(dir.path().to_owned(), 0);
-    let error = log::verify(&*source::open(&url).unwrap(), None, &trust(), &Options::default()).unwrap_err();
+    let error =
+        log::verify(&*source::open(&url, &Connect::default()).unwrap(), None, &trust(), &Options::default())
+            .unwrap_err();
     assert!(matches!(&error, CannotCheck::Missing { path, .. } if path == "checkpoint"), "{error}");
 }

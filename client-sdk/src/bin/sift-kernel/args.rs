@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use sift_client::Mode;
+use sift_connect::Connect;
 use sift_spec::types::{AgentName, KeyName, RunId};
 
 /// The enforcement kernel of Sift: decides, limits and records what an AI agent does, before it does it.
@@ -76,6 +77,9 @@ pub(crate) struct Init {
     /// URL of the log.
     #[arg(long, value_name = "URL")]
     pub(crate) log: String,
+    /// How the log is reached.
+    #[command(flatten)]
+    pub(crate) connect: Connect,
     /// Trust file (C2SP tlog-policy) that lists the log's key. It is copied.
     #[arg(long, value_name = "FILE")]
     pub(crate) trust: PathBuf,

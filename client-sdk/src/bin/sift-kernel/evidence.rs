@@ -19,7 +19,7 @@ pub(crate) async fn evidence(args: &Evidence, json: bool) -> Result<(), Failure>
     let file = KernelFile::read(&args.dir).map_err(environment)?;
     let trust = sift_client::config::read_file(&args.dir.join(TRUST_FILE)).map_err(environment)?;
     let trust = TrustPolicy::parse(&trust).map_err(environment)?;
-    let log = LogClient::new(&file.log_url).map_err(environment)?;
+    let log = LogClient::with(&file.log_url, &file.connect).map_err(environment)?;
     let store = open_store(&args.dir)?;
     let disclosure = if args.withhold { Disclosure::Nothing } else { Disclosure::Everything };
     let runs = match args.run {

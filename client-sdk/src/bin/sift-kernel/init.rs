@@ -18,15 +18,17 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     let trust = sift_client::config::read_file(&args.trust).map_err(environment)?;
     let policy = TrustPolicy::parse(&trust)
         .map_err(|error| environment(format!("{}: {error}", args.trust.display())))?;
-    if policy.origin().is_none() {
-        let why = "a kernel needs a log line; several only for keys of one origin";
-        return Err(environment(format!("{}: {why}", args.trust.display())));
+    if policy.logs().len() != 1 {
+        return Err(environment(format!("{}: a kernel needs exactly one log line", args.trust.display())));
     }
     let approvers: Vec<ApproverEntry> =
         args.approvers.iter().map(|approver| approver_entry(approver)).collect::<Result<_, _>>()?;
     let log_url = args.log.trim_end_matches('/').to_owned();
-    let file =
-        KernelFile { log_url: log_url.clone(), mode: Mode::Spool, spool: SpoolLimits::default(), approvers };
+    // The paths were given from here, and the configuration is read from elsewhere.
+    let mut connect = args.connect.clone();
+    connect.rebase(&std::env::current_dir().map_err(environment)?);
+    let (mode, spool) = (Mode::Spool, SpoolLimits::default());
+    let file = KernelFile { log_url: log_url.clone(), connect, mode, spool, approvers };
     let config = args.dir.join(CONFIG_FILE);
     if config.exists() {
         return Err(environment(format!("{} exists; choose another directory", config.display())));

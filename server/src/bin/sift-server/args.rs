@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as ClapArgs, FromArgMatches, Parser, Subcommand};
+use sift_connect::Connect;
 use sift_server::config::CONFIG_FILE;
 use sift_server::fsck::Depth;
 use sift_server::settings::{Kind, Override, SETTINGS, Source};
@@ -28,10 +29,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a new log: keys, configuration, trust file and an empty store.
-    #[command(after_help = "Example:\n  sift-server init --dir mylog --origin log.example/agents\n\n\
-        Witnesses are added by hand: their lines and a quorum in trust.policy, and in sift-server.toml\n  \
-        [witnesses]\n  policy = \"trust.policy\"\n\
-        OPERATING.md, \"Witnesses and the published checkpoint\", tells the order.")]
+    #[command(after_help = "Example:\n  sift-server init --dir mylog --origin log.example/agents")]
     Init {
         /// Folder to make it in.
         #[arg(long)]
@@ -42,16 +40,6 @@ pub(crate) enum Command {
         /// Address and port to listen on.
         #[arg(long, default_value = "127.0.0.1:8190")]
         listen: SocketAddr,
-    },
-    /// Make the log's next key, of the same origin, and print its vkey. The running log is not touched: how to change
-    /// over is told in OPERATING.md, "Changing the log's key".
-    #[command(after_help = "Example:\n  sift-server new-key --dir mylog --out mylog/log-2.key")]
-    NewKey {
-        #[command(flatten)]
-        place: Place,
-        /// File to write the private key to. It must not exist.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
     },
     /// Run a log until SIGINT or SIGTERM. Set SIFT_LOG=debug to see more.
     #[command(after_help = "Examples:\n  \
@@ -249,6 +237,9 @@ pub(crate) struct Target {
     /// Trust file of the log; trust.policy beside the key where it is not given.
     #[arg(long)]
     pub(crate) trust: Option<PathBuf>,
+    /// How the log is reached.
+    #[command(flatten)]
+    pub(crate) connect: Connect,
 }
 
 #[derive(Debug, Subcommand)]

@@ -55,7 +55,8 @@ pub(crate) async fn operate(command: OperatorCommand) -> Result<(), AnyError> {
     let trust = TrustPolicy::parse(&text).map_err(|error| format!("{}: {error}", trust.display()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let now = UnixMillis::new(u64::try_from(now)?)?;
-    let index = Operator::beside(&target.key, &key, &trust).submit(&target.url, body, now).await?;
+    let operator = Operator { connect: target.connect, ..Operator::beside(&target.key, &key, &trust) };
+    let index = operator.submit(&target.url, body, now).await?;
     println!("{what}: entry {index}, receipt verified");
     Ok(())
 }
