@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sift_spec::note::{KeyType, VerifierKey};
 
+use crate::access::AccessConfig;
 use crate::disk::DiskConfig;
 pub use crate::feed::FeedConfig;
+use crate::limits::LimitsConfig;
+use crate::payloads::PayloadsConfig;
 use crate::recovery::RecoveryError;
 use crate::store::StoreConfig;
-use crate::witness::WitnessConfig;
+use crate::tls::TlsConfig;
 
 /// Name of the configuration file in the folder of a log.
 pub const CONFIG_FILE: &str = "sift-server.toml";
@@ -52,9 +55,6 @@ pub struct Config {
     pub data: PathBuf,
     /// File of the log's private key; its name is the origin.
     pub log_key: PathBuf,
-    /// Files of further keys of the same origin that sign too, while the log changes from one key to the next.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub log_keys_also: Vec<PathBuf>,
     /// The operator's vkey, root of all authority.
     pub operator: String,
     /// Requests that may wait; more are answered with 429.
@@ -81,9 +81,18 @@ pub struct Config {
     /// Form of what is said on stderr.
     #[serde(default)]
     pub log_format: LogFormat,
-    /// Witnesses that cosign what is published; none where this is left out.
+    /// TLS on the listener; plain HTTP without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub witnesses: Option<WitnessConfig>,
+    pub tls: Option<TlsConfig>,
+    /// Who may read.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub access: AccessConfig,
+    /// Rates of keys and addresses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: LimitsConfig,
+    /// The payload store; none without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payloads: Option<PayloadsConfig>,
 }
 
 fn is_default<T: Default + PartialEq>(section: &T) -> bool {
@@ -126,12 +135,10 @@ impl Config {
         let mut config: Self = table.try_into().map_err(|error: toml::de::Error| error.to_string())?;
         config.data = folder.join(&config.data);
         config.log_key = folder.join(&config.log_key);
-        for path in config.seen.iter_mut().chain(&mut config.log_keys_also) {
-            *path = folder.join(&*path);
-        }
-        if let Some(witnesses) = &mut config.witnesses {
-            witnesses.resolve(folder)?;
-        }
+        config.seen.iter_mut().for_each(|seen| *seen = folder.join(&*seen));
+        config.tls.iter_mut().for_each(|tls| tls.rebase(folder));
+        config.access.rebase(folder);
+        config.payloads.iter_mut().for_each(|payloads| payloads.rebase(folder));
         if config.queue_max == 0 || config.connections_max == 0 {
             return Err("queue_max and connections_max must be at least 1".to_owned());
         }

@@ -1,5 +1,7 @@
 //! What can go wrong, and the one place where it becomes an HTTP answer.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sift_spec::api::{MEDIA_PROBLEM, Problem, ProblemKind};
@@ -8,6 +10,7 @@ use sift_spec::entry::EntryError;
 use sift_spec::keys::{AuthorityError, GrantError};
 use sift_spec::types::{Hash, KeyName, LeafIndex, Seq};
 
+use crate::payloads::PayloadError;
 use crate::routes::answer::UNSTORED;
 use crate::store::StoreError;
 
@@ -45,6 +48,9 @@ pub(crate) enum Refusal {
     /// The policy bundle is not published.
     #[error("the operator has not published the policy bundle {0}")]
     PolicyNotPublished(Hash),
+    /// The key adds records faster than it may.
+    #[error("this key adds records faster than it may; the next one is taken in {} ms", .0.as_millis())]
+    RateLimited(Duration),
 }
 
 /// Why a request has no answer of its own.
@@ -68,6 +74,15 @@ pub(crate) enum RequestError {
     Busy,
     #[error("{0} streams are open, and that is the most; try again later, or ask for pages")]
     Streams(usize),
+    #[error("too many records from this address were nobody's; the next one is looked at in {} s", seconds(.0))]
+    RateLimited(Duration),
+    #[error("{}", if *.shown { "this token is not known here" } else { "this path needs a token: Authorization: Bearer" })]
+    Unauthorized {
+        /// Whether the request had a token.
+        shown: bool,
+    },
+    #[error("requests that write need a client certificate here")]
+    CertificateNeeded,
     #[error("the log accepts no records now: it is stopping, or stopped after a failed write")]
     NotWriting,
     #[error(
@@ -76,18 +91,26 @@ pub(crate) enum RequestError {
     DiskFull,
     #[error("the log would not take a record now: {0}")]
     NotReady(String),
-    #[error(
-        "in the log and durable, the last at index {index} ({count} in all), and not cosigned by enough witnesses in time: ask \
-         again, the same bytes have the same place"
-    )]
-    NotWitnessed { index: LeafIndex, count: usize },
     #[error("the store could not be read")]
     Store(#[from] StoreError),
+    #[error("{}", payload_detail(.0))]
+    Payload(#[from] PayloadError),
     #[error("{0}")]
     Internal(&'static str),
 }
 
 impl Refusal {
+    /// Whether the entry is not that of any key that was ever enrolled, as far as anybody can tell.
+    pub(crate) const fn is_by_nobody(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_)
+                | Self::Signature(_)
+                | Self::NotOperator(_)
+                | Self::Authority(AuthorityError::NotGranted { .. })
+        )
+    }
+
     /// The problem that the sender is told.
     pub(crate) fn problem(&self) -> Problem {
         let kind = match self {
@@ -99,12 +122,14 @@ impl Refusal {
             Self::Equivocation { .. } => ProblemKind::Equivocation,
             Self::Grant(_) => ProblemKind::GrantRefused,
             Self::PolicyNotPublished(_) => ProblemKind::PolicyNotPublished,
+            Self::RateLimited(_) => ProblemKind::RateLimited,
         };
         let mut problem = Problem::new(kind, self.to_string());
         match self {
             Self::Chain(ChainError::Gap { expected, .. }) => problem.expected_seq = Some(*expected),
             Self::Chain(ChainError::Prev { expected, .. }) => problem.expected_prev = Some(*expected),
             Self::Equivocation { index, .. } => problem.index = Some(*index),
+            Self::RateLimited(wait) => problem.retry_after = Some(seconds(wait)),
             _ => {}
         }
         problem
@@ -124,21 +149,50 @@ impl RequestError {
             Self::Busy | Self::Streams(_) => ProblemKind::Busy,
             Self::NotWriting | Self::NotReady(_) => ProblemKind::NotWriting,
             Self::DiskFull => ProblemKind::DiskFull,
-            Self::NotWitnessed { .. } => ProblemKind::NotWitnessed,
+            Self::RateLimited(_) => ProblemKind::RateLimited,
+            Self::Unauthorized { .. } => ProblemKind::Unauthorized,
+            Self::CertificateNeeded => ProblemKind::CertificateNeeded,
+            Self::Payload(PayloadError::Erased) => ProblemKind::Erased,
+            Self::Payload(PayloadError::NotErased(_)) => ProblemKind::NotErased,
+            Self::Payload(PayloadError::Differs(_)) => ProblemKind::PayloadDiffers,
+            Self::Payload(PayloadError::Full) => ProblemKind::StorageFull,
+            Self::Payload(PayloadError::Damaged | PayloadError::Io(_)) => ProblemKind::Internal,
             Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
         };
         let mut problem = Problem::new(kind, self.to_string());
-        if let Self::NotWitnessed { index, .. } = self {
-            problem.index = Some(*index);
-        }
+        problem.retry_after = match self {
+            // A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
+            Self::Busy | Self::Streams(_) => Some(1),
+            Self::NotWriting => Some(5),
+            Self::DiskFull => Some(10),
+            Self::RateLimited(wait) => Some(seconds(wait)),
+            _ => None,
+        };
         problem
     }
 }
 
+/// What the sender is told: nothing of this machine's files.
+fn payload_detail(error: &PayloadError) -> String {
+    match error {
+        PayloadError::Io(_) => "the payload store could not be used".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// Whole seconds to wait, as `Retry-After` has them: at least one, and never too few.
+fn seconds(wait: &Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
-        if let Self::Store(error) = &self {
-            tracing::error!(%error, "a request failed");
+        match &self {
+            Self::Store(error) => tracing::error!(%error, "a request failed"),
+            Self::Payload(error @ (PayloadError::Damaged | PayloadError::Io(_))) => {
+                tracing::error!(%error, "a payload was not to be had");
+            }
+            _ => {}
         }
         let problem = self.problem();
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -150,15 +204,17 @@ impl IntoResponse for RequestError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_PROBLEM));
         // What went wrong once need not go wrong again.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(UNSTORED));
-        // Seconds. A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
-        let retry_after = match self {
-            Self::Busy | Self::Streams(_) | Self::NotWitnessed { .. } => Some("1"),
-            Self::NotWriting => Some("5"),
-            Self::DiskFull => Some("10"),
-            _ => None,
-        };
-        if let Some(seconds) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        if let Some(seconds) = problem.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::Unauthorized { shown } = self {
+            // RFC 6750 §3: without a token there is no error to name.
+            let challenge = if shown {
+                "Bearer realm=\"sift\", error=\"invalid_token\""
+            } else {
+                "Bearer realm=\"sift\""
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }

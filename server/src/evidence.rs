@@ -7,7 +7,7 @@ use sift_spec::entry::Entry;
 use sift_spec::evidence::{PACK_BYTES_MAX, Pack, PackError};
 use sift_spec::keys::KeyRing;
 use sift_spec::note::{KeyId, Note};
-use sift_spec::record::{Body, ENTRY_BYTES_MAX};
+use sift_spec::record::{Body, ENTRY_BYTES_MAX, Record};
 use sift_spec::types::{KeyName, LeafIndex, RunId};
 
 use crate::store::{ChainId, Store, StoreError};
@@ -74,8 +74,11 @@ pub(crate) fn pack(store: &Store, view: &View, run: RunId) -> Result<Vec<u8>, Ev
     Ok(Pack { run, checkpoint, entries, proof, bundles, objects }.write()?)
 }
 
-/// Collects the operator's entries that `entry` rests on: grants, revocations, the published bundle.
+/// Collects the operator's entries that `entry` rests on: grants, revocations, the published bundle; and those
+/// that erased its payloads.
 fn authority(entry: &Entry, keys: &KeyRing, indices: &mut BTreeSet<LeafIndex>) {
+    let commitments = entry.record().map(Record::commitments).unwrap_or_default();
+    indices.extend(commitments.iter().filter_map(|payload| keys.erasure(&payload.digest)));
     let mut key = |name: &KeyName, id: KeyId| {
         if let Some(known) = keys.get(name, id) {
             indices.insert(known.granted);

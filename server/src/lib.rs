@@ -6,9 +6,6 @@
 //!                                                          │ index, tiles, root, signature
 //!                                                          ▼
 //!                                        one synced write batch: the commit point (store)
-//!                                                          │
-//!                 readers ◀── published ◀── witnesses ◀────┘
-//!                              publish        witness
 //! ```
 //!
 //! An answer means: durable, in order, in a signed tree. [`init::init`] makes a log, [`Log::open`] recovers
@@ -17,18 +14,20 @@
 //! How to run one is told in `server/OPERATING.md`.
 //!
 //! Out of scope: deciding about calls (the kernel does), judging what records say about each other beyond
-//! their chain (the verifier does), keeping payloads.
+//! their chain (the verifier does).
 
+pub mod access;
 pub mod backup;
 pub mod check;
 pub mod config;
 pub mod fsck;
 pub mod init;
 pub mod key_file;
+pub mod limits;
 pub mod operator;
-pub mod rotation;
+pub mod payloads;
 pub mod settings;
-pub mod witness;
+pub mod tls;
 
 mod admin;
 mod admission;
@@ -42,7 +41,8 @@ mod listener;
 mod mark;
 mod metrics;
 mod openapi;
-mod publish;
+mod patience;
+mod protection;
 mod recovery;
 mod routes;
 mod running;
@@ -56,8 +56,8 @@ mod view;
 use std::future::Future;
 use std::sync::Arc;
 
-use sift_spec::api::Publish;
 use sift_spec::proof::TreeHead;
+use sift_spec::trust::TrustPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -65,12 +65,12 @@ use crate::config::{Config, ConfigError};
 pub use crate::disk::DiskConfig;
 use crate::door::Door;
 use crate::metrics::Metrics;
-use crate::publish::{PublishError, Publishing};
+use crate::protection::Protection;
 pub use crate::recovery::RecoveryError;
 use crate::running::Running;
 use crate::sequencer::Sequencer;
 pub use crate::store::{StoreConfig, StoreError};
-use crate::witness::{WitnessStop, Witnesses};
+use crate::tls::Tls;
 
 /// Why a log does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +87,6 @@ pub enum LogError {
     /// The store is a copy, and nobody has shown that it is the newest.
     #[error(transparent)]
     Stale(#[from] backup::StaleError),
-    /// A witness has seen more of this log than the store holds, or something else.
-    #[error("{0}; everything that was answered is durable")]
-    Witness(#[from] WitnessStop),
     /// The network or a thread failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -104,22 +101,11 @@ pub enum LogError {
     Panicked,
 }
 
-impl From<PublishError> for LogError {
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::Store(error) => error.into(),
-            PublishError::Stop(stop) => stop.into(),
-            PublishError::Panicked => Self::Panicked,
-        }
-    }
-}
-
 /// A log, recovered and not yet serving.
 pub struct Log {
     config: Config,
     sequencer: Sequencer,
-    /// Where there are witnesses.
-    publishing: Option<Publishing>,
+    protection: Arc<Protection>,
 }
 
 impl Log {
@@ -128,52 +114,36 @@ impl Log {
     /// # Errors
     /// When the key does not fit the store, or the store is not the tree that was signed.
     pub fn open(config: &Config) -> Result<Self, LogError> {
-        Self::open_known(config, &[])
+        Self::open_known(config, &[], None)
     }
 
-    /// The same, for a process that has signed the checkpoints `known`: the store must extend them.
-    fn open_known(config: &Config, known: &[Vec<u8>]) -> Result<Self, LogError> {
-        let keys = rotation::log_keys(config)?;
-        let vkeys: Vec<_> = keys.iter().map(|key| key.verifier().clone()).collect();
+    /// The same, for a process that has signed the checkpoints `known`, which the store must extend, and that has its
+    /// protection already.
+    fn open_known(
+        config: &Config,
+        known: &[Vec<u8>],
+        protection: Option<Arc<Protection>>,
+    ) -> Result<Self, LogError> {
+        let key = key_file::read_key(&config.log_key)?;
         let operator = config.operator()?;
-        if vkeys.iter().any(|key| key.public() == operator.public()) {
+        if operator.public() == key.verifier().public() {
             let why = "operator: this is the log's own key; the operator's must be another".to_owned();
             return Err(config::content(std::path::Path::new(config::CONFIG_FILE), why).into());
         }
-        let witnesses =
-            config.witnesses.as_ref().map(|section| Witnesses::read(section, &vkeys)).transpose()?;
+        let trust = TrustPolicy::of_log(key.verifier().clone(), None);
         let mut seen = config::read_seen(config)?;
         seen.extend_from_slice(known);
-        let (mut sequencer, seen) =
-            recovery::open(&config.data, &config.store, keys, operator.clone(), &seen)?;
+        let protection = match protection {
+            Some(protection) => protection,
+            None => Arc::new(Protection::open(config)?),
+        };
+        let mut sequencer = recovery::open(&config.data, &config.store, key, operator, &seen)?;
+        sequencer.limits = Arc::clone(&protection.keys);
+        let seen = seen.iter().map(|note| Ok(trust.verify(note)?.checkpoint().head));
+        let seen = seen.collect::<Result<Vec<_>, RecoveryError>>()?;
         let stored = sequencer.views.borrow().head;
         backup::check_fresh(&config.data, stored, &seen, config.seen_none_newer)?;
-        let publishing = match witnesses {
-            None => {
-                if sequencer.store.published()?.is_some() {
-                    sequencer.store.forget_published()?;
-                }
-                None
-            }
-            Some(witnesses) => {
-                sequencer.keeps_checkpoints = witnesses.config.publish == Publish::Signed;
-                let (store, committed) = (Arc::clone(&sequencer.store), sequencer.views.subscribe());
-                let keys = &sequencer.log_keys;
-                Some(Publishing::restore(witnesses, store, committed, keys, &operator)?)
-            }
-        };
-        Ok(Self { config: config.clone(), sequencer, publishing })
-    }
-
-    /// Asks every witness for the last tree that it cosigned, once. [`Log::serve`] does it where it was not done.
-    ///
-    /// # Errors
-    /// When one has cosigned more than the store holds, or another tree, or must answer and does not.
-    pub async fn ask_witnesses(&mut self) -> Result<(), LogError> {
-        match &mut self.publishing {
-            Some(publishing) => Ok(publishing.ask().await?),
-            None => Ok(()),
-        }
+        Ok(Self { config: config.clone(), sequencer, protection })
     }
 
     /// Size and root of the tree.
@@ -182,26 +152,26 @@ impl Log {
         self.sequencer.views.borrow().head
     }
 
-    /// Serves until `shutdown` ends, the store fails or a witness gives reason to stop; then finishes what was begun. A
-    /// store that failed because the disk is full is opened again when there is space; until then it is read and not
-    /// written.
+    /// Serves until `shutdown` ends or the store fails; then finishes what was begun. A store that failed because the
+    /// disk is full is opened again when there is space; until then it is read and not written.
     ///
     /// # Errors
-    /// When the store failed otherwise: the process should end, because only a new start knows what the disk holds. When
-    /// a witness has seen more than this log, or something else.
+    /// When the store failed otherwise. The process should end: only a new start knows what the disk holds.
     pub async fn serve(
-        mut self,
+        self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), LogError> {
-        self.ask_witnesses().await?;
         let config = self.config.clone();
         let door = Door::new();
         let (close, closed) = oneshot::channel::<()>();
         let end = async move {
             let _ = closed.await;
         };
-        let listening = tokio::spawn(listener::serve(listener, door.router(), config.connections_max, end));
+        let tls = self.protection.tls.clone();
+        let _reload = tls.clone().map(|tls| AbortOnDrop(tokio::spawn(reload_on_hangup(tls))));
+        let listening =
+            tokio::spawn(listener::serve(listener, door.router(), config.connections_max, tls, end));
         tokio::pin!(shutdown);
         let metrics = Arc::new(Metrics::new());
         let mut running = Running::start(self, &metrics)?;
@@ -231,5 +201,30 @@ impl Log {
         // Connections that would not end keep the door open, but nothing that comes through it is written any more.
         let finished = running.finish().await;
         result.and(finished)
+    }
+}
+
+/// Reads certificate and key again at every SIGHUP.
+#[cfg(unix)]
+async fn reload_on_hangup(tls: Arc<Tls>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("certificate and key were read again"),
+            Err(error) => tracing::error!(%error, "certificate and key stay as they were"),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn reload_on_hangup(_: Arc<Tls>) {}
+
+/// A task that ends with whoever holds this.
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

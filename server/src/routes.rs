@@ -10,6 +10,7 @@ pub(crate) mod treatment;
 
 mod equivocations;
 mod feed;
+mod payloads;
 mod records;
 mod runs;
 mod service;
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
+use crate::access;
 use crate::admission::Admission;
 use crate::disk::Disk;
 use crate::error::RequestError;
@@ -32,15 +34,17 @@ use crate::feed::Feed;
 use crate::health::Load;
 use crate::metrics::{Metrics, count_requests};
 use crate::openapi::{places, routes};
-use crate::publish::{Outlets, PublishStatus};
+use crate::protection::Protection;
 use crate::store::Store;
 use crate::view::{View, ViewError};
-use sift_spec::api::Publish;
 
 routes! {
     // What nobody reads from a browser.
     Plain {
         records::add,
+        payloads::put_payload,
+        payloads::get_payload,
+        payloads::delete_payload,
         service::healthz,
         service::readyz,
         service::metrics,
@@ -79,10 +83,6 @@ pub(crate) struct App {
     committed: watch::Receiver<Arc<View>>,
     /// The tree as of the published checkpoint: what readers are told.
     published: watch::Receiver<Arc<View>>,
-    /// The newest tree whose checkpoint the quorum of witnesses has cosigned; any committed one, where there are none.
-    witnessed: watch::Receiver<Arc<View>>,
-    /// How and when checkpoints are published, and how far each witness is behind.
-    publishing: Arc<PublishStatus>,
     admission: Admission,
     /// Set while the log takes no more records.
     stopping: Arc<AtomicBool>,
@@ -94,9 +94,11 @@ pub(crate) struct App {
     /// Streams of checkpoints.
     feed: Feed,
     metrics: Arc<Metrics>,
+    /// What stands before all this.
+    pub(crate) protection: Arc<Protection>,
 }
 
-type Shared = State<Arc<App>>;
+pub(crate) type Shared = State<Arc<App>>;
 type Answered = Result<Response, RequestError>;
 
 /// All paths.
@@ -113,6 +115,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async {
             RequestError::MethodNotAllowed("this path does not take this method")
         })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), access::guard))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app.metrics.requests), count_requests))
         .with_state(app)
 }
@@ -123,24 +126,23 @@ pub(crate) fn document() -> OpenApi {
 }
 
 impl App {
+    #[expect(clippy::too_many_arguments, reason = "one for each thing that handlers work with")]
     pub(crate) fn new(
         store: Arc<Store>,
         committed: watch::Receiver<Arc<View>>,
-        outlets: Outlets,
+        published: watch::Receiver<Arc<View>>,
         admission: Admission,
         stopping: Arc<AtomicBool>,
         disk: Arc<Disk>,
         feed: Feed,
         metrics: Arc<Metrics>,
+        protection: Arc<Protection>,
     ) -> Self {
         let (bodies, packs) = (Semaphore::new(BODIES_KIB_MAX), Semaphore::new(PACKS_MAX));
-        let Outlets { published, witnessed, status: publishing } = outlets;
         Self {
             store,
             committed,
             published,
-            witnessed,
-            publishing,
             admission,
             stopping,
             disk,
@@ -148,6 +150,7 @@ impl App {
             packs,
             feed,
             metrics,
+            protection,
         }
     }
 
@@ -187,16 +190,8 @@ impl App {
         Arc::clone(&self.committed.borrow())
     }
 
-    /// What readers are told. Where nothing waits for witnesses that is never older than what a writer was answered.
     fn published(&self) -> Arc<View> {
-        let published = Arc::clone(&self.published.borrow());
-        if self.publishing.mode() == Publish::Signed {
-            let committed = self.committed();
-            if committed.head.size > published.head.size {
-                return committed;
-            }
-        }
-        published
+        Arc::clone(&self.published.borrow())
     }
 }
 

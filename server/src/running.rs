@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use sift_spec::api::Publish;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -20,13 +21,14 @@ use crate::disk::Disk;
 use crate::door::Door;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
-use crate::publish::{Outlets, PublishError, Publishing};
+use crate::payloads::{self, Payloads};
+use crate::protection::Protection;
 use crate::recovery::RecoveryError;
 use crate::routes::{self, App};
 use crate::sequencer::{Ended, Message};
 use crate::store::Store;
 use crate::view::View;
-use crate::{Log, LogError};
+use crate::{AbortOnDrop, Log, LogError};
 
 /// Pause between two looks at what is waited for here.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -53,10 +55,9 @@ pub(crate) struct Running {
     sequencer: Sequencing,
     /// The task of the admin socket, which holds the store.
     admin: Option<JoinHandle<()>>,
-    /// Where there are witnesses, and until it ended.
-    publisher: Option<JoinHandle<Result<(), PublishError>>>,
-    /// Tells the publisher to stop, when it is dropped.
-    publishes: Option<oneshot::Sender<()>>,
+    protection: Arc<Protection>,
+    /// Deletes old payloads now and then.
+    _sweeper: Option<AbortOnDrop>,
 }
 
 /// The sequencer's thread.
@@ -68,7 +69,7 @@ enum Sequencing {
 impl Running {
     /// Starts the threads of a log.
     pub(crate) fn start(log: Log, metrics: &Arc<Metrics>) -> Result<Self, LogError> {
-        let Log { config, mut sequencer, publishing } = log;
+        let Log { config, mut sequencer, protection } = log;
         sequencer.metrics = Arc::clone(&metrics.commits);
         let (store, views) = (Arc::clone(&sequencer.store), sequencer.views.subscribe());
         let disk = Arc::new(Disk::new(&config.data, &config.disk));
@@ -84,22 +85,18 @@ impl Running {
             flag.store(true, Ordering::Relaxed);
             let _ = ended.send(result);
         })?;
-        let (publishes, stop) = oneshot::channel();
-        let (publisher, outlets) = match publishing.map(Publishing::start) {
-            Some((publisher, outlets)) => (Some(tokio::spawn(publisher.run(stop))), outlets),
-            None => (None, Outlets::unwitnessed(&views)),
-        };
         let (end_streams, ended_streams) = watch::channel(false);
-        let feed = Feed::new(&config.feed, outlets.status.mode(), ended_streams);
+        let feed = Feed::new(&config.feed, Publish::Signed, ended_streams);
         let app = App::new(
             Arc::clone(&store),
             views.clone(),
-            outlets,
+            views.clone(),
             admission,
             Arc::clone(&stopping),
             Arc::clone(&disk),
             feed,
             Arc::clone(metrics),
+            Arc::clone(&protection),
         );
         let app = Arc::new(app);
         metrics.look_at(&app, submissions.downgrade());
@@ -111,6 +108,8 @@ impl Running {
                 None
             }
         };
+        let sweeper = protection.payloads.clone();
+        let _sweeper = sweeper.map(|store| AbortOnDrop(tokio::spawn(sweep(store, views.clone()))));
         let (app, store, sequencer) = (Some(app), Some(store), Sequencing::Runs(runs));
         Ok(Self {
             app,
@@ -122,8 +121,8 @@ impl Running {
             end_streams,
             sequencer,
             admin,
-            publisher,
-            publishes: Some(publishes),
+            protection,
+            _sweeper,
         })
     }
 
@@ -132,21 +131,11 @@ impl Running {
         self.app.as_ref().map_or_else(Router::new, |app| routes::router(Arc::clone(app)))
     }
 
-    /// Ends when the sequencer does, with its reason; or with that of the publisher, where it has one to stop.
+    /// Ends when the sequencer does, with its reason.
     pub(crate) async fn ended(&mut self) -> Result<(), LogError> {
         let Sequencing::Runs(runs) = &mut self.sequencer else { return Ok(()) };
-        let mut unpublished = Ok(());
-        let result = tokio::select! {
-            result = &mut *runs => result,
-            ended = failed(&mut self.publisher) => {
-                unpublished = ended;
-                self.stopping.store(true, Ordering::Relaxed);
-                let _ = self.submissions.send(Message::Stop).await;
-                runs.await
-            }
-        };
+        let result = runs.await;
         self.sequencer = Sequencing::Ended;
-        unpublished?;
         match result {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Ended::Store(error))) => Err(error.into()),
@@ -154,29 +143,17 @@ impl Running {
         }
     }
 
-    /// Takes no more records, and ends what would not end by itself. Nothing more is published: who waits to be
-    /// witnessed is answered now.
-    pub(crate) fn refuse(&mut self) {
+    /// Takes no more records, and ends what would not end by itself.
+    pub(crate) fn refuse(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.end_streams.send_replace(true);
-        self.publishes = None;
     }
 
     /// Lets the sequencer finish what came before, and waits for it.
     pub(crate) async fn finish(&mut self) -> Result<(), LogError> {
         self.end_admin().await;
         let _ = self.submissions.send(Message::Stop).await;
-        let ended = self.ended().await;
-        ended.and(self.unpublish().await)
-    }
-
-    /// Waits until nothing is published any more and the publisher has let go of the store.
-    async fn unpublish(&mut self) -> Result<(), LogError> {
-        self.publishes = None;
-        match self.publisher.take() {
-            Some(publisher) => Ok(publisher.await.map_err(|_| LogError::Panicked)??),
-            None => Ok(()),
-        }
+        self.ended().await
     }
 
     /// Waits for space, then closes the store and opens it again, as on every start. Whoever comes to the door in
@@ -190,17 +167,19 @@ impl Running {
             door.shut();
             self.close().await?;
             let known = self.views.borrow().checkpoint.clone().into_bytes();
-            let config = config.clone();
-            let opened = tokio::task::spawn_blocking(move || Log::open_known(&config, &[known])).await;
+            let (config, protection) = (config.clone(), Arc::clone(&self.protection));
+            let opened =
+                tokio::task::spawn_blocking(move || Log::open_known(&config, &[known], Some(protection)))
+                    .await;
             match opened.map_err(|_| LogError::Panicked)? {
                 Err(LogError::Recovery(RecoveryError::Store(error))) if error.is_no_space() => {
                     tracing::error!(%error, "the store cannot be opened again yet");
                 }
                 opened => {
-                    let mut log = opened?;
-                    log.ask_witnesses().await?;
-                    tracing::info!(size = %log.head().size, "the store is open again, after a full disk");
-                    return Ok(log);
+                    if let Ok(log) = &opened {
+                        tracing::info!(size = %log.head().size, "the store is open again, after a full disk");
+                    }
+                    return opened;
                 }
             }
         }
@@ -219,9 +198,6 @@ impl Running {
         self.app = None;
         self.end_streams.send_replace(true);
         self.end_admin().await;
-        if let Err(error) = self.unpublish().await {
-            tracing::error!(%error, "publishing ended");
-        }
         let Some(mut store) = self.store.take() else { return Ok(()) };
         let released = async {
             loop {
@@ -237,17 +213,22 @@ impl Running {
     }
 }
 
-/// Ends when the publisher has a reason to stop the log. One that ended because the sequencer did, or was told to, has
-/// none.
-async fn failed(publisher: &mut Option<JoinHandle<Result<(), PublishError>>>) -> Result<(), LogError> {
-    if let Some(running) = publisher {
-        let ended = running.await;
-        *publisher = None;
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(LogError::Panicked),
+/// Deletes payloads that are older than they may be or erased: on start, and then every hour.
+async fn sweep(payloads: Arc<Payloads>, views: watch::Receiver<Arc<View>>) {
+    let mut every = tokio::time::interval(payloads::SWEEP_EVERY);
+    loop {
+        every.tick().await;
+        let (payloads, keys) = (Arc::clone(&payloads), Arc::clone(&views.borrow().keys));
+        let swept = tokio::task::spawn_blocking(move || {
+            payloads.sweep(std::time::SystemTime::now(), |digest| keys.is_erased(digest))
+        });
+        match swept.await {
+            Ok(Ok(swept)) if swept == payloads::Swept::default() => {}
+            Ok(Ok(payloads::Swept { old, erased, bytes })) => {
+                tracing::info!(old, erased, bytes, "payloads were deleted");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "payloads could not be looked through"),
+            Err(_) => return,
         }
     }
-    std::future::pending().await
 }

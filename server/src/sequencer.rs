@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sift_spec::chain::{ChainError, OperatorHead, RunHead};
 use sift_spec::checkpoint::Checkpoint;
@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::disk::Disk;
 use crate::error::Refusal;
+use crate::limits::KeyLimits;
 use crate::mark::HighWaterMark;
 use crate::metrics::CommitMetrics;
 use crate::store::{ChainId, Commit, Row, Store, StoreError};
@@ -86,8 +87,7 @@ pub(crate) struct Answer {
 /// Everything the sequencer knows, rebuilt by [`crate::recovery`] on start.
 pub(crate) struct Sequencer {
     pub(crate) store: Arc<Store>,
-    /// The log's own keys: several while it changes from one to the next. Each signs.
-    pub(crate) log_keys: Vec<SignerKey>,
+    pub(crate) key: SignerKey,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) operator: OperatorHead,
     pub(crate) edge: RightEdge,
@@ -96,8 +96,7 @@ pub(crate) struct Sequencer {
     pub(crate) views: watch::Sender<Arc<View>>,
     pub(crate) mark: HighWaterMark,
     pub(crate) metrics: Arc<CommitMetrics>,
-    /// Whether some of its checkpoints are kept for good: not where those that witnesses cosigned are kept instead.
-    pub(crate) keeps_checkpoints: bool,
+    pub(crate) limits: Arc<KeyLimits>,
 }
 
 /// What waited for a round.
@@ -146,6 +145,9 @@ pub(crate) struct Round {
     complete: Vec<(sift_spec::tile::TileId, Arc<Tile>)>,
     /// Records of this round by place, for duplicates within it.
     places: HashMap<(ChainId, Seq), Row>,
+    /// One instant for the whole round: a key that is refused once is refused until the round ends, so that no record
+    /// is said to break its chain only because the one before came too fast.
+    now: Option<Instant>,
 }
 
 impl Sequencer {
@@ -230,7 +232,11 @@ impl Sequencer {
             }
             return self.equivocation(entry, chain, seq, row, index, round).map(Err);
         }
-        // 2. Authority and chain, at the index it would get.
+        // 2. Not faster than its key may. Known entries are not counted, or anybody could send them again.
+        if let Err(wait) = self.within_rate(&entry, round) {
+            return Ok(Err(Refusal::RateLimited(wait)));
+        }
+        // 3. Authority and chain, at the index it would get.
         let admitted = match entry.content() {
             Content::Run(record) => self.admit_record(record, &entry, leaf, index)?,
             Content::Operator(record) => self.admit_operator(record, leaf, index),
@@ -238,7 +244,7 @@ impl Sequencer {
         if let Err(refusal) = admitted {
             return Ok(Err(refusal));
         }
-        // 3. It is in the tree.
+        // 4. It is in the tree.
         self.edge.push(leaf);
         self.tiles.push(leaf, &mut round.complete);
         let row = Row { index, leaf };
@@ -246,6 +252,16 @@ impl Sequencer {
         round.commit.rows.push((chain, seq, row));
         round.commit.entries.push((index, entry.into_bytes()));
         Ok(Ok(index))
+    }
+
+    /// Draws from the budget of the entry's key. The operator has none: under attack, revoking must be possible.
+    fn within_rate(&self, entry: &Entry, round: &mut Round) -> Result<(), Duration> {
+        if !self.limits.any() || entry.record().is_none() {
+            return Ok(());
+        }
+        // A key that was never granted is refused for that.
+        let Some(known) = self.keys.get(entry.signer(), entry.key_id()) else { return Ok(()) };
+        self.limits.draw(known.granted, *round.now.get_or_insert_with(Instant::now))
     }
 
     /// What to say to other bytes for a place that is taken. Evidence of equivocation is only what the run's own key
@@ -357,11 +373,10 @@ impl Sequencer {
             return Ok(Arc::clone(&self.views.borrow()));
         }
         let head = TreeHead { size: self.edge.size(), root: self.edge.root() };
-        let checkpoint = sign(&self.log_keys, self.keys.log(), head)?;
+        let checkpoint = sign(&self.key, self.keys.log(), head)?;
         let before = self.views.borrow().head.size;
         let keep = before.get() / CHECKPOINT_EVERY < head.size.get() / CHECKPOINT_EVERY;
-        let keep = self.keeps_checkpoints && (keep || before == TreeSize::ZERO);
-        commit.checkpoint = Some((head.size, checkpoint.clone(), keep));
+        commit.checkpoint = Some((head.size, checkpoint.clone(), keep || before == TreeSize::ZERO));
         let partial = self.tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone())));
         commit.tiles = complete.into_iter().chain(partial).collect();
         let enrolled = commit.rows.iter().any(|(chain, ..)| *chain == ChainId::Operator);
@@ -382,13 +397,13 @@ impl Sequencer {
     }
 }
 
-/// Signs the checkpoint of a tree head with all keys of the log.
+/// Signs the checkpoint of a tree head.
 pub(crate) fn sign(
-    keys: &[SignerKey],
+    key: &SignerKey,
     log: &sift_spec::types::KeyName,
     head: TreeHead,
 ) -> Result<String, StoreError> {
     let checkpoint =
         Checkpoint::new(log.clone(), head).map_err(|error| StoreError::Damaged(error.to_string()))?;
-    Ok(checkpoint.sign_all(keys))
+    Ok(checkpoint.sign(key))
 }

@@ -128,8 +128,7 @@ fn data(dir: &TempDir) -> PathBuf {
 
 fn open(dir: &TempDir) -> Result<Sequencer, RecoveryError> {
     let operator = key(&format!("{ORIGIN}/operator"), 2).verifier().clone();
-    recovery::open(&data(dir), &StoreConfig::default(), vec![key(ORIGIN, 1)], operator, &[])
-        .map(|(sequencer, _)| sequencer)
+    recovery::open(&data(dir), &StoreConfig::default(), key(ORIGIN, 1), operator, &[])
 }
 
 impl World {

@@ -75,10 +75,13 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub expected_prev: Option<Hash>,
-    /// Index of the entry that stands in the way, or that is to be witnessed.
+    /// Index of the entry that stands in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub index: Option<LeafIndex>,
+    /// Seconds after which the same may be taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -93,6 +96,7 @@ impl Problem {
             expected_seq: None,
             expected_prev: None,
             index: None,
+            retry_after: None,
         }
     }
 }
@@ -135,6 +139,10 @@ problems! {
     MalformedRecord = "urn:sift:problem:malformed-record", 400, "Not a record";
     /// The body or a parameter is not what this path takes.
     MalformedRequest = "urn:sift:problem:malformed-request", 400, "Not a request this path takes";
+    /// The path needs a bearer token, and there is none or not one that is known.
+    Unauthorized = "urn:sift:problem:unauthorized", 401, "A token is needed";
+    /// Requests that write need a client certificate here.
+    CertificateNeeded = "urn:sift:problem:certificate-needed", 403, "A client certificate is needed";
     /// The signature does not verify.
     SignatureInvalid = "urn:sift:problem:signature-invalid", 403, "The signature does not verify";
     /// The signing key is not granted, or revoked, or granted for something else.
@@ -151,6 +159,14 @@ problems! {
     ChainBroken = "urn:sift:problem:chain-broken", 409, "The record does not continue its chain";
     /// Another record with this run and seq is in the log; both are kept as evidence.
     Equivocation = "urn:sift:problem:equivocation", 409, "Another record has this run and seq";
+    /// The operator has not erased this payload object, so it is not deleted.
+    NotErased = "urn:sift:problem:not-erased", 409, "The operator has not erased this object";
+    /// The operator has erased this payload object: it is not given out, and not taken again.
+    Erased = "urn:sift:problem:erased", 410, "The operator has erased this object";
+    /// What was sent is not the payload object that the path names.
+    PayloadDiffers = "urn:sift:problem:payload-differs", 422, "Not the object that the path names";
+    /// No room is left for payload objects.
+    StorageFull = "urn:sift:problem:storage-full", 507, "No room for payload objects";
     /// The operator's record contradicts the state of keys and bundles.
     GrantRefused = "urn:sift:problem:grant-refused", 409, "The operator's record cannot be applied";
     /// The body is larger than this path takes.
@@ -161,14 +177,14 @@ problems! {
     UnsupportedMedia = "urn:sift:problem:unsupported-media", 415, "Not a media type this path takes";
     /// There is no room for this request now. Try again after the time in `Retry-After`.
     Busy = "urn:sift:problem:busy", 429, "The log is busy";
+    /// The key adds records faster than it may, or the address sends too many that are nobody's. Try again after the
+    /// time in `retry_after`.
+    RateLimited = "urn:sift:problem:rate-limited", 429, "Faster than allowed";
     /// The log is shutting down, or stopped writing after a failure. Reads may still work.
     NotWriting = "urn:sift:problem:not-writing", 503, "The log does not accept records now";
     /// The log's disk is full: it is read, and not written, until there is space. Try again after the time in
     /// `Retry-After`.
     DiskFull = "urn:sift:problem:disk-full", 503, "The log's disk is full";
-    /// The records are in the log and durable, up to `index`, and too few witnesses have cosigned that in time. Sending
-    /// the same again is answered with the same places.
-    NotWitnessed = "urn:sift:problem:not-witnessed", 504, "Not cosigned yet";
     /// The server failed. It says so in its own log.
     Internal = "urn:sift:problem:internal", 500, "The server failed";
 }

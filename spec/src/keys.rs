@@ -3,7 +3,7 @@
 //! The operator's key is the only root. Authority is log order: a key counts from the entry after its grant
 //! up to the entry of its revocation, and a policy bundle from the entry after its publication.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::note::{KeyError, KeyId, KeyType, VerifierKey};
 use crate::record::{Grant, KeyChange, KeyRole, OperatorBody, Revoke};
@@ -89,14 +89,14 @@ pub struct KeyRing {
     operator: VerifierKey,
     keys: BTreeMap<(KeyName, KeyId), Granted>,
     bundles: BTreeMap<Hash, LeafIndex>,
-    erased: BTreeSet<Hash>,
+    erased: BTreeMap<Hash, LeafIndex>,
 }
 
 impl KeyRing {
     /// The ring of a log before the operator's first entry.
     #[must_use]
     pub const fn new(log: KeyName, operator: VerifierKey) -> Self {
-        Self { log, operator, keys: BTreeMap::new(), bundles: BTreeMap::new(), erased: BTreeSet::new() }
+        Self { log, operator, keys: BTreeMap::new(), bundles: BTreeMap::new(), erased: BTreeMap::new() }
     }
 
     /// Origin of the log.
@@ -127,7 +127,7 @@ impl KeyRing {
                 }
             },
             OperatorBody::Erase(erase) => {
-                self.erased.insert(erase.digest);
+                self.erased.entry(erase.digest).or_insert(index);
                 Ok(())
             }
         }
@@ -235,6 +235,12 @@ impl KeyRing {
     /// Whether the operator has allowed this payload object to be deleted.
     #[must_use]
     pub fn is_erased(&self, digest: &Hash) -> bool {
-        self.erased.contains(digest)
+        self.erased.contains_key(digest)
+    }
+
+    /// Where the operator first allowed this payload object to be deleted.
+    #[must_use]
+    pub fn erasure(&self, digest: &Hash) -> Option<LeafIndex> {
+        self.erased.get(digest).copied()
     }
 }
