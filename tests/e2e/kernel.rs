@@ -38,7 +38,8 @@ impl Scene {
     }
 
     pub(crate) fn config(&self) -> sift_client::Config {
-        config(self.dir.path(), self.log.http.url(), self.log.trust())
+        let config = config(self.dir.path(), self.log.http.url(), self.log.trust());
+        sift_client::Config { connect: self.log.http.connect().clone(), ..config }
     }
 
     pub(crate) async fn kernel(&self, mode: Mode) -> Kernel {

@@ -1,9 +1,11 @@
 //! Sift end to end: real sockets, a real store, real crashes.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod airline;
 mod backup;
 mod bad_input;
+mod certificates;
 mod crash;
 mod disk_full;
 mod equivocations;
@@ -16,10 +18,10 @@ mod hostile;
 mod http;
 mod kernel;
 mod kernel_crash;
+mod limits;
 mod operations;
+mod payloads;
 mod recovery;
-mod rotation;
 mod strangers;
 mod tidy;
-mod witness;
-mod witness_strangers;
+mod tls;

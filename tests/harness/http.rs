@@ -1,6 +1,7 @@
 //! A client of the log that believes nothing and hides nothing: status and bytes.
 
 use reqwest::header::HeaderMap;
+use sift_connect::Connect;
 use sift_spec::api::{BatchAnswer, MEDIA_BYTES, MEDIA_NOTE, Problem};
 use sift_spec::tile::push_entry;
 
@@ -11,6 +12,7 @@ use crate::events::Events;
 pub struct Http {
     client: reqwest::Client,
     url: String,
+    connect: Connect,
 }
 
 /// Status, content type and body of an answer.
@@ -69,10 +71,42 @@ impl Http {
     /// When no client can be made.
     #[must_use]
     pub fn new(url: &str) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client =
-            reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).build().expect("a client");
-        Self { client, url: url.trim_end_matches('/').to_owned() }
+        Self::with(url, &Connect::default())
+    }
+
+    /// A client for the log at `url`, reached in some way.
+    ///
+    /// # Panics
+    /// When no client can be made.
+    #[must_use]
+    pub fn with(url: &str, connect: &Connect) -> Self {
+        let client = connect.client().expect("a client").timeout(std::time::Duration::from_secs(30));
+        let client = client.build().expect("a client");
+        Self { client, url: url.trim_end_matches('/').to_owned(), connect: connect.clone() }
+    }
+
+    /// How the log is reached.
+    #[must_use]
+    pub const fn connect(&self) -> &Connect {
+        &self.connect
+    }
+
+    /// Begins a request of any kind, for what [`Http::request`] cannot say.
+    ///
+    /// # Panics
+    /// When the method is none.
+    #[must_use]
+    pub fn begin(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    /// Sends a request that [`Http::begin`] began.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Raw, reqwest::Error> {
+        raw(request.send().await?).await
     }
 
     /// Where the log is.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sift_connect::Connect;
 use sift_server::config::Config;
 use sift_server::init::{OPERATOR_KEY_FILE, init};
 use sift_server::key_file::read_key;
@@ -25,8 +26,9 @@ pub struct TestLog {
     config: Config,
     log: VerifierKey,
     operator: VerifierKey,
-    trust: Option<TrustPolicy>,
     running: Option<Running>,
+    /// How the running log is reached from the next start on.
+    pub connect: Connect,
     /// Client of the running log.
     pub http: Http,
 }
@@ -47,8 +49,8 @@ impl TestLog {
         let new = init(dir.path(), &ORIGIN.parse().expect("an origin"), listen).expect("a log");
         let config = Config::read(&new.config).expect("a configuration");
         let (log, operator) = (new.log, new.operator);
-        let (trust, running) = (None, None);
-        let mut test = Self { dir, config, log, operator, trust, running, http: Http::new("http://unused") };
+        let (connect, http) = (Connect::default(), Http::new("http://unused"));
+        let mut test = Self { dir, config, log, operator, running: None, connect, http };
         test.restart().await.expect("a running log");
         test
     }
@@ -61,10 +63,11 @@ impl TestLog {
     /// # Panics
     /// When no port is to be had.
     pub async fn restart(&mut self) -> Result<(), LogError> {
-        let mut log = Log::open(&self.config)?;
-        log.ask_witnesses().await?;
+        let log = Log::open(&self.config)?;
         let listener = TcpListener::bind(self.config.listen).await.expect("a port");
-        self.http = Http::new(&format!("http://{}", listener.local_addr().expect("an address")));
+        let scheme = if self.config.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().expect("an address"));
+        self.http = Http::with(&url, &self.connect);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(log.serve(listener, async move {
             let _ = stopped.await;
@@ -82,6 +85,15 @@ impl TestLog {
             let _ = stop.send(());
             task.await.expect("no panic").expect("a graceful stop");
         }
+    }
+
+    /// Writes the configuration to its file, for a process.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_config(&self) {
+        let text = toml::to_string(&self.config).expect("a configuration");
+        std::fs::write(self.dir.path().join(sift_server::config::CONFIG_FILE), text).expect("written");
     }
 
     /// The folder that `init` made.
@@ -119,28 +131,7 @@ impl TestLog {
     /// What a verifier of this log believes.
     #[must_use]
     pub fn trust(&self) -> TrustPolicy {
-        let plain = || TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()));
-        self.trust.clone().unwrap_or_else(plain)
-    }
-
-    /// Gives verifiers, and the operator, another trust file from here on.
-    pub fn set_trust(&mut self, trust: TrustPolicy) {
-        self.trust = Some(trust);
-    }
-
-    /// The operator's key.
-    #[must_use]
-    pub const fn operator_key(&self) -> &VerifierKey {
-        &self.operator
-    }
-
-    /// Waits until the log stops for a reason of its own.
-    ///
-    /// # Panics
-    /// When it does not run, or stops without an error.
-    pub async fn stopped(&mut self) -> LogError {
-        let running = self.running.take().expect("a running log");
-        running.task.await.expect("no panic").expect_err("a reason")
+        TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()))
     }
 
     /// The operator, who signs by hand.

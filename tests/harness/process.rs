@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sift_connect::Connect;
+
 use crate::http::Http;
 
 /// Path of a program that `cargo build --workspace` made beside this one.
@@ -55,6 +57,27 @@ impl LogProcess {
         Self::spawn(Command::new(program("sift-server")), dir, more)
     }
 
+    /// The same, with environment variables, and reached in some way.
+    ///
+    /// # Errors
+    /// With what it printed, when it does not start.
+    ///
+    /// # Panics
+    /// When the program cannot be run at all.
+    pub fn start_reached(
+        dir: &Path,
+        variables: &[(&str, &str)],
+        scheme: &str,
+        connect: &Connect,
+    ) -> Result<Self, String> {
+        let mut command = Command::new(program("sift-server"));
+        command.envs(variables.iter().copied());
+        let mut process = Self::start_under(command, dir)?;
+        let address = process.http.url().trim_start_matches("http://").to_owned();
+        process.http = Http::with(&format!("{scheme}://{address}"), connect);
+        Ok(process)
+    }
+
     /// The same, under another program: `command` ends where `sift-server`'s own arguments begin.
     ///
     /// # Errors
@@ -80,6 +103,8 @@ impl LogProcess {
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut printed = String::new();
         for line in lines.by_ref().map_while(Result::ok) {
+            printed.push_str(&line);
+            printed.push('\n');
             if let Some((_, rest)) = line.split_once("address=") {
                 let address = rest.split_whitespace().next().unwrap_or_default().to_owned();
                 // Whoever writes a log must read it, or the writer stalls.
@@ -97,11 +122,35 @@ impl LogProcess {
                 let http = Http::new(&format!("http://{address}"));
                 return Ok(Self { child, reader: Some(reader), said, http });
             }
-            printed.push_str(&line);
-            printed.push('\n');
         }
         let _ = child.wait();
         Err(printed)
+    }
+
+    /// What the process has printed so far.
+    ///
+    /// # Panics
+    /// When a thread of this test did.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        self.said.lock().expect("no panic").clone()
+    }
+
+    /// The process's number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Memory of the process that is in RAM, in MiB.
+    ///
+    /// # Panics
+    /// When the operating system does not tell.
+    #[must_use]
+    pub fn memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().next().expect("a number").parse::<u64>().expect("a number") / 1024
     }
 
     /// Waits for the process to end by itself. Gives what it printed, or nothing when it goes on.

@@ -58,8 +58,9 @@ impl Operator {
     /// # Errors
     /// When the log refuses.
     pub async fn send(&self, body: OperatorBody) -> Result<LeafIndex, sift_server::operator::OperatorError> {
-        let operator =
-            sift_server::operator::Operator { key: &self.key, trust: &self.trust, last: self.last.clone() };
+        let (key, trust, last) = (&self.key, &self.trust, self.last.clone());
+        let connect = self.http.connect().clone();
+        let operator = sift_server::operator::Operator { key, trust, last, connect };
         operator.submit(self.http.url(), body, now()).await
     }
 
