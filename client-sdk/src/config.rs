@@ -75,7 +75,7 @@ pub struct Config {
     pub log_url: String,
     /// How the log is reached.
     pub connect: Connect,
-    /// Which log, witnesses and operator are believed. Lists exactly one log.
+    /// Which log, witnesses and operator are believed. Lists one log, by all keys that it may have.
     pub trust: TrustPolicy,
     /// The policy that decides.
     pub bundle: Bundle,

@@ -61,8 +61,8 @@ pub enum OpenError {
     /// The trust file lists no log of that origin.
     #[error("the trust file lists no log; add a line: log <vkey>")]
     NoLog,
-    /// The trust file lists several logs and a kernel writes to one.
-    #[error("the trust file lists {0} logs, and a kernel writes to one; give it a file with one log line")]
+    /// The trust file lists logs of several origins and a kernel writes to one.
+    #[error("the trust file has {0} log lines of several origins, and a kernel writes to one log")]
     ManyLogs(usize),
     /// The store is damaged, unreadable, or in use by another process.
     #[error(transparent)]

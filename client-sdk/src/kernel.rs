@@ -80,10 +80,10 @@ impl Kernel {
         // 1. No policy, no kernel.
         let bundle = PolicyBundle::compile(&config.bundle)?;
         // 2. One log.
-        let log = match config.trust.logs() {
-            [log] => log.key.name().clone(),
-            [] => return Err(OpenError::NoLog),
-            logs => return Err(OpenError::ManyLogs(logs.len())),
+        let log = match config.trust.origin() {
+            Some(origin) => origin.clone(),
+            None if config.trust.logs().is_empty() => return Err(OpenError::NoLog),
+            None => return Err(OpenError::ManyLogs(config.trust.logs().len())),
         };
         // 3. The directory is this kernel's.
         let approvals = config.dir.join(APPROVALS_DIR);
@@ -101,6 +101,7 @@ impl Kernel {
         // 4. The writer takes over what an earlier process left.
         let client = LogClient::with(&config.log_url, &config.connect)
             .map_err(|error| OpenError::Http(error.to_string()))?;
+        let client = client.witnessed(config.trust.quorum().is_some());
         let (ops, queue) = mpsc::channel();
         let shared = Arc::new(Shared {
             clock: Box::new(clock),

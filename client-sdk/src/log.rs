@@ -61,8 +61,8 @@ impl LogError {
 /// Whether a problem lies with the log's state and not with what was sent.
 #[must_use]
 pub const fn is_passing(kind: ProblemKind) -> bool {
-    use ProblemKind::{Busy, DiskFull, Internal, NotWriting, RateLimited, TooSlow};
-    matches!(kind, Busy | RateLimited | NotWriting | DiskFull | TooSlow | Internal)
+    use ProblemKind::{Busy, DiskFull, Internal, NotWitnessed, NotWriting, RateLimited, TooSlow};
+    matches!(kind, Busy | RateLimited | NotWriting | DiskFull | TooSlow | NotWitnessed | Internal)
 }
 
 /// A client of one log.
@@ -70,6 +70,8 @@ pub const fn is_passing(kind: ProblemKind) -> bool {
 pub struct LogClient {
     http: reqwest::Client,
     url: String,
+    /// Whether records are sent with `wait=witnessed`.
+    witnessed: bool,
 }
 
 impl LogClient {
@@ -94,7 +96,15 @@ impl LogClient {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| LogError::Client(error.to_string()))?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), witnessed: false })
+    }
+
+    /// Whether an answer to records must be under a checkpoint that the log's witnesses have cosigned: what a trust file
+    /// with a quorum asks for.
+    #[must_use]
+    pub fn witnessed(mut self, witnessed: bool) -> Self {
+        self.witnessed = witnessed;
+        self
     }
 
     /// `POST /v1/records`: adds entries, all or each refused for itself.
@@ -107,7 +117,8 @@ impl LogClient {
             // An entry that was signed here fits its length prefix.
             let _ = push_entry(&mut body, entry);
         }
-        let url = format!("{}/v1/records", self.url);
+        let wait = if self.witnessed { "?wait=witnessed" } else { "" };
+        let url = format!("{}/v1/records{wait}", self.url);
         let request = self.http.post(&url).header(reqwest::header::CONTENT_TYPE, MEDIA_BYTES).body(body);
         self.json(url, request).await
     }

@@ -14,6 +14,7 @@ use crate::payloads::PayloadsConfig;
 use crate::recovery::RecoveryError;
 use crate::store::StoreConfig;
 use crate::tls::TlsConfig;
+use crate::witness::WitnessConfig;
 
 /// Name of the configuration file in the folder of a log.
 pub const CONFIG_FILE: &str = "sift-server.toml";
@@ -55,6 +56,9 @@ pub struct Config {
     pub data: PathBuf,
     /// File of the log's private key; its name is the origin.
     pub log_key: PathBuf,
+    /// Files of further keys of the same origin that sign too, while the log changes from one key to the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_keys_also: Vec<PathBuf>,
     /// The operator's vkey, root of all authority.
     pub operator: String,
     /// Requests that may wait; more are answered with 429.
@@ -81,6 +85,9 @@ pub struct Config {
     /// Form of what is said on stderr.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// Witnesses that cosign what is published; none where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<WitnessConfig>,
     /// TLS on the listener; plain HTTP without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -135,7 +142,12 @@ impl Config {
         let mut config: Self = table.try_into().map_err(|error: toml::de::Error| error.to_string())?;
         config.data = folder.join(&config.data);
         config.log_key = folder.join(&config.log_key);
-        config.seen.iter_mut().for_each(|seen| *seen = folder.join(&*seen));
+        for path in config.seen.iter_mut().chain(&mut config.log_keys_also) {
+            *path = folder.join(&*path);
+        }
+        if let Some(witnesses) = &mut config.witnesses {
+            witnesses.resolve(folder)?;
+        }
         config.tls.iter_mut().for_each(|tls| tls.rebase(folder));
         config.access.rebase(folder);
         config.payloads.iter_mut().for_each(|payloads| payloads.rebase(folder));

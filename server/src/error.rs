@@ -91,6 +91,11 @@ pub(crate) enum RequestError {
     DiskFull,
     #[error("the log would not take a record now: {0}")]
     NotReady(String),
+    #[error(
+        "in the log and durable, the last at index {index} ({count} in all), and not cosigned by enough witnesses in time: ask \
+         again, the same bytes have the same place"
+    )]
+    NotWitnessed { index: LeafIndex, count: usize },
     #[error("the store could not be read")]
     Store(#[from] StoreError),
     #[error("{}", payload_detail(.0))]
@@ -149,6 +154,7 @@ impl RequestError {
             Self::Busy | Self::Streams(_) => ProblemKind::Busy,
             Self::NotWriting | Self::NotReady(_) => ProblemKind::NotWriting,
             Self::DiskFull => ProblemKind::DiskFull,
+            Self::NotWitnessed { .. } => ProblemKind::NotWitnessed,
             Self::RateLimited(_) => ProblemKind::RateLimited,
             Self::Unauthorized { .. } => ProblemKind::Unauthorized,
             Self::CertificateNeeded => ProblemKind::CertificateNeeded,
@@ -162,12 +168,15 @@ impl RequestError {
         let mut problem = Problem::new(kind, self.to_string());
         problem.retry_after = match self {
             // A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
-            Self::Busy | Self::Streams(_) => Some(1),
+            Self::Busy | Self::Streams(_) | Self::NotWitnessed { .. } => Some(1),
             Self::NotWriting => Some(5),
             Self::DiskFull => Some(10),
             Self::RateLimited(wait) => Some(seconds(wait)),
             _ => None,
         };
+        if let Self::NotWitnessed { index, .. } = self {
+            problem.index = Some(*index);
+        }
         problem
     }
 }

@@ -67,7 +67,11 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
     let (log_vkey, operator_vkey) = (log.verifier(), operator.verifier());
     let policy = format!(
         "# Whom to believe about the log {origin}: give this file to kernels and verifiers by a way\n\
-         # that the log cannot touch. It is a C2SP tlog-policy; add witness and group lines as you have them.\n\
+         # that the log cannot touch. It is a C2SP tlog-policy. With witnesses, put their lines here, and a quorum:\n\
+         #   witness <name> <vkey> <address>\n\
+         #   group <name> all|any|<number> <witness>...\n\
+         #   quorum <name>\n\
+         # The log asks them to cosign once its configuration has: [witnesses] policy = \"{TRUST_FILE}\"\n\
          log {log_vkey} http://{listen}/\n\
          quorum none\n\
          #sift:operator {operator_vkey}\n"
@@ -79,6 +83,7 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
         listen,
         data: DATA_FOLDER.into(),
         log_key: LOG_KEY_FILE.into(),
+        log_keys_also: Vec::new(),
         operator: operator_vkey.to_string(),
         queue_max: default_queue_max(),
         connections_max: default_connections_max(),
@@ -88,6 +93,7 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
         feed: crate::config::FeedConfig::default(),
         seen_none_newer: false,
         log_format: LogFormat::default(),
+        witnesses: None,
         tls: None,
         access: AccessConfig::default(),
         limits: LimitsConfig::default(),
@@ -101,7 +107,7 @@ pub fn init(dir: &Path, origin: &KeyName, listen: SocketAddr) -> Result<NewLog, 
     Ok(NewLog { config: config_path, trust, operator_key, log, operator })
 }
 
-fn new_key(name: KeyName) -> Result<SignerKey, ConfigError> {
+pub(crate) fn new_key(name: KeyName) -> Result<SignerKey, ConfigError> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(ConfigError::Entropy)?;
     SignerKey::from_seed(name, KeyType::Ed25519, &seed)

@@ -6,6 +6,9 @@
 //!                                                          │ index, tiles, root, signature
 //!                                                          ▼
 //!                                        one synced write batch: the commit point (store)
+//!                                                          │
+//!                 readers ◀── published ◀── witnesses ◀────┘
+//!                              publish        witness
 //! ```
 //!
 //! An answer means: durable, in order, in a signed tree. [`init::init`] makes a log, [`Log::open`] recovers
@@ -26,8 +29,10 @@ pub mod key_file;
 pub mod limits;
 pub mod operator;
 pub mod payloads;
+pub mod rotation;
 pub mod settings;
 pub mod tls;
+pub mod witness;
 
 mod admin;
 mod admission;
@@ -43,6 +48,7 @@ mod metrics;
 mod openapi;
 mod patience;
 mod protection;
+mod publish;
 mod recovery;
 mod routes;
 mod running;
@@ -56,8 +62,8 @@ mod view;
 use std::future::Future;
 use std::sync::Arc;
 
+use sift_spec::api::Publish;
 use sift_spec::proof::TreeHead;
-use sift_spec::trust::TrustPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -66,11 +72,13 @@ pub use crate::disk::DiskConfig;
 use crate::door::Door;
 use crate::metrics::Metrics;
 use crate::protection::Protection;
+use crate::publish::{PublishError, Publishing};
 pub use crate::recovery::RecoveryError;
 use crate::running::Running;
 use crate::sequencer::Sequencer;
 pub use crate::store::{StoreConfig, StoreError};
 use crate::tls::Tls;
+use crate::witness::{WitnessStop, Witnesses};
 
 /// Why a log does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +95,9 @@ pub enum LogError {
     /// The store is a copy, and nobody has shown that it is the newest.
     #[error(transparent)]
     Stale(#[from] backup::StaleError),
+    /// A witness has seen more of this log than the store holds, or something else.
+    #[error("{0}; everything that was answered is durable")]
+    Witness(#[from] WitnessStop),
     /// The network or a thread failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -101,10 +112,22 @@ pub enum LogError {
     Panicked,
 }
 
+impl From<PublishError> for LogError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Store(error) => error.into(),
+            PublishError::Stop(stop) => stop.into(),
+            PublishError::Panicked => Self::Panicked,
+        }
+    }
+}
+
 /// A log, recovered and not yet serving.
 pub struct Log {
     config: Config,
     sequencer: Sequencer,
+    /// Where there are witnesses.
+    publishing: Option<Publishing>,
     protection: Arc<Protection>,
 }
 
@@ -124,26 +147,52 @@ impl Log {
         known: &[Vec<u8>],
         protection: Option<Arc<Protection>>,
     ) -> Result<Self, LogError> {
-        let key = key_file::read_key(&config.log_key)?;
+        let keys = rotation::log_keys(config)?;
+        let vkeys: Vec<_> = keys.iter().map(|key| key.verifier().clone()).collect();
         let operator = config.operator()?;
-        if operator.public() == key.verifier().public() {
+        if vkeys.iter().any(|key| key.public() == operator.public()) {
             let why = "operator: this is the log's own key; the operator's must be another".to_owned();
             return Err(config::content(std::path::Path::new(config::CONFIG_FILE), why).into());
         }
-        let trust = TrustPolicy::of_log(key.verifier().clone(), None);
+        let witnesses =
+            config.witnesses.as_ref().map(|section| Witnesses::read(section, &vkeys)).transpose()?;
         let mut seen = config::read_seen(config)?;
         seen.extend_from_slice(known);
         let protection = match protection {
             Some(protection) => protection,
             None => Arc::new(Protection::open(config)?),
         };
-        let mut sequencer = recovery::open(&config.data, &config.store, key, operator, &seen)?;
+        let (mut sequencer, seen) =
+            recovery::open(&config.data, &config.store, keys, operator.clone(), &seen)?;
         sequencer.limits = Arc::clone(&protection.keys);
-        let seen = seen.iter().map(|note| Ok(trust.verify(note)?.checkpoint().head));
-        let seen = seen.collect::<Result<Vec<_>, RecoveryError>>()?;
         let stored = sequencer.views.borrow().head;
         backup::check_fresh(&config.data, stored, &seen, config.seen_none_newer)?;
-        Ok(Self { config: config.clone(), sequencer, protection })
+        let publishing = match witnesses {
+            None => {
+                if sequencer.store.published()?.is_some() {
+                    sequencer.store.forget_published()?;
+                }
+                None
+            }
+            Some(witnesses) => {
+                sequencer.keeps_checkpoints = witnesses.config.publish == Publish::Signed;
+                let (store, committed) = (Arc::clone(&sequencer.store), sequencer.views.subscribe());
+                let keys = &sequencer.log_keys;
+                Some(Publishing::restore(witnesses, store, committed, keys, &operator)?)
+            }
+        };
+        Ok(Self { config: config.clone(), sequencer, publishing, protection })
+    }
+
+    /// Asks every witness for the last tree that it cosigned, once. [`Log::serve`] does it where it was not done.
+    ///
+    /// # Errors
+    /// When one has cosigned more than the store holds, or another tree, or must answer and does not.
+    pub async fn ask_witnesses(&mut self) -> Result<(), LogError> {
+        match &mut self.publishing {
+            Some(publishing) => Ok(publishing.ask().await?),
+            None => Ok(()),
+        }
     }
 
     /// Size and root of the tree.
@@ -152,16 +201,19 @@ impl Log {
         self.sequencer.views.borrow().head
     }
 
-    /// Serves until `shutdown` ends or the store fails; then finishes what was begun. A store that failed because the
-    /// disk is full is opened again when there is space; until then it is read and not written.
+    /// Serves until `shutdown` ends, the store fails or a witness gives reason to stop; then finishes what was begun. A
+    /// store that failed because the disk is full is opened again when there is space; until then it is read and not
+    /// written.
     ///
     /// # Errors
-    /// When the store failed otherwise. The process should end: only a new start knows what the disk holds.
+    /// When the store failed otherwise: the process should end, because only a new start knows what the disk holds. When
+    /// a witness has seen more than this log, or something else.
     pub async fn serve(
-        self,
+        mut self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), LogError> {
+        self.ask_witnesses().await?;
         let config = self.config.clone();
         let door = Door::new();
         let (close, closed) = oneshot::channel::<()>();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sift_connect::{Connect, ConnectError};
-use sift_spec::api::{MEDIA_NOTE, OperatorAnswer, Problem};
+use sift_spec::api::{MEDIA_NOTE, OperatorAnswer, Problem, ProblemKind};
 use sift_spec::entry::{Content, Entry, EntryError};
 use sift_spec::note::SignerKey;
 use sift_spec::receipt::{Receipt, ReceiptError};
@@ -74,7 +74,7 @@ pub enum OperatorError {
 pub struct Operator<'a> {
     /// The operator's key.
     pub key: &'a SignerKey,
-    /// Which log is believed. Lists exactly one.
+    /// Which log is believed. Lists one, by all keys that it may have.
     pub trust: &'a TrustPolicy,
     /// File that holds seq and leaf hash of the last record that was sent from here.
     pub last: PathBuf,
@@ -104,11 +104,11 @@ impl<'a> Operator<'a> {
             self.connect.client()?.redirect(reqwest::redirect::Policy::none()).timeout(ANSWER).build()?;
         let next: OperatorAnswer = json(client.get(format!("{url}/v1/operator")).send().await?).await?;
         // 1. The log of the trust file.
-        let [log] = self.trust.logs() else {
+        let Some(log) = self.trust.origin() else {
             return Err(OperatorError::Chain("the trust file must list one log".to_owned()));
         };
-        if *log.key.name() != next.log {
-            return Err(OperatorError::OtherLog { expected: log.key.name().to_string(), found: next.log });
+        if *log != next.log {
+            return Err(OperatorError::OtherLog { expected: log.to_string(), found: next.log });
         }
         // 2. The last record, proven.
         self.check_last(&client, url, &next, now).await?;
@@ -124,8 +124,17 @@ impl<'a> Operator<'a> {
         let record = OperatorRecord { body, log: next.log, prev: next.prev, seq: next.next_seq, time };
         let entry = Entry::sign_operator(&record, self.key)?;
         let leaf = entry.leaf();
-        let request = client.post(format!("{url}/v1/records")).header("content-type", MEDIA_NOTE);
-        let answer = accepted(request.body(entry.into_bytes()).send().await?).await?;
+        // A trust file with a quorum believes no receipt without one.
+        let wait = if self.trust.quorum().is_some() { "?wait=witnessed" } else { "" };
+        let request = client.post(format!("{url}/v1/records{wait}")).header("content-type", MEDIA_NOTE);
+        let answer = accepted(request.body(entry.into_bytes()).send().await?).await;
+        if let Err(OperatorError::Refused(problem)) = &answer
+            && problem.kind == ProblemKind::NotWitnessed
+        {
+            // The log says that it has the record: nothing else may be signed for its place.
+            self.remember(record.seq, leaf)?;
+        }
+        let answer = answer?;
         // 4. The receipt.
         let receipt = Receipt::parse(&answer.bytes().await?)?;
         let index = receipt.verify(leaf, self.trust)?.index();

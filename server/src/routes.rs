@@ -35,8 +35,10 @@ use crate::health::Load;
 use crate::metrics::{Metrics, count_requests};
 use crate::openapi::{places, routes};
 use crate::protection::Protection;
+use crate::publish::{Outlets, PublishStatus};
 use crate::store::Store;
 use crate::view::{View, ViewError};
+use sift_spec::api::Publish;
 
 routes! {
     // What nobody reads from a browser.
@@ -83,6 +85,10 @@ pub(crate) struct App {
     committed: watch::Receiver<Arc<View>>,
     /// The tree as of the published checkpoint: what readers are told.
     published: watch::Receiver<Arc<View>>,
+    /// The newest tree whose checkpoint the quorum of witnesses has cosigned; any committed one, where there are none.
+    witnessed: watch::Receiver<Arc<View>>,
+    /// How and when checkpoints are published, and how far each witness is behind.
+    publishing: Arc<PublishStatus>,
     admission: Admission,
     /// Set while the log takes no more records.
     stopping: Arc<AtomicBool>,
@@ -130,7 +136,7 @@ impl App {
     pub(crate) fn new(
         store: Arc<Store>,
         committed: watch::Receiver<Arc<View>>,
-        published: watch::Receiver<Arc<View>>,
+        outlets: Outlets,
         admission: Admission,
         stopping: Arc<AtomicBool>,
         disk: Arc<Disk>,
@@ -139,10 +145,13 @@ impl App {
         protection: Arc<Protection>,
     ) -> Self {
         let (bodies, packs) = (Semaphore::new(BODIES_KIB_MAX), Semaphore::new(PACKS_MAX));
+        let Outlets { published, witnessed, status: publishing } = outlets;
         Self {
             store,
             committed,
             published,
+            witnessed,
+            publishing,
             admission,
             stopping,
             disk,
@@ -190,8 +199,16 @@ impl App {
         Arc::clone(&self.committed.borrow())
     }
 
+    /// What readers are told. Where nothing waits for witnesses that is never older than what a writer was answered.
     fn published(&self) -> Arc<View> {
-        Arc::clone(&self.published.borrow())
+        let published = Arc::clone(&self.published.borrow());
+        if self.publishing.mode() == Publish::Signed {
+            let committed = self.committed();
+            if committed.head.size > published.head.size {
+                return committed;
+            }
+        }
+        published
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use sift_spec::api::Publish;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -23,6 +22,7 @@ use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::payloads::{self, Payloads};
 use crate::protection::Protection;
+use crate::publish::{Outlets, PublishError, Publishing};
 use crate::recovery::RecoveryError;
 use crate::routes::{self, App};
 use crate::sequencer::{Ended, Message};
@@ -55,6 +55,10 @@ pub(crate) struct Running {
     sequencer: Sequencing,
     /// The task of the admin socket, which holds the store.
     admin: Option<JoinHandle<()>>,
+    /// Where there are witnesses, and until it ended.
+    publisher: Option<JoinHandle<Result<(), PublishError>>>,
+    /// Tells the publisher to stop, when it is dropped.
+    publishes: Option<oneshot::Sender<()>>,
     protection: Arc<Protection>,
     /// Deletes old payloads now and then.
     _sweeper: Option<AbortOnDrop>,
@@ -69,7 +73,7 @@ enum Sequencing {
 impl Running {
     /// Starts the threads of a log.
     pub(crate) fn start(log: Log, metrics: &Arc<Metrics>) -> Result<Self, LogError> {
-        let Log { config, mut sequencer, protection } = log;
+        let Log { config, mut sequencer, publishing, protection } = log;
         sequencer.metrics = Arc::clone(&metrics.commits);
         let (store, views) = (Arc::clone(&sequencer.store), sequencer.views.subscribe());
         let disk = Arc::new(Disk::new(&config.data, &config.disk));
@@ -85,12 +89,17 @@ impl Running {
             flag.store(true, Ordering::Relaxed);
             let _ = ended.send(result);
         })?;
+        let (publishes, stop) = oneshot::channel();
+        let (publisher, outlets) = match publishing.map(Publishing::start) {
+            Some((publisher, outlets)) => (Some(tokio::spawn(publisher.run(stop))), outlets),
+            None => (None, Outlets::unwitnessed(&views)),
+        };
         let (end_streams, ended_streams) = watch::channel(false);
-        let feed = Feed::new(&config.feed, Publish::Signed, ended_streams);
+        let feed = Feed::new(&config.feed, outlets.status.mode(), ended_streams);
         let app = App::new(
             Arc::clone(&store),
             views.clone(),
-            views.clone(),
+            outlets,
             admission,
             Arc::clone(&stopping),
             Arc::clone(&disk),
@@ -121,6 +130,8 @@ impl Running {
             end_streams,
             sequencer,
             admin,
+            publisher,
+            publishes: Some(publishes),
             protection,
             _sweeper,
         })
@@ -131,11 +142,21 @@ impl Running {
         self.app.as_ref().map_or_else(Router::new, |app| routes::router(Arc::clone(app)))
     }
 
-    /// Ends when the sequencer does, with its reason.
+    /// Ends when the sequencer does, with its reason; or with that of the publisher, where it has one to stop.
     pub(crate) async fn ended(&mut self) -> Result<(), LogError> {
         let Sequencing::Runs(runs) = &mut self.sequencer else { return Ok(()) };
-        let result = runs.await;
+        let mut unpublished = Ok(());
+        let result = tokio::select! {
+            result = &mut *runs => result,
+            ended = failed(&mut self.publisher) => {
+                unpublished = ended;
+                self.stopping.store(true, Ordering::Relaxed);
+                let _ = self.submissions.send(Message::Stop).await;
+                runs.await
+            }
+        };
         self.sequencer = Sequencing::Ended;
+        unpublished?;
         match result {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Ended::Store(error))) => Err(error.into()),
@@ -143,17 +164,29 @@ impl Running {
         }
     }
 
-    /// Takes no more records, and ends what would not end by itself.
-    pub(crate) fn refuse(&self) {
+    /// Takes no more records, and ends what would not end by itself. Nothing more is published: who waits to be
+    /// witnessed is answered now.
+    pub(crate) fn refuse(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.end_streams.send_replace(true);
+        self.publishes = None;
     }
 
     /// Lets the sequencer finish what came before, and waits for it.
     pub(crate) async fn finish(&mut self) -> Result<(), LogError> {
         self.end_admin().await;
         let _ = self.submissions.send(Message::Stop).await;
-        self.ended().await
+        let ended = self.ended().await;
+        ended.and(self.unpublish().await)
+    }
+
+    /// Waits until nothing is published any more and the publisher has let go of the store.
+    async fn unpublish(&mut self) -> Result<(), LogError> {
+        self.publishes = None;
+        match self.publisher.take() {
+            Some(publisher) => Ok(publisher.await.map_err(|_| LogError::Panicked)??),
+            None => Ok(()),
+        }
     }
 
     /// Waits for space, then closes the store and opens it again, as on every start. Whoever comes to the door in
@@ -176,10 +209,10 @@ impl Running {
                     tracing::error!(%error, "the store cannot be opened again yet");
                 }
                 opened => {
-                    if let Ok(log) = &opened {
-                        tracing::info!(size = %log.head().size, "the store is open again, after a full disk");
-                    }
-                    return opened;
+                    let mut log = opened?;
+                    log.ask_witnesses().await?;
+                    tracing::info!(size = %log.head().size, "the store is open again, after a full disk");
+                    return Ok(log);
                 }
             }
         }
@@ -198,6 +231,9 @@ impl Running {
         self.app = None;
         self.end_streams.send_replace(true);
         self.end_admin().await;
+        if let Err(error) = self.unpublish().await {
+            tracing::error!(%error, "publishing ended");
+        }
         let Some(mut store) = self.store.take() else { return Ok(()) };
         let released = async {
             loop {
@@ -211,6 +247,21 @@ impl Running {
         let store = tokio::time::timeout(RELEASE_MAX, released).await.map_err(|_| LogError::Held)?;
         tokio::task::spawn_blocking(move || drop(store)).await.map_err(|_| LogError::Panicked)
     }
+}
+
+/// Ends when the publisher has a reason to stop the log. One that ended because the sequencer did, or was told to, has
+/// none.
+async fn failed(publisher: &mut Option<JoinHandle<Result<(), PublishError>>>) -> Result<(), LogError> {
+    if let Some(running) = publisher {
+        let ended = running.await;
+        *publisher = None;
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(LogError::Panicked),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Deletes payloads that are older than they may be or erased: on start, and then every hour.

@@ -87,7 +87,8 @@ pub(crate) struct Answer {
 /// Everything the sequencer knows, rebuilt by [`crate::recovery`] on start.
 pub(crate) struct Sequencer {
     pub(crate) store: Arc<Store>,
-    pub(crate) key: SignerKey,
+    /// The log's own keys: several while it changes from one to the next. Each signs.
+    pub(crate) log_keys: Vec<SignerKey>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) operator: OperatorHead,
     pub(crate) edge: RightEdge,
@@ -96,6 +97,8 @@ pub(crate) struct Sequencer {
     pub(crate) views: watch::Sender<Arc<View>>,
     pub(crate) mark: HighWaterMark,
     pub(crate) metrics: Arc<CommitMetrics>,
+    /// Whether some of its checkpoints are kept for good: not where those that witnesses cosigned are kept instead.
+    pub(crate) keeps_checkpoints: bool,
     pub(crate) limits: Arc<KeyLimits>,
 }
 
@@ -373,10 +376,11 @@ impl Sequencer {
             return Ok(Arc::clone(&self.views.borrow()));
         }
         let head = TreeHead { size: self.edge.size(), root: self.edge.root() };
-        let checkpoint = sign(&self.key, self.keys.log(), head)?;
+        let checkpoint = sign(&self.log_keys, self.keys.log(), head)?;
         let before = self.views.borrow().head.size;
         let keep = before.get() / CHECKPOINT_EVERY < head.size.get() / CHECKPOINT_EVERY;
-        commit.checkpoint = Some((head.size, checkpoint.clone(), keep || before == TreeSize::ZERO));
+        let keep = self.keeps_checkpoints && (keep || before == TreeSize::ZERO);
+        commit.checkpoint = Some((head.size, checkpoint.clone(), keep));
         let partial = self.tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone())));
         commit.tiles = complete.into_iter().chain(partial).collect();
         let enrolled = commit.rows.iter().any(|(chain, ..)| *chain == ChainId::Operator);
@@ -397,13 +401,13 @@ impl Sequencer {
     }
 }
 
-/// Signs the checkpoint of a tree head.
+/// Signs the checkpoint of a tree head with all keys of the log.
 pub(crate) fn sign(
-    key: &SignerKey,
+    keys: &[SignerKey],
     log: &sift_spec::types::KeyName,
     head: TreeHead,
 ) -> Result<String, StoreError> {
     let checkpoint =
         Checkpoint::new(log.clone(), head).map_err(|error| StoreError::Damaged(error.to_string()))?;
-    Ok(checkpoint.sign(key))
+    Ok(checkpoint.sign_all(keys))
 }

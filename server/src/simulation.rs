@@ -128,7 +128,8 @@ fn data(dir: &TempDir) -> PathBuf {
 
 fn open(dir: &TempDir) -> Result<Sequencer, RecoveryError> {
     let operator = key(&format!("{ORIGIN}/operator"), 2).verifier().clone();
-    recovery::open(&data(dir), &StoreConfig::default(), key(ORIGIN, 1), operator, &[])
+    recovery::open(&data(dir), &StoreConfig::default(), vec![key(ORIGIN, 1)], operator, &[])
+        .map(|(sequencer, _)| sequencer)
 }
 
 impl World {

@@ -5,9 +5,9 @@
 //! | `entries` | index | the entry's bytes |
 //! | `tiles` | level, index | the tile's hashes, however many there are |
 //! | `chain` | run (16 zero bytes for the operator), seq | index, leaf hash |
-//! | `checkpoints` | size | a checkpoint's note, one for each 256 entries or so |
+//! | `checkpoints` | size | a checkpoint's note: each that a quorum of witnesses cosigned, or one for 256 entries or so |
 //! | `equivocations` | run, seq | the first other entry that was offered for them |
-//! | `meta` | name | format, log key, newest checkpoint, length of the operator's chain |
+//! | `meta` | name | format, log keys, newest checkpoint, published one, length of the operator's chain |
 //!
 //! Integers are big-endian, so that keys sort as numbers do. Nothing here is trusted on reopening before
 //! [`crate::recovery`] has compared it with the signed checkpoint.
@@ -36,6 +36,8 @@ const META: &str = "meta";
 
 /// All columns.
 const COLUMNS: [&str; 6] = [ENTRIES, TILES, CHAIN, CHECKPOINTS, EQUIVOCATIONS, META];
+/// Name of the published checkpoint in the column `meta`.
+const PUBLISHED: &str = "published";
 
 /// What this program writes, and the only thing it reads.
 const FORMAT: &[u8] = b"sift-server store 1";
@@ -263,6 +265,29 @@ impl Store {
         if let Some(records) = commit.operator_records {
             batch.put_cf(self.column(META)?, "operator", records.get().to_be_bytes());
         }
+        self.write(batch)
+    }
+
+    /// Makes a published checkpoint durable: in the history, and as the `newest` that a restart must not go back behind.
+    pub(crate) fn publish(&self, size: TreeSize, note: &str, newest: bool) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.column(CHECKPOINTS)?, size.get().to_be_bytes(), note);
+        if newest {
+            batch.put_cf(self.column(META)?, PUBLISHED, note);
+        }
+        self.write(batch)
+    }
+
+    /// The checkpoint that was published last, where publishing waits for witnesses.
+    pub(crate) fn published(&self) -> Result<Option<String>, StoreError> {
+        let note = self.meta(PUBLISHED)?.map(String::from_utf8).transpose();
+        note.map_err(|_| StoreError::Damaged("the published checkpoint is not UTF-8".to_owned()))
+    }
+
+    /// Publishing no longer waits for witnesses: what is committed is published from now on.
+    pub(crate) fn forget_published(&self) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.column(META)?, PUBLISHED);
         self.write(batch)
     }
 

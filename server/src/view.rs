@@ -16,6 +16,7 @@ use crate::store::{Store, StoreError};
 use crate::tile::Tile;
 
 /// Everything a reader may be told, as of one commit. Views are never changed, only replaced.
+#[derive(Clone)]
 pub(crate) struct View {
     pub(crate) head: TreeHead,
     /// The checkpoint's signed note.

@@ -75,7 +75,7 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub expected_prev: Option<Hash>,
-    /// Index of the entry that stands in the way.
+    /// Index of the entry that stands in the way, or that is to be witnessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub index: Option<LeafIndex>,
@@ -185,6 +185,9 @@ problems! {
     /// The log's disk is full: it is read, and not written, until there is space. Try again after the time in
     /// `Retry-After`.
     DiskFull = "urn:sift:problem:disk-full", 503, "The log's disk is full";
+    /// The records are in the log and durable, up to `index`, and too few witnesses have cosigned that in time. Sending
+    /// the same again is answered with the same places.
+    NotWitnessed = "urn:sift:problem:not-witnessed", 504, "Not cosigned yet";
     /// The server failed. It says so in its own log.
     Internal = "urn:sift:problem:internal", 500, "The server failed";
 }

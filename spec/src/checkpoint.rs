@@ -94,6 +94,14 @@ impl Checkpoint {
     pub fn sign(&self, key: &SignerKey) -> String {
         key.sign_note(&self.text())
     }
+
+    /// The note signed by several keys, which are all the log's own: while it changes its key, the old and the new one.
+    #[must_use]
+    pub fn sign_all(&self, keys: &[SignerKey]) -> String {
+        let text = self.text();
+        let lines: String = keys.iter().map(|key| key.sign_text(&text)).collect();
+        format!("{text}\n{lines}")
+    }
 }
 
 /// Reads a tree size: decimal, no sign, no leading zeros.

@@ -310,7 +310,9 @@ pub struct SignatureLine<'a> {
 }
 
 impl<'a> SignatureLine<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+    /// Reads one line, without its line feed.
+    #[must_use]
+    pub fn parse(line: &'a str) -> Option<Self> {
         let (name, blob) = line.strip_prefix(SIGNATURE_PREFIX)?.split_once(' ')?;
         name.parse::<KeyName>().ok()?;
         if blob.len() > SIGNATURE_BYTES_MAX {

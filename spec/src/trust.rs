@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, parse_size, verify_cosignature};
 use crate::note::{KeyError, KeyType, NOTE_BYTES_MAX, Note, NoteError, VerifierKey};
+use crate::types::KeyName;
 
 /// Most lines of each kind; the specification asks for at least 32.
 const LINES_MAX: usize = 256;
@@ -63,9 +64,20 @@ pub struct TrustedLog {
     pub url: Option<String>,
 }
 
+/// A witness of a trust file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedWitness {
+    /// Its name in the file, not that of its key.
+    pub name: String,
+    /// Its key, of type 0x04.
+    pub key: VerifierKey,
+    /// Where it takes checkpoints, if stated: the submission prefix of C2SP tlog-witness.
+    pub url: Option<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Member {
-    Witness(VerifierKey),
+    Witness(TrustedWitness),
     Group { threshold: usize, members: Vec<usize> },
 }
 
@@ -113,7 +125,14 @@ impl TrustPolicy {
     /// A policy of one log and no witnesses, for a log's own use and for tests.
     #[must_use]
     pub fn of_log(log: VerifierKey, operator: Option<VerifierKey>) -> Self {
-        Self { logs: vec![TrustedLog { key: log, url: None }], operator, members: Vec::new(), quorum: None }
+        Self::of_keys(vec![log], operator)
+    }
+
+    /// A policy of logs and no witnesses. While a log changes its key, it has several of the same name.
+    #[must_use]
+    pub fn of_keys(logs: Vec<VerifierKey>, operator: Option<VerifierKey>) -> Self {
+        let logs = logs.into_iter().map(|key| TrustedLog { key, url: None }).collect();
+        Self { logs, operator, members: Vec::new(), quorum: None }
     }
 
     /// Reads a trust file.
@@ -164,7 +183,8 @@ impl TrustPolicy {
             }
             ["witness", name, vkey, ref url @ ..] if url.len() <= 1 => {
                 let key = self.key(vkey, KeyType::Cosignature)?;
-                self.name(name, Member::Witness(key))
+                let url = url.first().map(|url| (*url).to_owned());
+                self.name(name, Member::Witness(TrustedWitness { name: name.to_owned(), key, url }))
             }
             ["group", name, threshold, ref names @ ..] => {
                 let members = names.iter().map(|name| self.position(name)).collect::<Result<Vec<_>, _>>()?;
@@ -214,10 +234,7 @@ impl TrustPolicy {
             return Err(format!("this line needs a key of type {key_type:?}, not {:?}", key.key_type()));
         }
         let logs = self.logs.iter().map(|log| &log.key);
-        let witnesses = self.members.iter().filter_map(|(_, member)| match member {
-            Member::Witness(key) => Some(key),
-            Member::Group { .. } => None,
-        });
+        let witnesses = self.witnesses().map(|witness| &witness.key);
         if logs.chain(witnesses).chain(&self.operator).any(|other| other.public() == key.public()) {
             return Err("this public key stands in another line".to_owned());
         }
@@ -228,6 +245,44 @@ impl TrustPolicy {
     #[must_use]
     pub fn logs(&self) -> &[TrustedLog] {
         &self.logs
+    }
+
+    /// The one origin of all listed logs; `None` when there is no log, or logs of several origins. A log that changes
+    /// its key has several lines of one origin.
+    #[must_use]
+    pub fn origin(&self) -> Option<&KeyName> {
+        let origin = self.logs.first()?.key.name();
+        self.logs.iter().all(|log| log.key.name() == origin).then_some(origin)
+    }
+
+    /// The witnesses, in the order of their lines.
+    pub fn witnesses(&self) -> impl Iterator<Item = &TrustedWitness> {
+        self.members.iter().filter_map(|(_, member)| match member {
+            Member::Witness(witness) => Some(witness),
+            Member::Group { .. } => None,
+        })
+    }
+
+    /// Name of the witness or group that must have cosigned; `None` for `quorum none`.
+    #[must_use]
+    pub fn quorum(&self) -> Option<&str> {
+        self.quorum.and_then(|quorum| self.members.get(quorum)).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the quorum is satisfied where `cosigned` says which witnesses cosigned.
+    #[must_use]
+    pub fn is_satisfied(&self, cosigned: impl Fn(&TrustedWitness) -> bool) -> bool {
+        let mut satisfied = Vec::with_capacity(self.members.len());
+        for (_, member) in &self.members {
+            satisfied.push(match member {
+                Member::Witness(witness) => cosigned(witness),
+                Member::Group { threshold, members } => {
+                    members.iter().filter(|&&member| satisfied.get(member) == Some(&true)).count()
+                        >= *threshold
+                }
+            });
+        }
+        self.quorum.is_none_or(|quorum| satisfied.get(quorum) == Some(&true))
     }
 
     /// The operator's key, root of all authority in the log.
@@ -252,31 +307,18 @@ impl TrustPolicy {
             Err(error) => return Err(error.into()),
         };
         let log = log.ok_or_else(|| TrustError::UnknownLog(checkpoint.origin.to_string()))?;
-        // 3. Witnesses.
+        // 3. Witnesses: a line of a listed one either verifies or rejects the note.
         let mut witnesses = Vec::new();
-        let mut satisfied = Vec::with_capacity(self.members.len());
-        for (name, member) in &self.members {
-            satisfied.push(match member {
-                Member::Witness(key) => match note.signatures.iter().find(|line| key.matches(line)) {
-                    None => false,
-                    Some(line) => {
-                        let time = verify_cosignature(note.text, key, line);
-                        let time = time.ok_or_else(|| NoteError::SignatureInvalid(line.name.to_owned()))?;
-                        witnesses.push((name.clone(), time));
-                        true
-                    }
-                },
-                Member::Group { threshold, members } => {
-                    members.iter().filter(|&&member| satisfied.get(member) == Some(&true)).count()
-                        >= *threshold
-                }
-            });
+        for witness in self.witnesses() {
+            if let Some(line) = note.signatures.iter().find(|line| witness.key.matches(line)) {
+                let time = verify_cosignature(note.text, &witness.key, line);
+                let time = time.ok_or_else(|| NoteError::SignatureInvalid(line.name.to_owned()))?;
+                witnesses.push((witness.name.clone(), time));
+            }
         }
         // 4. The quorum.
-        if let Some(quorum) = self.quorum
-            && satisfied.get(quorum) != Some(&true)
-        {
-            let quorum = self.members.get(quorum).map(|(name, _)| name.clone()).unwrap_or_default();
+        if !self.is_satisfied(|witness| witnesses.iter().any(|(name, _)| *name == witness.name)) {
+            let quorum = self.quorum().unwrap_or_default().to_owned();
             return Err(TrustError::NotWitnessed { quorum, have: witnesses.len() });
         }
         Ok(VerifiedCheckpoint { checkpoint, log, witnesses, assertion: () })

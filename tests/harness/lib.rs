@@ -11,6 +11,7 @@ mod metrics;
 mod open_admission;
 mod process;
 mod told;
+mod witness;
 mod writer;
 
 pub use check::check_log;
@@ -23,6 +24,7 @@ pub use metrics::Scrape;
 pub use open_admission::{Added, OpenAdmission};
 pub use process::{LogProcess, program};
 pub use told::{Sent, Told};
+pub use witness::{Manner, Seen, Witness};
 pub use writer::{Operator, Writer, now};
 
 use sift_spec::note::{KeyType, SignerKey};

@@ -26,6 +26,7 @@ pub struct TestLog {
     config: Config,
     log: VerifierKey,
     operator: VerifierKey,
+    trust: Option<TrustPolicy>,
     running: Option<Running>,
     /// How the running log is reached from the next start on.
     pub connect: Connect,
@@ -49,8 +50,9 @@ impl TestLog {
         let new = init(dir.path(), &ORIGIN.parse().expect("an origin"), listen).expect("a log");
         let config = Config::read(&new.config).expect("a configuration");
         let (log, operator) = (new.log, new.operator);
+        let (trust, running) = (None, None);
         let (connect, http) = (Connect::default(), Http::new("http://unused"));
-        let mut test = Self { dir, config, log, operator, running: None, connect, http };
+        let mut test = Self { dir, config, log, operator, trust, running, connect, http };
         test.restart().await.expect("a running log");
         test
     }
@@ -63,7 +65,8 @@ impl TestLog {
     /// # Panics
     /// When no port is to be had.
     pub async fn restart(&mut self) -> Result<(), LogError> {
-        let log = Log::open(&self.config)?;
+        let mut log = Log::open(&self.config)?;
+        log.ask_witnesses().await?;
         let listener = TcpListener::bind(self.config.listen).await.expect("a port");
         let scheme = if self.config.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr().expect("an address"));
@@ -131,7 +134,28 @@ impl TestLog {
     /// What a verifier of this log believes.
     #[must_use]
     pub fn trust(&self) -> TrustPolicy {
-        TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()))
+        let plain = || TrustPolicy::of_log(self.log.clone(), Some(self.operator.clone()));
+        self.trust.clone().unwrap_or_else(plain)
+    }
+
+    /// Gives verifiers, and the operator, another trust file from here on.
+    pub fn set_trust(&mut self, trust: TrustPolicy) {
+        self.trust = Some(trust);
+    }
+
+    /// The operator's key.
+    #[must_use]
+    pub const fn operator_key(&self) -> &VerifierKey {
+        &self.operator
+    }
+
+    /// Waits until the log stops for a reason of its own.
+    ///
+    /// # Panics
+    /// When it does not run, or stops without an error.
+    pub async fn stopped(&mut self) -> LogError {
+        let running = self.running.take().expect("a running log");
+        running.task.await.expect("no panic").expect_err("a reason")
     }
 
     /// The operator, who signs by hand.

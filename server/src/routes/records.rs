@@ -1,6 +1,7 @@
 //! `/v1/records`: records in, entries and receipts out.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
@@ -8,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
+use serde::Deserialize;
 use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchAnswer, BatchResult, MEDIA_NOTE};
 use sift_spec::entry::Entry;
 use sift_spec::record::ENTRY_BYTES_MAX;
@@ -15,7 +17,7 @@ use sift_spec::tile::{BundleBytesError, parse_entries};
 use sift_spec::types::LeafIndex;
 
 use super::answer::{Conditional, FRESH, IMMUTABLE, NotModified, UNSTORED, answer, json, tagged};
-use super::extract::Path;
+use super::extract::{Path, Query};
 use super::{Answered, App, Shared, blocking, from_view};
 use crate::admission::{AdmitError, key_of};
 use crate::error::{Refusal, RequestError};
@@ -23,6 +25,7 @@ use crate::listener::Peer;
 use crate::openapi::{Binary, problems};
 use crate::sequencer::Answer;
 use crate::store::StoreError;
+use crate::view::View;
 
 /// How long a body may take to arrive.
 const BODY_SECONDS_MAX: u64 = 30;
@@ -33,7 +36,23 @@ const DISCARD_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 problems!(AddProblems:
     MalformedRecord, MalformedRequest, SignatureInvalid, KeyNotGranted, PolicyNotPublished, WrongLog, CertificateNeeded,
     TooSlow, ChainBroken, Equivocation, GrantRefused, TooLarge, UnsupportedMedia, Busy, RateLimited, Internal,
-    NotWriting, DiskFull);
+    NotWriting, DiskFull, NotWitnessed);
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AddQuery {
+    /// What the answer waits for beyond being durable.
+    #[param(inline, required = false)]
+    wait: Option<Wait>,
+}
+
+/// `witnessed`: a checkpoint that covers the records and that the log's quorum of witnesses has cosigned.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Wait {
+    Witnessed,
+}
 
 /// Add records
 ///
@@ -42,6 +61,7 @@ problems!(AddProblems:
 #[utoipa::path(
     post,
     path = "/v1/records",
+    params(AddQuery),
     request_body(description = "One signed record, or a bundle of at most 1,024: 16 bits of length and a record, for each. \
         No content coding", content(
         (String = "text/plain; charset=utf-8"),
@@ -58,6 +78,7 @@ problems!(AddProblems:
 pub(super) async fn add(
     State(app): Shared,
     Extension(peer): Extension<Peer>,
+    Query(AddQuery { wait }): Query<AddQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
@@ -82,12 +103,34 @@ pub(super) async fn add(
         return Err(RequestError::TooLarge(bytes_max));
     }
     let kib = u32::try_from(stated.div_ceil(1024)).unwrap_or(u32::MAX);
-    let _room = app.bodies.try_acquire_many(kib).map_err(|_| RequestError::Busy)?;
+    let room = app.bodies.try_acquire_many(kib).map_err(|_| RequestError::Busy)?;
     let body = collect(body, bytes_max).await?;
-    if bytes_max == ENTRY_BYTES_MAX {
-        add_one(&app, peer, body).await
+    let single = bytes_max == ENTRY_BYTES_MAX;
+    let entries = if single {
+        vec![Entry::parse(body.into()).map_err(Refusal::Malformed)]
     } else {
-        add_many(&app, peer, body).await
+        parse(body).await?
+    };
+    let mut answer = submit(&app, peer, entries).await?;
+    // What waits for witnesses holds nothing that others need.
+    drop(room);
+    if wait == Some(Wait::Witnessed) {
+        answer.view = witnessed(&app, &answer.results).await?;
+    }
+    if single { answer_one(&app, answer) } else { answer_many(&app, answer) }
+}
+
+/// The tree that covers what was admitted, under a checkpoint that the quorum has cosigned.
+async fn witnessed(app: &App, results: &[Result<LeafIndex, Refusal>]) -> Result<Arc<View>, RequestError> {
+    let mut views = app.witnessed.clone();
+    let Some(index) = results.iter().flatten().max().copied() else { return Ok(app.published()) };
+    let covers = views.wait_for(|view| index.is_in(view.head.size));
+    match tokio::time::timeout(app.publishing.wait, covers).await {
+        Ok(Ok(view)) => Ok(Arc::clone(&view)),
+        // Too late, or the log is stopping.
+        Err(_) | Ok(Err(_)) => {
+            Err(RequestError::NotWitnessed { index, count: results.iter().flatten().count() })
+        }
     }
 }
 
@@ -102,27 +145,30 @@ pub(super) fn media(headers: &HeaderMap) -> Result<String, RequestError> {
     Ok(media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-async fn add_one(app: &App, peer: Peer, body: Bytes) -> Answered {
-    let count = |refusal: Refusal| {
-        app.metrics.requests.refused(refusal.problem().kind);
-        refusal
-    };
-    let entry = Entry::parse(body.into()).map_err(Refusal::Malformed);
-    let Answer { results, view } = submit(app, peer, vec![entry]).await?;
-    let index = results.into_iter().next().ok_or(RequestError::Internal("no result"))?.map_err(count)?;
+/// Counts a refusal of a single record.
+fn counted(app: &App, refusal: Refusal) -> Refusal {
+    app.metrics.requests.refused(refusal.problem().kind);
+    refusal
+}
+
+fn answer_one(app: &App, Answer { results, view }: Answer) -> Answered {
+    let result = results.into_iter().next().ok_or(RequestError::Internal("no result"))?;
+    let index = result.map_err(|refusal| counted(app, refusal))?;
     let receipt = view.receipt(&app.store, index).map_err(from_view)?;
     Ok(answer(MEDIA_NOTE, UNSTORED, receipt.to_string()))
 }
 
-async fn add_many(app: &App, peer: Peer, body: Bytes) -> Answered {
+/// Reads a bundle. A thousand records take a while to read: others are not to wait for it.
+async fn parse(body: Bytes) -> Result<Vec<Result<Entry, Refusal>>, RequestError> {
     let parse = move || {
         let entries = parse_entries(&body, BATCH_RECORDS_MAX)?;
         let parse = |entry: &[u8]| Entry::parse(entry.to_vec()).map_err(Refusal::Malformed);
         Ok::<Vec<_>, BundleBytesError>(entries.into_iter().map(parse).collect())
     };
-    // A thousand records take a while to read: others are not to wait for it.
-    let entries = blocking(parse).await?.map_err(|error| RequestError::Malformed(error.to_string()))?;
-    let Answer { results, view } = submit(app, peer, entries).await?;
+    blocking(parse).await?.map_err(|error| RequestError::Malformed(error.to_string()))
+}
+
+fn answer_many(app: &App, Answer { results, view }: Answer) -> Answered {
     let indices: BTreeSet<LeafIndex> =
         results.iter().filter_map(|result| result.as_ref().ok().copied()).collect();
     let indices: Vec<LeafIndex> = indices.into_iter().collect();
@@ -238,8 +284,12 @@ pub(super) async fn record(State(app): Shared, Path(name): Path<String>, headers
         None => (name.as_str(), false),
     };
     let index = sift_spec::checkpoint::parse_size(index).and_then(|index| LeafIndex::new(index.get()).ok());
-    let index = index.filter(|index| index.is_in(view.head.size));
-    let index = index.ok_or_else(|| RequestError::NotFound(format!("entry {name} in this tree")))?;
+    let published = index.filter(|index| index.is_in(view.head.size));
+    let index = published.ok_or_else(|| {
+        let is_committed = index.is_some_and(|index| index.is_in(app.committed().head.size));
+        let unpublished = if is_committed { ": it is in the log, and not published yet" } else { "" };
+        RequestError::NotFound(format!("entry {name} in this tree{unpublished}"))
+    })?;
     if receipt {
         let receipt = view.receipt(&app.store, index).map_err(from_view)?.to_string();
         return Ok(tagged(&headers, MEDIA_NOTE, FRESH, receipt));

@@ -1,5 +1,7 @@
 //! The tree: checkpoint, tiles and proofs.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -11,7 +13,7 @@ use sift_spec::types::{LeafIndex, TreeSize};
 
 use super::answer::{Conditional, FRESH, IMMUTABLE, NotModified, Tag, answer, tagged, tagged_json};
 use super::extract::{Path, Query};
-use super::{Answered, Shared, from_view};
+use super::{Answered, App, Shared, from_view};
 use crate::error::RequestError;
 use crate::openapi::{Binary, problems};
 use crate::store::StoreError;
@@ -136,8 +138,7 @@ pub(super) async fn inclusion(
     Query(InclusionQuery { index, size }): Query<InclusionQuery>,
     headers: HeaderMap,
 ) -> Answered {
-    let view = app.published();
-    let (size, caching) = within(size, &view)?;
+    let (view, size, caching) = within(&app, size)?;
     let hashes = match view.inclusion(&app.store, index, size) {
         Ok(proof) => proof.0,
         Err(ViewError::Request(ProofError::IndexOutside { .. })) => {
@@ -174,21 +175,27 @@ pub(super) async fn consistency(
     Query(ConsistencyQuery { old, new }): Query<ConsistencyQuery>,
     headers: HeaderMap,
 ) -> Answered {
-    let view = app.published();
-    let (new, caching) = within(new, &view)?;
+    let (view, new, caching) = within(&app, new)?;
     let hashes = view.consistency(&app.store, old, new).map_err(from_view)?.0;
     tagged_json(&headers, caching, &ConsistencyAnswer { old, new, hashes })
 }
 
-/// The size that a proof is for, and how long the proof may be kept: one for a size that was asked for is always the
-/// same.
-fn within(size: Option<TreeSize>, view: &View) -> Result<(TreeSize, &'static str), RequestError> {
-    let Some(size) = size else { return Ok((view.head.size, FRESH)) };
-    if size > view.head.size {
-        return Err(RequestError::NotFound(format!(
-            "tree of size {size} yet; the newest has {}",
-            view.head.size
-        )));
+/// The tree and size that a proof is for, and how long the proof may be kept: one for a size that was asked for is always
+/// the same. Without a size it is for the published tree; with one, for any that the log has signed: a writer was answered
+/// under it, and may ask how it fits what was seen before.
+fn within(app: &App, size: Option<TreeSize>) -> Result<(Arc<View>, TreeSize, &'static str), RequestError> {
+    let published = app.published();
+    let Some(size) = size else {
+        let newest = published.head.size;
+        return Ok((published, newest, FRESH));
+    };
+    if size <= published.head.size {
+        return Ok((published, size, IMMUTABLE));
     }
-    Ok((size, IMMUTABLE))
+    let committed = app.committed();
+    if size > committed.head.size {
+        let newest = committed.head.size;
+        return Err(RequestError::NotFound(format!("tree of size {size} yet; the newest has {newest}")));
+    }
+    Ok((committed, size, IMMUTABLE))
 }

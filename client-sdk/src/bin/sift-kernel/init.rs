@@ -18,8 +18,9 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     let trust = sift_client::config::read_file(&args.trust).map_err(environment)?;
     let policy = TrustPolicy::parse(&trust)
         .map_err(|error| environment(format!("{}: {error}", args.trust.display())))?;
-    if policy.logs().len() != 1 {
-        return Err(environment(format!("{}: a kernel needs exactly one log line", args.trust.display())));
+    if policy.origin().is_none() {
+        let why = "a kernel needs a log line; several only for keys of one origin";
+        return Err(environment(format!("{}: {why}", args.trust.display())));
     }
     let approvers: Vec<ApproverEntry> =
         args.approvers.iter().map(|approver| approver_entry(approver)).collect::<Result<_, _>>()?;

@@ -29,7 +29,10 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a new log: keys, configuration, trust file and an empty store.
-    #[command(after_help = "Example:\n  sift-server init --dir mylog --origin log.example/agents")]
+    #[command(after_help = "Example:\n  sift-server init --dir mylog --origin log.example/agents\n\n\
+        Witnesses are added by hand: their lines and a quorum in trust.policy, and in sift-server.toml\n  \
+        [witnesses]\n  policy = \"trust.policy\"\n\
+        OPERATING.md, \"Witnesses and the published checkpoint\", tells the order.")]
     Init {
         /// Folder to make it in.
         #[arg(long)]
@@ -40,6 +43,16 @@ pub(crate) enum Command {
         /// Address and port to listen on.
         #[arg(long, default_value = "127.0.0.1:8190")]
         listen: SocketAddr,
+    },
+    /// Make the log's next key, of the same origin, and print its vkey. The running log is not touched: how to change
+    /// over is told in OPERATING.md, "Changing the log's key".
+    #[command(after_help = "Example:\n  sift-server new-key --dir mylog --out mylog/log-2.key")]
+    NewKey {
+        #[command(flatten)]
+        place: Place,
+        /// File to write the private key to. It must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Run a log until SIGINT or SIGTERM. Set SIFT_LOG=debug to see more.
     #[command(after_help = "Examples:\n  \

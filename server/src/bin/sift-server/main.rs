@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser as _;
+use sift_server::config::{CONFIG_FILE, Config};
 use sift_server::fsck::Depth;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -44,6 +45,7 @@ fn run(args: Args) -> Result<ExitCode, AnyError> {
             backup::backup(&place.config(), &to, with_keys, check.0)?
         }
         Command::Restore { from, dir } => backup::restore(&from, &dir)?,
+        Command::NewKey { place, out } => new_key(&place.config(), &out)?,
         Command::Operator(command) => runtime()?.block_on(operate::operate(command))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -51,6 +53,20 @@ fn run(args: Args) -> Result<ExitCode, AnyError> {
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn new_key(config: &Path, out: &Path) -> Result<(), AnyError> {
+    let config = Config::read(config)?;
+    let key = sift_server::rotation::next_key(&config, out)?;
+    println!("The next key of the log, in {}; it counts for nothing yet.", out.display());
+    println!();
+    println!("Put this line into every trust file, below the log line that is there:");
+    println!("log {key}");
+    println!();
+    println!("Then let both keys sign, in {CONFIG_FILE}, and start the log again:");
+    println!("log_key = \"{}\"", out.display());
+    println!("log_keys_also = [\"{}\"]", config.log_key.display());
+    Ok(())
 }
 
 fn init(dir: &Path, origin: &str, listen: std::net::SocketAddr) -> Result<(), AnyError> {

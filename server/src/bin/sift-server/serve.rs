@@ -34,9 +34,10 @@ pub(crate) async fn serve(
 
 async fn run(config: &Config) -> Result<(), AnyError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data = %config.data.display(), "starting");
-    let log = Log::open(config)?;
+    let mut log = Log::open(config)?;
     let head = log.head();
     tracing::info!(size = %head.size, root = %head.root, "recovered: the store is what was signed");
+    log.ask_witnesses().await?;
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|error| {
         format!("{}: {error}; another process listens there, or choose another \"listen\"", config.listen)
     })?;
