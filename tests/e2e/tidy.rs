@@ -19,7 +19,7 @@ fn dependencies_point_down() {
     for (folder, expected) in [
         ("spec", &[][..]),
         ("spec/rules", &["sift-spec"]),
-        ("connect", &[]),
+        ("spec/connect", &[]),
         ("server", &["sift-connect", "sift-spec"]),
         ("client-sdk", &["sift-connect", "sift-rules", "sift-spec"]),
         ("verifier-cli", &["sift-connect", "sift-rules", "sift-spec"]),
@@ -55,7 +55,7 @@ fn the_specification_is_pure() {
 #[test]
 fn every_package_takes_the_lints_of_the_workspace() {
     for folder in
-        ["spec", "spec/rules", "connect", "server", "client-sdk", "verifier-cli", "tests", "benches"]
+        ["spec", "spec/rules", "spec/connect", "server", "client-sdk", "verifier-cli", "tests", "benches"]
     {
         let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
         assert!(manifest.contains("[lints]\nworkspace = true"), "{folder}");
@@ -66,7 +66,7 @@ fn every_package_takes_the_lints_of_the_workspace() {
 
 #[test]
 fn no_test_is_switched_off_and_nothing_is_left_to_do() {
-    for folder in ["spec", "connect", "server", "client-sdk", "verifier-cli", "tests", "benches"] {
+    for folder in ["spec", "server", "client-sdk", "verifier-cli", "tests", "benches"] {
         for file in sources(&root().join(folder)) {
             if file.ends_with("tests/e2e/tidy.rs") {
                 continue;
