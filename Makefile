@@ -7,13 +7,14 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
-.PHONY: help demo test lint build tools airline figures clean-demo
+.PHONY: help demo test lint build tools airline figures fuzz fuzz-corpus clean-demo
 
 help:
 	@echo "make demo     the main job, end to end, in ./sift-demo"
 	@echo "make test     every test and lint"
 	@echo "make airline  100 recorded conversations through kernel, log and verifier (RECORDINGS=file)"
 	@echo "make figures  the table of benchmarks"
+	@echo "make fuzz     every parser, each for SECONDS=60"
 
 demo: build
 	$(TARGET)/debug/sift-demo
@@ -35,6 +36,32 @@ airline: build
 
 figures: build
 	$(TARGET)/debug/sift-figures
+
+# See spec/fuzz/README.md. The stable compiler will do: what finds inputs is the coverage, not a sanitizer.
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard spec/fuzz/fuzz_targets/*.rs)))
+SECONDS ?= 60
+FUZZ := cargo fuzz run --fuzz-dir spec/fuzz --sanitizer none
+FUZZ_LIMITS := -max_len=4096 -timeout=5 -rss_limit_mb=512 -dict=$(CURDIR)/spec/fuzz/dictionary.txt
+FUZZ_FOUND := $(CURDIR)/spec/fuzz/found
+FUZZ_CORPUS := $(CURDIR)/spec/fuzz/corpus
+
+fuzz: tools
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.1 --locked
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p $(FUZZ_FOUND)/$$target; \
+	  $(FUZZ) $$target $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target $(CURDIR)/spec/vectors -- \
+	    $(FUZZ_LIMITS) -max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
+	done
+
+# Keeps, of corpus and findings, the smallest set that reaches every branch that the whole reaches and no vector does.
+fuzz-corpus:
+	@for target in $(FUZZ_TARGETS); do \
+	  merged=$(FUZZ_FOUND)/.merged; rm -rf $$merged; mkdir -p $$merged $(FUZZ_FOUND)/$$target; \
+	  cp -r spec/vectors $$merged/vectors; \
+	  $(FUZZ) $$target $$merged $(FUZZ_CORPUS)/$$target $(FUZZ_FOUND)/$$target -- \
+	    $(FUZZ_LIMITS) -set_cover_merge=1 -use_counters=0 || exit 1; \
+	  rm -rf $$merged/vectors $(FUZZ_CORPUS)/$$target; mv $$merged $(FUZZ_CORPUS)/$$target; \
+	done
 
 clean-demo:
 	rm -rf sift-demo

@@ -19,6 +19,7 @@ mod http;
 mod kernel;
 mod kernel_crash;
 mod limits;
+mod mutations;
 mod operations;
 mod payloads;
 mod recovery;
