@@ -41,6 +41,8 @@ const COPY_FILE: &str = "IS-A-COPY.json";
 /// Folder of the store, and name of the key, within a backup.
 const DATA: &str = "data";
 const LOG_KEY: &str = "log.key";
+/// The witnesses' policy in a backup.
+const WITNESS_POLICY: &str = "witness.policy";
 
 const FORMAT: &str = "sift-server backup 1";
 
@@ -214,13 +216,26 @@ impl Backup<'_> {
         let text = crate::config::read(self.config_file)?;
         let mut table: toml::Table =
             text.parse().map_err(|error| not_whole(self.config_file, format!("{error}")))?;
+        // What else the configuration names lies beside it in a backup.
+        let also = (1..).map(|n| format!("log-also-{n}.key")).take(self.config.log_keys_also.len());
+        let also: Vec<String> = also.collect();
+        let policy = self.config.witnesses.as_ref().map(|witnesses| &witnesses.policy);
+        if let Some(policy) = policy {
+            copy_durably(policy, &partial.join(WITNESS_POLICY))?;
+        }
         let same = |key: &str, is: &str| table.get(key).and_then(toml::Value::as_str) == Some(is);
-        let text = if same("data", DATA) && same("log_key", LOG_KEY) {
+        let text = if same("data", DATA) && same("log_key", LOG_KEY) && also.is_empty() && policy.is_none() {
             text
         } else {
             // A restored log must not open the store that it was copied from.
             table.insert("data".to_owned(), DATA.into());
             table.insert("log_key".to_owned(), LOG_KEY.into());
+            if !also.is_empty() {
+                table.insert("log_keys_also".to_owned(), also.clone().into());
+            }
+            if let Some(toml::Value::Table(witnesses)) = table.get_mut("witnesses") {
+                witnesses.insert("policy".to_owned(), WITNESS_POLICY.into());
+            }
             toml::to_string(&table).map_err(|error| not_whole(self.config_file, error.to_string()))?
         };
         write(&partial.join(CONFIG_FILE), text.as_bytes())?;
@@ -231,6 +246,9 @@ impl Backup<'_> {
         if self.with_keys {
             // A copy has the mode of its original, which is 0600 or was refused.
             copy_durably(&self.config.log_key, &partial.join(LOG_KEY))?;
+            for (key, name) in self.config.log_keys_also.iter().zip(&also) {
+                copy_durably(key, &partial.join(name))?;
+            }
         }
         Ok(())
     }

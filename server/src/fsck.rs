@@ -32,6 +32,7 @@ use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{Hash, TreeSize};
 
 use crate::mark::HighWaterMark;
+use crate::recovery::every_key;
 use crate::store::{Store, StoreError};
 
 /// Findings of one kind that are told one by one; the rest is counted.
@@ -273,6 +274,9 @@ impl Fsck<'_> {
         if found != self.log.to_string() {
             return Err(FsckError::OtherLog { expected: self.log.to_string(), found });
         }
+        // What was signed before the log changed its key is the log's own all the same.
+        let ever = every_key(&store, std::slice::from_ref(self.log), self.log)?;
+        let ever = TrustPolicy::of_keys(ever, Some(self.operator.clone()));
         let mut known = Vec::new();
         match trust.verify(&store.meta("checkpoint")?.unwrap_or_default()) {
             Ok(verified) => {
@@ -287,11 +291,11 @@ impl Fsck<'_> {
                 report.size = TreeSize::new(stored).unwrap_or_default();
             }
         }
-        let mark = HighWaterMark::read(self.data, &trust)
+        let mark = HighWaterMark::read(self.data, &ever)
             .map_err(|error| FsckError::File { path: HighWaterMark::path(self.data), error })?;
         known.extend(mark.map(|head| (head, "the high-water mark")));
         for note in self.seen {
-            known.push((trust.verify(note)?.checkpoint().head, "a checkpoint that somebody else holds"));
+            known.push((ever.verify(note)?.checkpoint().head, "a checkpoint that somebody else holds"));
         }
         known.retain(|(head, whose)| {
             let behind = head.size > report.size;
@@ -308,7 +312,7 @@ impl Fsck<'_> {
         let keys = KeyRing::new(self.log.name().clone(), self.operator.clone());
         let size = report.size.get();
         let (depth, has_row) = (self.depth, Bits::new(size));
-        let mut check = Check { store: &store, trust, keys, size, depth, has_row, known, report };
+        let mut check = Check { store: &store, trust: ever, keys, size, depth, has_row, known, report };
         check.operator_chain()?;
         if depth == Depth::Edge {
             check.edge();

@@ -71,7 +71,6 @@ impl PublishStatus {
     }
 
     /// How far each witness is behind, in the order of the policy.
-    #[allow(dead_code)] // `/metrics` reads it.
     pub(crate) fn lags(&self) -> Vec<WitnessLag> {
         let committed = self.committed.borrow().head.size;
         self.witnesses.iter().map(|witness| witness.lag(committed)).collect()
@@ -214,7 +213,7 @@ impl Publishing {
                         witness = name, %error,
                         "a witness did not cosign at the start: whether it has seen more than this store is not known"
                     );
-                    witness.failed(&error);
+                    witness.failed();
                 }
             }
         }
@@ -421,7 +420,7 @@ impl Attendant {
     fn failed(&self, error: &WitnessError, pause_ms: u64) {
         let witness = &self.witness.trusted.name;
         tracing::warn!(witness, %error, pause_ms, "a witness gave no cosignature; asking again");
-        self.witness.failed(error);
+        self.witness.failed();
     }
 }
 

@@ -213,12 +213,12 @@ pub(crate) fn open(
 
 /// Every key that this log has signed with, as far as the store knows: what others have seen may be signed by one that
 /// is no longer in the configuration.
-fn every_key(
+pub(crate) fn every_key(
     store: &Store,
     vkeys: &[VerifierKey],
     last: &VerifierKey,
-) -> Result<Vec<VerifierKey>, RecoveryError> {
-    let damaged = || RecoveryError::TreeDiffers("the list of the log's former keys is damaged".to_owned());
+) -> Result<Vec<VerifierKey>, StoreError> {
+    let damaged = || StoreError::Damaged("the list of the log's former keys".to_owned());
     let stored = String::from_utf8(store.meta(KEYS_EVER)?.unwrap_or_default()).map_err(|_| damaged())?;
     let former = stored.lines().map(|line| line.parse::<VerifierKey>().map_err(|_| damaged()));
     let mut ever = vkeys.to_vec();

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
+use sift_spec::api::Publish;
 use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
@@ -38,7 +39,7 @@ use crate::protection::Protection;
 use crate::publish::{Outlets, PublishStatus};
 use crate::store::Store;
 use crate::view::{View, ViewError};
-use sift_spec::api::Publish;
+use crate::witness::WitnessLag;
 
 routes! {
     // What nobody reads from a browser.
@@ -166,6 +167,11 @@ impl App {
     /// The store, for those who look after it.
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How far each witness is behind.
+    pub(crate) fn witness_lags(&self) -> Vec<WitnessLag> {
+        self.publishing.lags()
     }
 
     /// What the log has to do at the moment.

@@ -69,6 +69,18 @@ settings! {
         "Streams of checkpoints at a time; more are answered with 429";
     "store.write_buffer_kib", "store-write-buffer-kib", "SIFT_SERVER_STORE_WRITE_BUFFER_KIB", Integer,
         "Memory for rows not yet in a file, for each of the two large columns";
+    "witnesses.policy", "witnesses-policy", "SIFT_SERVER_WITNESSES_POLICY", Path,
+        "File of the witnesses' policy (C2SP tlog-policy); without it there are none";
+    "witnesses.publish", "witnesses-publish", "SIFT_SERVER_WITNESSES_PUBLISH", Text,
+        "When a checkpoint is published: quorum, or signed";
+    "witnesses.require_at_start", "witnesses-require-at-start", "SIFT_SERVER_WITNESSES_REQUIRE_AT_START", Switch,
+        "Refuse to start while a witness does not answer";
+    "witnesses.interval_ms", "witnesses-interval-ms", "SIFT_SERVER_WITNESSES_INTERVAL_MS", Integer,
+        "A new checkpoint goes to the witnesses at most this often";
+    "witnesses.wait_seconds", "witnesses-wait-seconds", "SIFT_SERVER_WITNESSES_WAIT_SECONDS", Integer,
+        "How long a request with wait=witnessed waits";
+    "witnesses.answer_seconds", "witnesses-answer-seconds", "SIFT_SERVER_WITNESSES_ANSWER_SECONDS", Integer,
+        "How long a witness may take to answer";
 }
 
 impl Setting {

@@ -198,16 +198,12 @@ impl Cosignature {
 pub(crate) struct WitnessLag {
     /// Its name in the policy.
     pub(crate) name: String,
-    /// Size of the tree it cosigned last, since this process started.
-    pub(crate) cosigned: Option<TreeSize>,
     /// Entries of the newest committed tree that it has not cosigned.
     pub(crate) behind: u64,
     /// When it cosigned last, since this process started.
     pub(crate) last_success: Option<UnixMillis>,
     /// Requests that failed since then.
     pub(crate) failures: u64,
-    /// Why the last of them failed.
-    pub(crate) last_error: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -215,7 +211,6 @@ struct State {
     cosigned: Option<TreeSize>,
     last_success: Option<UnixMillis>,
     failures: u64,
-    last_error: Option<String>,
 }
 
 /// A witness of the policy, and how to reach it.
@@ -299,10 +294,8 @@ impl Witness {
     }
 
     /// Remembers that it did not cosign.
-    pub(crate) fn failed(&self, why: &WitnessError) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.failures += 1;
-        state.last_error = Some(why.to_string());
+    pub(crate) fn failed(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failures += 1;
     }
 
     /// Size of the tree that it cosigned last, since this process started.
@@ -316,11 +309,9 @@ impl Witness {
         let cosigned = state.cosigned.map_or(0, TreeSize::get);
         WitnessLag {
             name: self.trusted.name.clone(),
-            cosigned: state.cosigned,
             behind: committed.get().saturating_sub(cosigned),
             last_success: state.last_success,
             failures: state.failures,
-            last_error: state.last_error.clone(),
         }
     }
 

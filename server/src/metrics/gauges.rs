@@ -13,6 +13,7 @@ use tokio::sync::mpsc::WeakSender;
 use crate::routes::App;
 use crate::sequencer::Message;
 use crate::store::Store;
+use crate::witness::WitnessLag;
 
 /// The gauges of a log. They do not keep it alive.
 #[derive(Debug, Default)]
@@ -109,8 +110,41 @@ impl Collector for LogGauges {
         let help = "The program that runs; always 1.";
         let mut told = gauges.0.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
         told.encode_family(&version)?.encode_gauge(&1_u64)?;
+        witnesses(&mut gauges, &app.witness_lags())?;
         store(&mut gauges, app.store())
     }
+}
+
+/// How far each witness of the policy is behind; nothing where there are none.
+fn witnesses(gauges: &mut Gauges<'_>, lags: &[WitnessLag]) -> fmt::Result {
+    type Value = fn(&WitnessLag) -> u64;
+    let each: [(&str, &str, Option<&Unit>, Value); 3] = [
+        (
+            "witness_behind_entries",
+            "Entries of the newest committed tree that a witness has not cosigned.",
+            None,
+            |lag| lag.behind,
+        ),
+        (
+            "witness_last_cosigned_timestamp",
+            "When a witness cosigned last since the start, as Unix time; 0 for not yet.",
+            Some(&Unit::Seconds),
+            |lag| lag.last_success.map_or(0, |time| time.get() / 1000),
+        ),
+        (
+            "witness_failures_since_cosigned",
+            "Requests to a witness that failed since it cosigned last.",
+            None,
+            |lag| lag.failures,
+        ),
+    ];
+    for (name, help, unit, value) in each.into_iter().filter(|_| !lags.is_empty()) {
+        let mut told = gauges.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for lag in lags {
+            told.encode_family(&[("witness", lag.name.as_str())])?.encode_gauge(&value(lag))?;
+        }
+    }
+    Ok(())
 }
 
 /// What RocksDB and the disk say.
