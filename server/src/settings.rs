@@ -6,6 +6,7 @@
 //! suggestions for misspelt keys follow from that. Lists and tables are set in the file alone, and secrets are never
 //! values, but names of files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -288,17 +289,19 @@ fn put(table: &mut toml::Table, key: &str, value: toml::Value) {
 /// wrong line is told and not only the first.
 fn check_text(text: &str, problems: &mut Vec<Problem>) {
     let mut text = text.to_owned();
-    while problems.len() < PROBLEMS_MAX {
-        let Err(error) = toml::from_str::<Config>(&text) else { return };
+    // A parsed file has no order: the lines do.
+    let mut wrong = BTreeMap::new();
+    while wrong.len() < PROBLEMS_MAX {
+        let Err(error) = toml::from_str::<Config>(&text) else { break };
         let message = error.message();
         // What is not in the file may be set elsewhere, and is missed when everything is put together.
-        let Some(span) = error.span().filter(|_| !message.starts_with("missing field")) else { return };
+        let Some(span) = error.span().filter(|_| !message.starts_with("missing field")) else { break };
         let line = text.get(..span.start).map_or(0, |before| before.matches('\n').count());
-        let said = problem(line + 1, &text, line, message);
-        problems.push(said);
-        let Some(rest) = without_line(&text, line) else { return };
+        wrong.insert(line, problem(line + 1, &text, line, message));
+        let Some(rest) = without_line(&text, line) else { break };
         text = rest;
     }
+    problems.extend(wrong.into_values());
 }
 
 fn problem(number: usize, text: &str, line: usize, message: &str) -> Problem {
