@@ -233,6 +233,20 @@ impl IntoResponse for RequestError {
 mod tests {
     use super::*;
 
+    #[test]
+    fn who_is_to_come_again_is_told_when() {
+        let come_again =
+            [RequestError::Busy, RequestError::Streams(1), RequestError::NotWriting, RequestError::DiskFull];
+        for error in come_again {
+            let (text, response) = (error.to_string(), error.into_response());
+            assert!(matches!(response.status().as_u16(), 429 | 503), "{text}");
+            let seconds = response.headers()[header::RETRY_AFTER].to_str().unwrap().parse::<u64>();
+            assert!(seconds.is_ok_and(|seconds| (1..=60).contains(&seconds)), "{text}");
+        }
+        let response = RequestError::Internal("a test").into_response();
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+    }
+
     /// What to do about each problem is in the operator's manual, and nothing else is.
     #[test]
     fn the_manual_tells_what_to_do_about_every_problem() {

@@ -438,14 +438,17 @@ impl Store {
             Some(key) => IteratorMode::From(key, Direction::Forward),
             None => IteratorMode::Start,
         };
-        let rows = self.db.iterator_cf(self.column(column)?, start);
-        let later = |row: &Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>| {
-            row.as_ref().map_or(true, |(key, _)| Some(&**key) != after)
-        };
-        rows.filter(later)
-            .take(count)
-            .map(|row| row.map(|(key, value)| (key.into_vec(), value.into_vec())).map_err(StoreError::from))
-            .collect()
+        let mut found = Vec::new();
+        for row in self.db.iterator_cf(self.column(column)?, start) {
+            let (key, value) = row?;
+            if found.len() == count {
+                break;
+            }
+            if Some(&*key) != after {
+                found.push((key.into_vec(), value.into_vec()));
+            }
+        }
+        Ok(found)
     }
 }
 

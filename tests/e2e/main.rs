@@ -24,6 +24,7 @@ mod operations;
 mod payloads;
 mod recovery;
 mod rotation;
+mod schemathesis;
 mod strangers;
 mod tidy;
 mod tls;

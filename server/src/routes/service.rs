@@ -9,9 +9,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use serde_json::json;
+use sift_spec::api::MEDIA_NOTE;
 use utoipa::IntoParams;
 
-use super::answer::{Conditional, FRESH, NotModified, tagged};
+use super::answer::{Conditional, FRESH, NotModified, UNSTORED, answer, tagged};
 use super::extract::Query;
 use super::{Answered, Shared, blocking, document};
 use crate::error::RequestError;
@@ -21,8 +22,8 @@ use crate::openapi::{problems, serve};
 
 /// Whether the process lives
 #[utoipa::path(get, path = "/healthz", responses((status = 200, description = "It does", body = String)))]
-pub(super) async fn healthz() -> &'static str {
-    "ok\n"
+pub(super) async fn healthz() -> Response {
+    answer(MEDIA_NOTE, UNSTORED, "ok\n")
 }
 
 problems!(ReadyProblems: NotWriting, DiskFull);
@@ -51,10 +52,11 @@ pub(super) async fn readyz(State(app): Shared, Query(Verbose { verbose }): Query
     if verbose {
         let ready = failed.is_empty();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        return Ok((status, Json(json!({ "ready": ready, "checks": checks }))).into_response());
+        let headers = [(header::CACHE_CONTROL, UNSTORED)];
+        return Ok((status, headers, Json(json!({ "ready": ready, "checks": checks }))).into_response());
     }
     if failed.is_empty() {
-        return Ok("ready\n".into_response());
+        return Ok(answer(MEDIA_NOTE, UNSTORED, "ready\n"));
     }
     if load.disk_full {
         return Err(RequestError::DiskFull);
@@ -79,7 +81,7 @@ pub(super) async fn metrics(State(app): Shared) -> Answered {
     // Some numbers are read from files.
     let text = blocking(move || app.metrics.render()).await?;
     let text = text.map_err(|_| RequestError::Internal("the metrics have no text"))?;
-    let headers = [(header::CONTENT_TYPE, MEDIA_METRICS), (header::CACHE_CONTROL, "no-store")];
+    let headers = [(header::CONTENT_TYPE, MEDIA_METRICS), (header::CACHE_CONTROL, UNSTORED)];
     Ok((headers, text).into_response())
 }
 
