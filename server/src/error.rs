@@ -169,7 +169,7 @@ impl RequestError {
         problem.retry_after = match self {
             // A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
             Self::Busy | Self::Streams(_) | Self::NotWitnessed { .. } => Some(1),
-            Self::NotWriting => Some(5),
+            Self::NotWriting | Self::NotReady(_) => Some(5),
             Self::DiskFull => Some(10),
             Self::RateLimited(wait) => Some(seconds(wait)),
             _ => None,
@@ -235,8 +235,13 @@ mod tests {
 
     #[test]
     fn who_is_to_come_again_is_told_when() {
-        let come_again =
-            [RequestError::Busy, RequestError::Streams(1), RequestError::NotWriting, RequestError::DiskFull];
+        let come_again = [
+            RequestError::Busy,
+            RequestError::Streams(1),
+            RequestError::NotWriting,
+            RequestError::NotReady("a test".to_owned()),
+            RequestError::DiskFull,
+        ];
         for error in come_again {
             let (text, response) = (error.to_string(), error.into_response());
             assert!(matches!(response.status().as_u16(), 429 | 503), "{text}");

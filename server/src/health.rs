@@ -30,7 +30,7 @@ pub(crate) struct Load {
 }
 
 /// One thing that has to hold for records to be admitted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub(crate) struct Check {
     /// A stable name.
     pub(crate) check: &'static str,

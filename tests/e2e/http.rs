@@ -19,12 +19,15 @@ async fn get(log: &TestLog, path: &str, headers: &[(&str, &str)]) -> Raw {
     log.http.request("GET", path, headers, vec![]).await.unwrap()
 }
 
+/// Method, path, headers and body of a request, and what is wrong with it.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8], ProblemKind);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_is_a_problem() {
     let log = filled().await;
     let text = ("content-type", "text/plain");
     let run = "0195c7e0-0000-7000-8000-000000000000";
-    let cases: &[(&str, &str, &[(&str, &str)], &[u8], ProblemKind)] = &[
+    let cases: &[Case<'_>] = &[
         ("GET", "/", &[], b"", ProblemKind::NotFound),
         ("GET", "/nothing/here", &[], b"", ProblemKind::NotFound),
         ("POST", "/nothing/here", &[text], b"x", ProblemKind::NotFound),

@@ -1,18 +1,18 @@
 //! The service itself: whether it lives, whether it takes records, and what it can be asked.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use sift_spec::api::MEDIA_NOTE;
-use utoipa::IntoParams;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response as OpenApiResponse};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::answer::{Conditional, FRESH, NotModified, UNSTORED, answer, tagged};
+use super::answer::{Conditional, FRESH, NotModified, UNSTORED, answer, json, tagged};
 use super::extract::Query;
 use super::{Answered, Shared, blocking, document};
 use crate::error::RequestError;
@@ -26,7 +26,30 @@ pub(super) async fn healthz() -> Response {
     answer(MEDIA_NOTE, UNSTORED, "ok\n")
 }
 
-problems!(ReadyProblems: NotWriting, DiskFull);
+problems!(ReadyProblems: MalformedRequest, NotWriting, DiskFull);
+
+/// What `/readyz?verbose=true` answers, with either status.
+#[derive(Serialize, ToSchema)]
+struct Readiness {
+    /// Whether a record that came now would be taken.
+    ready: bool,
+    /// Everything that has to hold for that.
+    checks: Vec<Check>,
+}
+
+/// The answers of `/readyz` when the log is not ready: a problem, or all checks.
+struct NotReady;
+
+impl IntoResponses for NotReady {
+    fn responses() -> BTreeMap<String, RefOr<OpenApiResponse>> {
+        let mut responses = ReadyProblems::responses();
+        if let Some(RefOr::T(response)) = responses.get_mut("503") {
+            let checks = ContentBuilder::new().schema(Some(Ref::from_schema_name("Readiness"))).build();
+            response.content.insert("application/json".to_owned(), RefOr::T(checks));
+        }
+        responses
+    }
+}
 
 /// Parameter of `/readyz`.
 #[derive(Deserialize, IntoParams)]
@@ -43,7 +66,13 @@ pub(crate) struct Verbose {
     get,
     path = "/readyz",
     params(Verbose),
-    responses((status = 200, description = "A record that came now would be taken", body = String), ReadyProblems)
+    responses(
+        (status = 200, description = "A record that came now would be taken", content(
+            (String = "text/plain; charset=utf-8"),
+            (Readiness = "application/json"),
+        )),
+        NotReady,
+    )
 )]
 pub(super) async fn readyz(State(app): Shared, Query(Verbose { verbose }): Query<Verbose>) -> Answered {
     let load = app.load();
@@ -52,8 +81,12 @@ pub(super) async fn readyz(State(app): Shared, Query(Verbose { verbose }): Query
     if verbose {
         let ready = failed.is_empty();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let headers = [(header::CACHE_CONTROL, UNSTORED)];
-        return Ok((status, headers, Json(json!({ "ready": ready, "checks": checks }))).into_response());
+        let mut response = json(UNSTORED, &Readiness { ready, checks })?;
+        *response.status_mut() = status;
+        if !ready {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        return Ok(response);
     }
     if failed.is_empty() {
         return Ok(answer(MEDIA_NOTE, UNSTORED, "ready\n"));
