@@ -46,7 +46,8 @@ problems!(DeleteProblems: MalformedRequest, Unauthorized, CertificateNeeded, Not
 #[utoipa::path(
     put,
     path = "/v1/payloads/{digest}",
-    params(("digest" = String, Path, description = "SHA-256 of the object, in hexadecimal")),
+    params(("digest" = String, Path, pattern = "^[0-9a-f]{64}$",
+        description = "SHA-256 of the object, in hexadecimal")),
     request_body(description = "The object", content = inline(Binary), content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "It is stored"),
@@ -86,7 +87,8 @@ pub(super) async fn put_payload(
 #[utoipa::path(
     get,
     path = "/v1/payloads/{digest}",
-    params(("digest" = String, Path, description = "SHA-256 of the object, in hexadecimal")),
+    params(("digest" = String, Path, pattern = "^[0-9a-f]{64}$",
+        description = "SHA-256 of the object, in hexadecimal")),
     responses(
         (status = 200, description = "The object", body = inline(Binary), content_type = "application/octet-stream"),
         GetProblems,
@@ -127,7 +129,8 @@ pub(super) async fn get_payload(
 #[utoipa::path(
     delete,
     path = "/v1/payloads/{digest}",
-    params(("digest" = String, Path, description = "SHA-256 of the object, in hexadecimal")),
+    params(("digest" = String, Path, pattern = "^[0-9a-f]{64}$",
+        description = "SHA-256 of the object, in hexadecimal")),
     responses((status = 204, description = "It is gone"), DeleteProblems)
 )]
 pub(super) async fn delete_payload(
