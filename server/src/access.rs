@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
@@ -166,9 +166,23 @@ impl Access {
 
 /// The middleware in front of all paths.
 pub(crate) async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
-    match app.protection.access.check(&request) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+    if let Err(error) = app.protection.access.check(&request) {
+        return error.into_response();
+    }
+    let mut response = next.run(request).await;
+    if app.protection.access.read.is_some() {
+        keep_private(response.headers_mut());
+    }
+    response
+}
+
+/// What needs a token is for its reader: a cache that others use too may not give it to them (RFC 9111 §3.5).
+fn keep_private(headers: &mut HeaderMap) {
+    let caching = headers.get(header::CACHE_CONTROL).and_then(|caching| caching.to_str().ok());
+    if let Some(rest) = caching.and_then(|caching| caching.strip_prefix("public"))
+        && let Ok(caching) = HeaderValue::try_from(format!("private{rest}"))
+    {
+        headers.insert(header::CACHE_CONTROL, caching);
     }
 }
 

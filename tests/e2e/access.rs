@@ -66,7 +66,10 @@ async fn reading_needs_a_token_and_writing_a_signature() {
         }
         let with = log.http.get(path).await.unwrap();
         assert_ne!(with.status, 401, "{path}");
+        assert!(!with.header("cache-control").contains("public"), "{path}: a cache would give it to others");
     }
+    let entry = log.http.get("/v1/records/0").await.unwrap();
+    assert_eq!(entry.header("cache-control"), "private, max-age=31536000, immutable");
     let nearly = [
         format!("Bearer {TOKEN}x"),
         format!("Bearer {}", &TOKEN[1..]),
