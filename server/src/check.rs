@@ -8,6 +8,7 @@ use sift_spec::trust::TrustPolicy;
 use crate::config::Config;
 use crate::init::TRUST_FILE;
 use crate::key_file::read_key;
+use crate::protection::Protection;
 use crate::settings::Problem;
 use crate::store::Store;
 
@@ -50,6 +51,9 @@ pub fn check(config: &Config) -> Vec<Problem> {
                 }
             }
         }
+    }
+    for (section, error) in Protection::check(config) {
+        find(section, error.to_string());
     }
     // Kernels and verifiers are given this file: it must not disagree with what is served.
     let trust = config.log_key.with_file_name(TRUST_FILE);

@@ -17,6 +17,9 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::routes::App;
 use crate::routes::treatment::Treatment;
 
+/// Reads that never need a token.
+const OPEN: [&str; 2] = ["healthz", "readyz"];
+
 /// A handler in the table: `routes!` makes it.
 pub(crate) struct Route {
     /// Name of the handler and id of its operation.
@@ -83,6 +86,19 @@ fn operations(document: &OpenApi) -> impl Iterator<Item = (MethodFilter, &str, &
 pub(crate) fn serve(mut document: OpenApi) -> Vec<u8> {
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    // A log may ask readers for a token, whatever they read.
+    let unauthorized = problem_responses(&[ProblemKind::Unauthorized]);
+    for item in document.paths.paths.values_mut() {
+        let reads = item
+            .get
+            .iter_mut()
+            .filter(|read| !OPEN.contains(&read.operation_id.as_deref().unwrap_or_default()));
+        for read in reads {
+            for (status, answer) in &unauthorized {
+                read.responses.responses.entry(status.clone()).or_insert_with(|| answer.clone());
+            }
+        }
+    }
     serde_json::to_vec(&document).unwrap_or_default()
 }
 

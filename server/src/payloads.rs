@@ -88,6 +88,24 @@ impl PayloadsConfig {
             tokens.rebase(folder);
         }
     }
+
+    /// Reads the tokens, once the numbers are found to make sense.
+    pub(crate) fn tokens(&self) -> Result<PayloadTokens, ConfigError> {
+        if !OBJECT_BYTES.contains(&self.bytes_max) {
+            let (least, most) = (OBJECT_BYTES.start(), OBJECT_BYTES.end());
+            return Err(content(&self.dir, format!("payloads.bytes_max must be from {least} to {most}")));
+        }
+        if self.retention_days == Some(0) {
+            let why = "payloads.retention_days must be at least 1, or absent to keep everything".to_owned();
+            return Err(content(&self.dir, why));
+        }
+        let read = |from: &Option<TokensFrom>| from.as_ref().map(Tokens::read).transpose();
+        Ok(PayloadTokens {
+            put: read(&self.put_tokens)?,
+            get: read(&self.get_tokens)?,
+            delete: read(&self.delete_tokens)?,
+        })
+    }
 }
 
 /// Who may do what with payloads.
@@ -109,6 +127,8 @@ pub(crate) struct Payloads {
     used: AtomicU64,
     /// Names the files of objects that are arriving.
     next_part: AtomicU64,
+    /// Objects deleted by sweeps of this process: for their age, and because the operator erased them.
+    swept: [AtomicU64; 2],
     /// Held while a name comes or goes.
     names: Mutex<()>,
     /// Objects that are read at a time to see that they are whole.
@@ -141,20 +161,7 @@ impl Payloads {
     /// Opens the store in the configured folder and makes it where it is missing. What was arriving when an earlier
     /// process ended is removed.
     pub(crate) fn open(config: &PayloadsConfig) -> Result<Self, ConfigError> {
-        if !OBJECT_BYTES.contains(&config.bytes_max) {
-            let (least, most) = (OBJECT_BYTES.start(), OBJECT_BYTES.end());
-            return Err(content(&config.dir, format!("payloads.bytes_max must be from {least} to {most}")));
-        }
-        if config.retention_days == Some(0) {
-            let why = "payloads.retention_days must be at least 1, or absent to keep everything".to_owned();
-            return Err(content(&config.dir, why));
-        }
-        let read = |from: &Option<TokensFrom>| from.as_ref().map(Tokens::read).transpose();
-        let tokens = PayloadTokens {
-            put: read(&config.put_tokens)?,
-            get: read(&config.get_tokens)?,
-            delete: read(&config.delete_tokens)?,
-        };
+        let tokens = config.tokens()?;
         let day = Duration::from_secs(24 * 60 * 60);
         let store = Self {
             tokens,
@@ -165,6 +172,7 @@ impl Payloads {
             parts: config.dir.join("part"),
             used: AtomicU64::new(0),
             next_part: AtomicU64::new(0),
+            swept: [AtomicU64::new(0), AtomicU64::new(0)],
             names: Mutex::new(()),
             turns: Semaphore::new(READS_MAX),
         };
@@ -200,6 +208,11 @@ impl Payloads {
             Ok(())
         })?;
         Ok(used)
+    }
+
+    /// Bytes of all objects and of those that are arriving, and objects swept by this process: old ones, erased ones.
+    pub(crate) fn told(&self) -> (u64, [u64; 2]) {
+        (self.used.load(Ordering::Relaxed), self.swept.each_ref().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// Begins an object of at most `bytes` bytes, for which room is set aside.
@@ -444,7 +457,7 @@ mod tests {
     }
 
     fn used(store: &Payloads) -> u64 {
-        store.used.load(Ordering::Relaxed)
+        store.told().0
     }
 
     fn object(n: u8) -> (Hash, Vec<u8>) {

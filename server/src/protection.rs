@@ -40,4 +40,13 @@ impl Protection {
             payloads: config.payloads.as_ref().map(Payloads::open).transpose()?.map(Arc::new),
         })
     }
+
+    /// What is wrong with the sections of a configuration, with nothing made or started.
+    pub(crate) fn check(config: &Config) -> Vec<(&'static str, ConfigError)> {
+        let tls = config.tls.as_ref().and_then(|tls| Tls::open(tls).err());
+        let access = config.access.read_tokens.as_ref().and_then(|tokens| Tokens::read(tokens).err());
+        let payloads = config.payloads.as_ref().and_then(|payloads| payloads.tokens().err());
+        let found = [("tls", tls), ("access", access), ("payloads", payloads)];
+        found.into_iter().filter_map(|(section, error)| Some((section, error?))).collect()
+    }
 }

@@ -82,6 +82,29 @@ settings! {
         "How long a request with wait=witnessed waits";
     "witnesses.answer_seconds", "witnesses-answer-seconds", "SIFT_SERVER_WITNESSES_ANSWER_SECONDS", Integer,
         "How long a witness may take to answer";
+    "tls.certificate", "tls-certificate", "SIFT_SERVER_TLS_CERTIFICATE", Path,
+        "PEM file of the certificate, its issuers after it";
+    "tls.key", "tls-key", "SIFT_SERVER_TLS_KEY", Path, "PEM file of the certificate's private key";
+    "tls.client_ca", "tls-client-ca", "SIFT_SERVER_TLS_CLIENT_CA", Path,
+        "PEM file of the authorities that clients' certificates come from";
+    "tls.client_certificates", "tls-client-certificates", "SIFT_SERVER_TLS_CLIENT_CERTIFICATES", Text,
+        "Who must have a client certificate: required, writes or optional";
+    "limits.records_per_second_per_key", "limits-records-per-second-per-key",
+        "SIFT_SERVER_LIMITS_RECORDS_PER_SECOND_PER_KEY", Integer,
+        "New records that one key may add in a second, over time; 0 is no limit";
+    "limits.records_burst_per_key", "limits-records-burst-per-key", "SIFT_SERVER_LIMITS_RECORDS_BURST_PER_KEY", Integer,
+        "Records that it may add at once after a pause";
+    "limits.failures_per_second_per_address", "limits-failures-per-second-per-address",
+        "SIFT_SERVER_LIMITS_FAILURES_PER_SECOND_PER_ADDRESS", Integer,
+        "Records that are nobody's, which one address may send in a second; 0 is no limit";
+    "limits.failures_burst_per_address", "limits-failures-burst-per-address",
+        "SIFT_SERVER_LIMITS_FAILURES_BURST_PER_ADDRESS", Integer, "Such records that it may send at once after a pause";
+    "payloads.dir", "payloads-dir", "SIFT_SERVER_PAYLOADS_DIR", Path, "Folder of the payload store; off without it";
+    "payloads.bytes_max", "payloads-bytes-max", "SIFT_SERVER_PAYLOADS_BYTES_MAX", Integer, "Largest payload object";
+    "payloads.total_bytes_max", "payloads-total-bytes-max", "SIFT_SERVER_PAYLOADS_TOTAL_BYTES_MAX", Integer,
+        "Most bytes of all payload objects";
+    "payloads.retention_days", "payloads-retention-days", "SIFT_SERVER_PAYLOADS_RETENTION_DAYS", Integer,
+        "Payload objects that were last put so many days ago are deleted";
 }
 
 impl Setting {
@@ -438,7 +461,14 @@ mod tests {
     /// A field of the configuration is a setting, or one of those that only a file can hold.
     #[test]
     fn every_scalar_is_a_setting() {
-        const IN_FILE_ONLY: [&str; 1] = ["seen"];
+        const IN_FILE_ONLY: [&str; 6] = [
+            "seen",
+            "log_keys_also",
+            "access",
+            "payloads.put_tokens",
+            "payloads.get_tokens",
+            "payloads.delete_tokens",
+        ];
         let top = fields("");
         assert!(top.len() > 5, "{top:?}");
         for field in top {

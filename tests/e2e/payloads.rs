@@ -292,6 +292,17 @@ async fn what_is_too_old_is_swept_and_that_is_said() {
     let line = printed.lines().find(|line| line.contains("payloads were deleted")).unwrap();
     println!("{line}");
     assert!(line.contains("old=1") && line.contains("erased=1") && line.contains("bytes=2000"), "{line}");
+    let metrics = process.http.get("/metrics").await.unwrap().text();
+    let told: Vec<&str> =
+        metrics.lines().filter(|line| line.contains("payload") && !line.starts_with('#')).collect();
+    println!("{told:?}");
+    for line in [
+        "payload_objects_bytes 1000",
+        "payloads_swept{because=\"old\"} 1",
+        "payloads_swept{because=\"erased\"} 1",
+    ] {
+        assert!(told.iter().any(|told| told.ends_with(line)), "{line}");
+    }
     assert_eq!(get(&process.http, &old.0).await.status, 404);
     assert_eq!(get(&process.http, &young.0).await.status, 200);
     assert_eq!(get(&process.http, &erased.0).await.status, 410);

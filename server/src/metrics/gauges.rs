@@ -106,6 +106,16 @@ impl Collector for LogGauges {
         gauges.tell("writing", "1 while the log takes records.", None, u64::from(writing))?;
         let help = "Free space of the disk below the store.";
         gauges.tell("disk_free", help, Some(&Unit::Bytes), load.disk_free_bytes)?;
+        if let Some(payloads) = &app.protection.payloads {
+            let (bytes, [old, erased]) = payloads.told();
+            let help = "Bytes of payload objects, those that are arriving included.";
+            gauges.tell("payload_objects", help, Some(&Unit::Bytes), bytes)?;
+            gauges.tell_each(
+                ("payloads_swept", "Payload objects deleted by sweeps since the start.", None),
+                "because",
+                [("old", old), ("erased", erased)],
+            )?;
+        }
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let help = "The program that runs; always 1.";
         let mut told = gauges.0.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
