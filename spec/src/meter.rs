@@ -1,9 +1,9 @@
 //! What is counted: meters, amounts over them, and the token classes of a model call (SPEC §3.4).
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::types::{INTEGER_MAX, MicroUsd, ValueError};
 
@@ -76,8 +76,7 @@ impl fmt::Display for Meter {
 }
 
 /// An amount for every meter. In JSON: an object of the meters that are not zero, so that it has one encoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "BTreeMap<Meter, u64>", into = "BTreeMap<Meter, u64>")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Amounts([u64; Meter::COUNT]);
 
 impl Amounts {
@@ -141,23 +140,40 @@ impl Amounts {
     }
 }
 
-impl TryFrom<BTreeMap<Meter, u64>> for Amounts {
-    type Error = ValueError;
-    fn try_from(map: BTreeMap<Meter, u64>) -> Result<Self, ValueError> {
-        let mut amounts = Self::ZERO;
-        for (meter, amount) in map {
-            if amount > INTEGER_MAX {
-                return Err(ValueError { what: "amount", why: "above 2^53 - 1" });
-            }
-            amounts.0[meter as usize] = amount;
-        }
-        Ok(amounts)
+impl Serialize for Amounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 
-impl From<Amounts> for BTreeMap<Meter, u64> {
-    fn from(amounts: Amounts) -> Self {
-        amounts.iter().collect()
+impl<'de> Deserialize<'de> for Amounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(AmountsOfMap)
+    }
+}
+
+/// Reads amounts from a map of meters.
+struct AmountsOfMap;
+
+impl<'de> Visitor<'de> for AmountsOfMap {
+    type Value = Amounts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Amounts, A::Error> {
+        let mut amounts = Amounts::ZERO;
+        let mut beyond = false;
+        while let Some((meter, amount)) = map.next_entry::<Meter, u64>()? {
+            // A meter that is given twice has the value given last, which is then not printed as it was read.
+            amounts.0[meter as usize] = amount;
+            beyond |= amount > INTEGER_MAX;
+        }
+        if beyond {
+            return Err(A::Error::custom(ValueError { what: "amount", why: "above 2^53 - 1" }));
+        }
+        Ok(amounts)
     }
 }
 

@@ -12,6 +12,7 @@ mod canonical;
 mod operator;
 mod statement;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -644,26 +645,27 @@ impl Body {
     }
 }
 
-/// The JSON of a record: every field in the order canonical JSON wants.
+/// The JSON of a record: every field in the order canonical JSON wants. What is read is owned, and what is printed is
+/// borrowed from its record: each record is printed once to be read, so nothing is copied for that.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RecordWire {
-    agent: AgentName,
+struct RecordWire<'a> {
+    agent: Cow<'a, AgentName>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    approval: Option<Approval>,
+    approval: Option<Cow<'a, Approval>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     beat: Option<Beat>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    close: Option<Close>,
+    close: Option<Cow<'a, Close>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    halt: Option<Halt>,
+    halt: Option<Cow<'a, Halt>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    intent: Option<Box<Intent>>,
+    intent: Option<Cow<'a, Box<Intent>>>,
     kind: Kind,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    open: Option<Box<Open>>,
+    open: Option<Cow<'a, Box<Open>>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    outcome: Option<Box<Outcome>>,
+    outcome: Option<Cow<'a, Box<Outcome>>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     prev: Option<Hash>,
     run: RunId,
@@ -680,19 +682,19 @@ impl Record {
         parse_text(
             RECORD_HEADER,
             text,
-            |wire: RecordWire| {
+            |wire: RecordWire<'static>| {
                 let RecordWire { agent, prev, run, seq, time, kind, .. } = wire;
                 let bodies = [
-                    wire.approval.map(Body::Approval),
+                    wire.approval.map(|body| Body::Approval(body.into_owned())),
                     wire.beat.map(Body::Beat),
-                    wire.close.map(Body::Close),
-                    wire.halt.map(Body::Halt),
-                    wire.intent.map(Body::Intent),
-                    wire.open.map(Body::Open),
-                    wire.outcome.map(Body::Outcome),
+                    wire.close.map(|body| Body::Close(body.into_owned())),
+                    wire.halt.map(|body| Body::Halt(body.into_owned())),
+                    wire.intent.map(|body| Body::Intent(body.into_owned())),
+                    wire.open.map(|body| Body::Open(body.into_owned())),
+                    wire.outcome.map(|body| Body::Outcome(body.into_owned())),
                 ];
                 let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
-                Ok(Self { agent, body, prev, run, seq, time })
+                Ok(Self { agent: agent.into_owned(), body, prev, run, seq, time })
             },
             Self::text,
         )
@@ -708,7 +710,7 @@ impl Record {
         }
         self.body.check(self.seq)?;
         let mut wire = RecordWire {
-            agent: self.agent.clone(),
+            agent: Cow::Borrowed(&self.agent),
             approval: None,
             beat: None,
             close: None,
@@ -722,14 +724,14 @@ impl Record {
             seq: self.seq,
             time: self.time,
         };
-        match self.body.clone() {
-            Body::Approval(body) => wire.approval = Some(body),
-            Body::Beat(body) => wire.beat = Some(body),
-            Body::Close(body) => wire.close = Some(body),
-            Body::Halt(body) => wire.halt = Some(body),
-            Body::Intent(body) => wire.intent = Some(body),
-            Body::Open(body) => wire.open = Some(body),
-            Body::Outcome(body) => wire.outcome = Some(body),
+        match &self.body {
+            Body::Approval(body) => wire.approval = Some(Cow::Borrowed(body)),
+            Body::Beat(body) => wire.beat = Some(*body),
+            Body::Close(body) => wire.close = Some(Cow::Borrowed(body)),
+            Body::Halt(body) => wire.halt = Some(Cow::Borrowed(body)),
+            Body::Intent(body) => wire.intent = Some(Cow::Borrowed(body)),
+            Body::Open(body) => wire.open = Some(Cow::Borrowed(body)),
+            Body::Outcome(body) => wire.outcome = Some(Cow::Borrowed(body)),
         }
         print_text(RECORD_HEADER, &wire)
     }

@@ -4,11 +4,14 @@
 //! in JSON stay within 2^53 − 1 (SPEC §3.1), so that every JSON reader agrees on them.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The largest integer that canonical JSON may carry: 2^53 − 1 (SPEC §3.1).
 pub const INTEGER_MAX: u64 = (1 << 53) - 1;
@@ -152,8 +155,7 @@ impl MicroUsd {
 }
 
 /// A SHA-256 value: a leaf, a node, a root, or the digest of an object.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; 32]);
 
 impl Hash {
@@ -167,6 +169,12 @@ impl Hash {
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Base64 of the hash, which is 44 bytes long.
+    fn encode<'a>(&self, buffer: &'a mut [u8; 44]) -> Option<&'a str> {
+        let length = STANDARD.encode_slice(self.0, buffer).ok()?;
+        std::str::from_utf8(buffer.get(..length)?).ok()
     }
 
     /// Lower-case hexadecimal, 64 characters: used in file names and paths.
@@ -218,9 +226,7 @@ impl TryFrom<&[u8]> for Hash {
 /// Standard padded base64 (RFC 4648 §4), 44 characters.
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut buffer = [0; 44];
-        let length = STANDARD.encode_slice(self.0, &mut buffer).map_err(|_| fmt::Error)?;
-        f.write_str(std::str::from_utf8(&buffer[..length]).map_err(|_| fmt::Error)?)
+        f.write_str(self.encode(&mut [0; 44]).ok_or(fmt::Error)?)
     }
 }
 
@@ -245,22 +251,21 @@ impl FromStr for Hash {
     }
 }
 
-impl TryFrom<String> for Hash {
-    type Error = ValueError;
-    fn try_from(text: String) -> Result<Self, ValueError> {
-        text.parse()
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut buffer = [0; 44];
+        serializer.serialize_str(self.encode(&mut buffer).ok_or_else(|| S::Error::custom("a hash"))?)
     }
 }
 
-impl From<Hash> for String {
-    fn from(hash: Hash) -> String {
-        hash.to_string()
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ParsedText::new())
     }
 }
 
 /// A run: a UUID version 7 (RFC 9562 §5.7), lower case with hyphens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(uuid::Uuid);
 
 impl RunId {
@@ -312,16 +317,37 @@ impl FromStr for RunId {
     }
 }
 
-impl TryFrom<String> for RunId {
-    type Error = ValueError;
-    fn try_from(text: String) -> Result<Self, ValueError> {
-        text.parse()
+impl Serialize for RunId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut buffer = uuid::Uuid::encode_buffer();
+        serializer.serialize_str(self.0.hyphenated().encode_lower(&mut buffer))
     }
 }
 
-impl From<RunId> for String {
-    fn from(run: RunId) -> String {
-        run.to_string()
+impl<'de> Deserialize<'de> for RunId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(ParsedText::new())
+    }
+}
+
+/// Reads a value from its text where it stands, without a copy of the text.
+struct ParsedText<T>(PhantomData<T>);
+
+impl<T> ParsedText<T> {
+    const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: FromStr<Err = ValueError>> Visitor<'_> for ParsedText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -329,7 +355,7 @@ macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[serde(try_from = "String")]
         pub struct $name(String);
 
         impl $name {
@@ -397,6 +423,11 @@ text!(
         if text.is_empty() || text.len() > KEY_NAME_BYTES_MAX {
             return Err("empty or longer than 255 bytes");
         }
+        // Names are ASCII as a rule, and then their bytes are their characters.
+        let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'+';
+        if text.bytes().all(fine) {
+            return Ok(());
+        }
         if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+') {
             return Err("holds white space, a control character or '+'");
         }
@@ -441,7 +472,7 @@ fn check_segments(text: &str) -> Result<(), &'static str> {
 
 /// Text of at most `MAX` bytes of UTF-8; any content, as JSON escapes what a note may not hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct Text<const MAX: usize>(String);
 
 impl<const MAX: usize> Text<MAX> {

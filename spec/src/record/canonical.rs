@@ -1,7 +1,10 @@
 //! The one encoding (SPEC §3.1): a header line, and a line of canonical JSON that is read, printed again and compared.
 
+use std::io;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::ser::{CompactFormatter, Formatter};
 
 use super::{ENTRY_BYTES_MAX, RecordError};
 use crate::types::INTEGER_MAX;
@@ -44,33 +47,51 @@ pub(super) fn parse_text<Wire: DeserializeOwned, T>(
 }
 
 pub(super) fn print_text(header: &'static str, wire: &impl Serialize) -> Result<String, RecordError> {
-    let json = serde_json::to_string(wire).map_err(|error| RecordError::Json(error.to_string()))?;
-    if !integers_in_bounds(&json) {
-        return Err(RecordError::Inconsistent("an integer is above 2^53 - 1"));
-    }
-    let text = format!("{header}\n{json}\n");
+    let mut text = Vec::with_capacity(TEXT_BYTES_USUAL);
+    text.extend_from_slice(header.as_bytes());
+    text.push(b'\n');
+    let mut printer = serde_json::Serializer::with_formatter(&mut text, BoundedIntegers);
+    wire.serialize(&mut printer).map_err(|error| match error.is_io() {
+        // Nothing else fails to write: the buffer grows.
+        true => RecordError::Inconsistent("an integer is above 2^53 - 1"),
+        false => RecordError::Json(error.to_string()),
+    })?;
+    text.push(b'\n');
     if text.len() > ENTRY_BYTES_MAX {
         return Err(RecordError::TooLong(text.len()));
     }
-    Ok(text)
+    String::from_utf8(text).map_err(|error| RecordError::Json(error.to_string()))
 }
 
-/// SPEC §3.1: every number of a record is an integer from 0 to 2^53 − 1. `json` is what serde printed.
-fn integers_in_bounds(json: &str) -> bool {
-    let (mut in_string, mut escaped, mut value) = (false, false, 0_u64);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => in_string = !in_string,
-            b'0'..=b'9' if !in_string => {
-                value = value.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
-                if value > INTEGER_MAX {
-                    return false;
-                }
-            }
-            _ => value = 0,
+/// Room for the text of most records, in bytes.
+const TEXT_BYTES_USUAL: usize = 1024;
+
+/// SPEC §3.1: every number of a record is an integer from 0 to 2^53 − 1. Prints as serde does, and refuses an integer
+/// above that bound as it is printed. The types of records have no signed numbers and no fractions.
+struct BoundedIntegers;
+
+impl Formatter for BoundedIntegers {
+    fn write_u64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u64) -> io::Result<()> {
+        if value > INTEGER_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
         }
+        CompactFormatter.write_u64(writer, value)
     }
-    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_stop_at_2_pow_53() {
+        let print = |value: u64| print_text("header", &[("a", value), ("b", 7)]);
+        assert_eq!(print(INTEGER_MAX).unwrap(), "header\n[[\"a\",9007199254740991],[\"b\",7]]\n");
+        for beyond in [INTEGER_MAX + 1, u64::MAX] {
+            let refused = print(beyond).unwrap_err();
+            assert_eq!(refused, RecordError::Inconsistent("an integer is above 2^53 - 1"), "{beyond}");
+        }
+        // Digits within a string are no number.
+        assert!(print_text("header", &"18446744073709551615").is_ok());
+    }
 }
