@@ -46,6 +46,8 @@ pub struct Entry {
     signer: KeyName,
     key_id: KeyId,
     signature: [u8; 64],
+    /// INVARIANT: the leaf hash of `bytes`. [`Entry::of`] alone makes an entry, and nothing changes one.
+    leaf: Hash,
 }
 
 impl Entry {
@@ -64,7 +66,7 @@ impl Entry {
         let signature = line.signature.as_slice().try_into().map_err(|_| EntryError::Signatures)?;
         let signer = line.name.parse().map_err(|_| EntryError::Signatures)?;
         let (text_len, key_id) = (note.text.len(), line.id);
-        Ok(Self { bytes, text_len, content, signer, key_id, signature })
+        Ok(Self::of(bytes, text_len, content, (signer, key_id), signature))
     }
 
     /// Signs a record of a run into an entry.
@@ -115,8 +117,19 @@ impl Entry {
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(RecordError::TooLong(bytes.len()).into());
         }
-        let (signer, key_id) = (key.name().clone(), key.id());
-        Ok(Self { bytes, text_len, content, signer, key_id, signature })
+        Ok(Self::of(bytes, text_len, content, (key.name().clone(), key.id()), signature))
+    }
+
+    /// Hashes the leaf where the entry is made, on whichever thread that is: the log's one writer only reads it.
+    fn of(
+        bytes: Vec<u8>,
+        text_len: usize,
+        content: Content,
+        (signer, key_id): (KeyName, KeyId),
+        signature: [u8; 64],
+    ) -> Self {
+        let leaf = leaf_hash(&bytes);
+        Self { bytes, text_len, content, signer, key_id, signature, leaf }
     }
 
     /// The exact bytes: what is hashed, stored and proven.
@@ -133,8 +146,8 @@ impl Entry {
 
     /// The leaf hash of the entry.
     #[must_use]
-    pub fn leaf(&self) -> Hash {
-        leaf_hash(&self.bytes)
+    pub const fn leaf(&self) -> Hash {
+        self.leaf
     }
 
     /// What the entry says.

@@ -318,10 +318,10 @@ impl<'a> SignatureLine<'a> {
         if blob.len() > SIGNATURE_BYTES_MAX {
             return None;
         }
-        let mut signature = STANDARD.decode(blob).ok()?;
-        let id = u32::from_be_bytes(*signature.first_chunk()?);
-        signature.drain(..4);
-        if signature.is_empty() { None } else { Some(Self { name, id: KeyId(id), signature }) }
+        let blob = STANDARD.decode(blob).ok()?;
+        let (id, signature) = blob.split_first_chunk()?;
+        let id = KeyId(u32::from_be_bytes(*id));
+        if signature.is_empty() { None } else { Some(Self { name, id, signature: signature.to_vec() }) }
     }
 }
 
@@ -344,7 +344,7 @@ impl<'a> Note<'a> {
             return Err(NoteError::TooLong(bytes_max));
         }
         let note = std::str::from_utf8(bytes).map_err(|error| NoteError::NotUtf8(error.valid_up_to()))?;
-        if let Some(at) = bytes.iter().position(|byte| *byte < 0x20 && *byte != b'\n') {
+        if let Some(at) = control(bytes) {
             return Err(NoteError::Control(at));
         }
         // The last empty line separates; the text may hold others.
@@ -382,6 +382,16 @@ impl<'a> Note<'a> {
         }
         if signed.is_empty() { Err(NoteError::NoKnownSignature) } else { Ok(signed) }
     }
+}
+
+/// Position of the first control character other than a line feed.
+fn control(bytes: &[u8]) -> Option<usize> {
+    const CHUNK: usize = 64;
+    let is_control = |byte: u8| byte < 0x20 && byte != b'\n';
+    // A chunk is looked at as a whole, without a way out of the middle: that compiles to a few vector instructions.
+    let holds = |chunk: &[u8]| chunk.iter().fold(false, |any, byte| any | is_control(*byte));
+    let chunk = bytes.chunks(CHUNK).position(holds)? * CHUNK;
+    bytes.get(chunk..)?.iter().position(|byte| is_control(*byte)).map(|at| chunk + at)
 }
 
 /// One signature of a batch.
