@@ -12,20 +12,22 @@
 //! Integers are big-endian, so that keys sort as numbers do. Nothing here is trusted on reopening before
 //! [`crate::recovery`] has compared it with the signed checkpoint.
 
+mod options;
 pub(crate) mod raw;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Direction, IteratorMode, Options, WriteBatch, WriteOptions, properties::PropName,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, WriteBatch, WriteOptions,
+    properties::PropName,
 };
 use serde::{Deserialize, Serialize};
-use sift_spec::tile::{TILE_WIDTH, TileId, Tiles, parse_hashes};
+use sift_spec::tile::{TILE_WIDTH, TileId, Tiles, parse_hashes, push_entry};
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
 
 use crate::tile::Tile;
+use crate::tile_cache::TileCache;
 
 const ENTRIES: &str = "entries";
 const TILES: &str = "tiles";
@@ -42,15 +44,18 @@ const PUBLISHED: &str = "published";
 /// What this program writes, and the only thing it reads.
 const FORMAT: &[u8] = b"sift-server store 1";
 
-/// Memory for blocks read from disk, in bytes.
+/// Memory for blocks read from disk, indices and filters among them, in bytes.
 const BLOCK_CACHE_BYTES: usize = 64 << 20;
+
+/// Bytes that a row of a commit takes beside its key and value, and to spare.
+const ROW_OVERHEAD_BYTES: usize = 16;
 
 /// Section `[store]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Memory for rows not yet in a file, in KiB, for each of the two large columns. The write-ahead log is at most 16
-    /// times as long.
+    /// Memory for rows not yet in a file, in KiB, for each of the three large columns. The write-ahead log, all of which is
+    /// read again by a start after a crash, is at most twice as long.
     pub write_buffer_kib: u32,
 }
 
@@ -117,6 +122,17 @@ pub(crate) struct Row {
     pub(crate) leaf: Hash,
 }
 
+impl Row {
+    const BYTES: usize = 40;
+
+    fn bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.index.get().to_be_bytes());
+        bytes[8..].copy_from_slice(self.leaf.as_bytes());
+        bytes
+    }
+}
+
 /// One commit: everything that becomes durable at once.
 #[derive(Default)]
 pub(crate) struct Commit {
@@ -130,12 +146,24 @@ pub(crate) struct Commit {
     pub(crate) operator_records: Option<Seq>,
 }
 
+impl Commit {
+    /// About how many bytes it takes to write.
+    fn bytes(&self) -> usize {
+        let entries =
+            self.entries.iter().map(|(_, entry)| 8 + entry.len() + ROW_OVERHEAD_BYTES).sum::<usize>();
+        let rows = self.rows.len() * (24 + Row::BYTES + ROW_OVERHEAD_BYTES);
+        let tiles = self.tiles.iter().map(|(_, tile)| 9 + 32 * tile.hashes().len() + ROW_OVERHEAD_BYTES);
+        entries + rows + tiles.sum::<usize>() + 1024
+    }
+}
+
 /// The log's store.
 pub(crate) struct Store {
     db: DB,
     /// Where tests make a write fail.
     #[cfg(test)]
     pub(crate) fault: crate::simulation::Fault,
+    tiles: TileCache,
 }
 
 impl Store {
@@ -144,38 +172,16 @@ impl Store {
         let write_buffer =
             usize::try_from(config.write_buffer_kib).unwrap_or(usize::MAX).saturating_mul(1024);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let column = |name: &str| {
-            let mut block = BlockBasedOptions::default();
-            block.set_block_cache(&cache);
-            block.set_bloom_filter(10.0, false);
-            let mut options = Options::default();
-            // Hashes do not compress; notes are text.
-            options.set_compression_type(match name {
-                TILES | CHAIN => DBCompressionType::None,
-                _ => DBCompressionType::Lz4,
-            });
-            if matches!(name, ENTRIES | TILES) {
-                options.set_write_buffer_size(write_buffer);
-            }
-            options.set_block_based_table_factory(&block);
-            ColumnFamilyDescriptor::new(name, options)
-        };
-        let mut options = Options::default();
-        options.create_if_missing(create);
-        options.create_missing_column_families(create);
-        options.set_paranoid_checks(true);
-        options.set_max_total_wal_size(16 * write_buffer as u64);
-        // RocksDB would otherwise cut its write-ahead log at the first damaged record and open an older state:
-        // a log that goes on from there signs a fork. Only a torn tail, which nobody was answered about, may go.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_track_and_verify_wals_in_manifest(true);
-        let columns = COLUMNS.map(column);
+        let columns = COLUMNS
+            .map(|name| ColumnFamilyDescriptor::new(name, options::of_column(name, write_buffer, &cache)));
+        let options = options::of_store(write_buffer, create);
         let db = DB::open_cf_descriptors(&options, dir, columns).map_err(|error| {
             let in_use = error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains("lock");
             if in_use { StoreError::InUse } else { error.into() }
         })?;
         let store = Self {
             db,
+            tiles: TileCache::default(),
             #[cfg(test)]
             fault: crate::simulation::Fault::default(),
         };
@@ -241,17 +247,18 @@ impl Store {
     /// Makes a commit durable: all of it or, after a crash, none of it.
     pub(crate) fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
         let (entries, tiles, chain) = (self.column(ENTRIES)?, self.column(TILES)?, self.column(CHAIN)?);
-        let mut batch = WriteBatch::default();
+        let mut batch = WriteBatch::with_capacity_bytes(commit.bytes());
         for (index, entry) in &commit.entries {
             batch.put_cf(entries, index.get().to_be_bytes(), entry);
         }
         for (chain_id, seq, row) in &commit.rows {
-            let value = [&row.index.get().to_be_bytes()[..], row.leaf.as_bytes()].concat();
-            batch.put_cf(chain, chain_id.key(seq.get()), value);
+            batch.put_cf(chain, chain_id.key(seq.get()), row.bytes());
         }
+        let mut bytes = Vec::new();
         for (id, tile) in &commit.tiles {
-            let bytes: Vec<u8> = tile.hashes().iter().flat_map(|hash| *hash.as_bytes()).collect();
-            batch.put_cf(tiles, tile_key(*id), bytes);
+            bytes.clear();
+            tile.hashes().iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
+            batch.put_cf(tiles, tile_key(*id), &bytes);
         }
         for (chain_id, seq, entry) in &commit.equivocations {
             batch.put_cf(self.column(EQUIVOCATIONS)?, chain_id.key(seq.get()), entry);
@@ -304,23 +311,26 @@ impl Store {
         Ok(self.db.get_cf(self.column(ENTRIES)?, index.get().to_be_bytes())?)
     }
 
-    /// The entries from `first` on, `count` of them.
-    pub(crate) fn entries(&self, first: u64, count: u16) -> Result<Vec<Box<[u8]>>, StoreError> {
-        let start = first.to_be_bytes();
-        let rows = self.db.iterator_cf(self.column(ENTRIES)?, IteratorMode::From(&start, Direction::Forward));
-        let mut entries = Vec::with_capacity(usize::from(count));
-        for (row, expected) in rows.take(usize::from(count)).zip(first..) {
-            let (key, entry) = row?;
-            if *key != expected.to_be_bytes() {
-                break;
+    /// The entry bundle of the entries from `first` on, `count` of them (C2SP tlog-tiles).
+    pub(crate) fn bundle(&self, first: u64, count: u16) -> Result<Vec<u8>, StoreError> {
+        let mut rows = self.db.raw_iterator_cf(self.column(ENTRIES)?);
+        let mut bundle = Vec::new();
+        rows.seek(first.to_be_bytes());
+        for index in first..first.saturating_add(u64::from(count)) {
+            match rows.item() {
+                Some((key, entry)) if key == index.to_be_bytes() => {
+                    if !push_entry(&mut bundle, entry) {
+                        return Err(StoreError::Damaged(format!("entry {index} is too long")));
+                    }
+                }
+                _ => {
+                    rows.status()?;
+                    return Err(StoreError::Damaged(format!("entry {index} is missing")));
+                }
             }
-            entries.push(entry);
+            rows.next();
         }
-        if entries.len() == usize::from(count) {
-            Ok(entries)
-        } else {
-            Err(StoreError::Damaged(format!("entry {} is missing", first + entries.len() as u64)))
-        }
+        Ok(bundle)
     }
 
     /// Index of the last stored entry.
@@ -357,6 +367,11 @@ impl Store {
 
     /// The last record of a chain.
     pub(crate) fn last_row(&self, chain: ChainId) -> Result<Option<(u64, Row)>, StoreError> {
+        // Most chains that are asked for are new ones. A look-up by key, which the filters answer, is far cheaper than
+        // the search for the last key of a chain; and a chain without its seq 0 has no other.
+        if self.row(chain, Seq::ZERO)?.is_none() {
+            return Ok(None);
+        }
         let end = chain.key(u64::MAX);
         let mut rows = self.db.iterator_cf(self.column(CHAIN)?, IteratorMode::From(&end, Direction::Reverse));
         match rows.next() {
@@ -455,16 +470,37 @@ impl Store {
 /// A row as it is stored.
 type KeyValue = (Vec<u8>, Vec<u8>);
 
+impl Store {
+    /// The bytes of the first `width` hashes of a tile.
+    pub(crate) fn tile_bytes(&self, tile: TileId, width: u16) -> Result<Vec<u8>, StoreError> {
+        self.with_tile(tile, width, <[u8]>::to_vec)
+    }
+
+    /// A full tile with all of its nodes.
+    pub(crate) fn full_tile(&self, id: TileId) -> Result<Arc<Tile>, StoreError> {
+        self.tiles.get(id, || {
+            let tile = self.tile(id, TILE_WIDTH as u16)?;
+            Tile::new(&tile).map(Arc::new).ok_or_else(|| too_narrow(id))
+        })
+    }
+
+    fn with_tile<T>(&self, tile: TileId, width: u16, work: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+        let row = self.db.get_pinned_cf(self.column(TILES)?, tile_key(tile))?;
+        let row = row.as_deref().and_then(|row| row.get(..usize::from(width) * 32));
+        row.map(work).ok_or_else(|| too_narrow(tile))
+    }
+}
+
 impl Tiles for Store {
     type Error = StoreError;
 
     fn tile(&self, tile: TileId, width: u16) -> Result<Vec<Hash>, StoreError> {
-        let missing =
-            || StoreError::Damaged(format!("tile {} of level {} is too narrow", tile.index, tile.level));
-        let row = self.db.get_pinned_cf(self.column(TILES)?, tile_key(tile))?.ok_or_else(missing)?;
-        let bytes = row.get(..usize::from(width) * 32).ok_or_else(missing)?;
-        parse_hashes(bytes).ok_or_else(missing)
+        self.with_tile(tile, width, parse_hashes)?.ok_or_else(|| too_narrow(tile))
     }
+}
+
+fn too_narrow(tile: TileId) -> StoreError {
+    StoreError::Damaged(format!("tile {} of level {} is missing or too narrow", tile.index, tile.level))
 }
 
 fn tile_key(tile: TileId) -> [u8; 9] {
