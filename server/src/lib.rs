@@ -57,6 +57,7 @@ mod sequencer;
 mod simulation;
 mod store;
 mod tile;
+mod tile_cache;
 mod view;
 
 use std::future::Future;

@@ -190,7 +190,7 @@ pub(crate) fn open(
     let mut mark = HighWaterMark::open(dir)?;
     mark.set(&today);
     let keys = Arc::new(keys);
-    let partial = tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone()))).collect();
+    let partial = tiles.partial().collect();
     let view = Arc::new(View { head, checkpoint: today, keys: Arc::clone(&keys), tiles: partial });
     let (views, _) = watch::channel(view);
     let store = Arc::new(store);

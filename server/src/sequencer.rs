@@ -381,13 +381,13 @@ impl Sequencer {
         let keep = before.get() / CHECKPOINT_EVERY < head.size.get() / CHECKPOINT_EVERY;
         let keep = self.keeps_checkpoints && (keep || before == TreeSize::ZERO);
         commit.checkpoint = Some((head.size, checkpoint.clone(), keep));
-        let partial = self.tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone())));
-        commit.tiles = complete.into_iter().chain(partial).collect();
+        let changed: Vec<_> = self.tiles.changed(&complete).collect();
+        commit.tiles = complete.into_iter().chain(changed).collect();
         let enrolled = commit.rows.iter().any(|(chain, ..)| *chain == ChainId::Operator);
         commit.operator_records = enrolled.then(|| self.operator.next_seq());
         self.commit(&commit)?;
         self.mark.set(&checkpoint);
-        let tiles = commit.tiles.into_iter().collect();
+        let tiles = commit.tiles.into_iter().chain(self.tiles.partial()).collect();
         let view = Arc::new(View { head, checkpoint, keys: Arc::clone(&self.keys), tiles });
         self.views.send_replace(Arc::clone(&view));
         Ok(view)

@@ -8,7 +8,7 @@ use sift_spec::proof::{
     Proof, ProveError, TreeHead, prove_consistency, prove_inclusion, prove_multi_inclusion,
 };
 use sift_spec::receipt::Receipt;
-use sift_spec::tile::{TileError, TileId, TiledTree};
+use sift_spec::tile::{TileError, TileId};
 use sift_spec::tree::{NodeId, Nodes};
 use sift_spec::types::{Hash, LeafIndex, TreeSize};
 
@@ -26,7 +26,7 @@ pub(crate) struct View {
     pub(crate) tiles: HashMap<TileId, Arc<Tile>>,
 }
 
-/// Nodes of a view's tree: from its own tiles, and from the store where they are older.
+/// Nodes of a view's tree: from its own tiles, and from the store's where they are older.
 struct ViewNodes<'a> {
     view: &'a View,
     store: &'a Store,
@@ -36,18 +36,16 @@ impl Nodes for ViewNodes<'_> {
     type Error = TileError<StoreError>;
 
     fn read(&self, nodes: &[NodeId]) -> Result<Vec<Hash>, Self::Error> {
-        let mut hashes: Vec<Option<Hash>> = nodes
-            .iter()
-            .map(|node| self.view.tiles.get(&TileId::of(*node)).and_then(|tile| tile.node(*node)))
-            .collect();
-        let missing: Vec<NodeId> =
-            nodes.iter().zip(&hashes).filter(|(_, hash)| hash.is_none()).map(|(node, _)| *node).collect();
-        if !missing.is_empty() {
-            let stored = TiledTree::new(self.view.head.size, self.store).read(&missing)?;
-            let mut stored = stored.into_iter();
-            hashes.iter_mut().filter(|hash| hash.is_none()).for_each(|hash| *hash = stored.next());
-        }
-        Ok(hashes.into_iter().flatten().collect())
+        let hash = |node: &NodeId| {
+            let id = TileId::of(*node);
+            let hash = match self.view.tiles.get(&id) {
+                Some(tile) => tile.node(*node),
+                // Every tile that is partial in this tree is at hand: what is not is full.
+                None => self.store.full_tile(id).map_err(TileError::Read)?.node(*node),
+            };
+            hash.ok_or(TileError::Narrow(id))
+        };
+        nodes.iter().map(hash).collect()
     }
 }
 

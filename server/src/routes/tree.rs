@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use sift_spec::api::{ConsistencyAnswer, InclusionAnswer, MEDIA_BYTES, MEDIA_NOTE};
 use sift_spec::proof::ProofError;
-use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, Tiles as _, push_entry};
+use sift_spec::tile::{TILE_WIDTH, TileId, TilePath};
 use sift_spec::types::{LeafIndex, TreeSize};
 
 use super::answer::{Conditional, FRESH, IMMUTABLE, NotModified, Tag, answer, tagged, tagged_json};
@@ -16,7 +16,6 @@ use super::extract::{Path, Query};
 use super::{Answered, App, Shared, from_view};
 use crate::error::RequestError;
 use crate::openapi::{Binary, problems};
-use crate::store::StoreError;
 use crate::view::{View, ViewError};
 
 problems!(ReadProblems: MalformedRequest, NotFound, Internal);
@@ -66,9 +65,7 @@ pub(super) async fn hash_tile(
     if width > tile.width(app.published().head.size) {
         return Err(missing());
     }
-    let hashes = app.store.tile(tile, width)?;
-    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
-    Ok(tagged(&headers, MEDIA_BYTES, IMMUTABLE, bytes))
+    Ok(tagged(&headers, MEDIA_BYTES, IMMUTABLE, app.store.tile_bytes(tile, width)?))
 }
 
 /// A bundle of entries
@@ -97,18 +94,11 @@ pub(super) async fn entry_bundle(State(app): Shared, Path(n): Path<String>, head
         return Err(missing());
     }
     // The leaf hashes determine the bundle and are a fraction of it.
-    let hashes = app.store.tile(leaves, width)?;
-    let hashes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
-    let tag = Tag::of(&hashes);
+    let tag = Tag::of(&app.store.tile_bytes(leaves, width)?);
     if let Some(not_modified) = tag.not_modified(&headers, IMMUTABLE) {
         return Ok(not_modified);
     }
-    let mut bundle = Vec::new();
-    for entry in app.store.entries(index * TILE_WIDTH, width)? {
-        if !push_entry(&mut bundle, &entry) {
-            return Err(StoreError::Damaged("an entry is too long".to_owned()).into());
-        }
-    }
+    let bundle = app.store.bundle(index * TILE_WIDTH, width)?;
     Ok(tag.on(answer(MEDIA_BYTES, IMMUTABLE, bundle)))
 }
 
