@@ -15,6 +15,10 @@ use clap::Parser as _;
 use sift_server::config::{CONFIG_FILE, Config};
 use sift_server::fsck::Depth;
 
+/// Requests allocate on many threads and free on others, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
