@@ -20,7 +20,7 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
         let keys = kernel_keys(kernels)?;
         let published = (bundle.digest(), bundle.encoding().len());
         runtime.block_on(enrol(&log.url(), &log.operator, &log.trust, &keys, published))?;
-        let plan = Plan { connections: 16, batch: 256, records: 20_480, calls: 10, runs: 4, seconds: None };
+        let plan = Plan { records: 20_480, runs: 4, ..Plan::default() };
         let prepared = Prepared::sign(plan, &Subject::new(log.origin(), &bundle)?, &keys, &log.host)?;
         prepared.send(&log.host, &log.trust, None)?;
         let copy = dir.path().join("copy");

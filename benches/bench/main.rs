@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use sift_benches::AnyError;
-use sift_benches::log::serve_if_asked;
 
 fn main() -> ExitCode {
-    match serve_if_asked().and_then(|served| if served { Ok(()) } else { run() }) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

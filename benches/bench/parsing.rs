@@ -24,7 +24,7 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
     let log = SignerKey::from_seed("bench.example/log".parse()?, KeyType::Ed25519, &[7; 32])?;
     let bundle = PolicyBundle::compile(&airline(Language::Rego)?)?;
     let subject = Subject::new(log.verifier().name().clone(), &bundle)?;
-    let run = sign_run(&subject, &key, 1, 10)?;
+    let run = sign_run(&subject, &key, (0, 1), 10)?;
     let bytes: Vec<Vec<u8>> = run.iter().map(|entry| entry.bytes().to_vec()).collect();
     let run_bytes: usize = bytes.iter().map(Vec::len).sum();
 

@@ -17,7 +17,7 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
     let mut streams = Vec::new();
     for (number, key) in (0_u64..).zip(&keys) {
         let weave = Weave { calls: 10, at_once: 1 };
-        let stream = sign_stream(&subject, key, number << 40, weave, 1024)?;
+        let stream = sign_stream(&subject, key, number, weave, 1024)?;
         let entries = stream.into_iter().map(Entry::parse).collect::<Result<Vec<_>, _>>()?;
         streams.push((key.verifier().clone(), entries));
     }

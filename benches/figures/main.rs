@@ -1,20 +1,25 @@
 //! `sift-figures`: the table of what good measures (DESIGN section 8), as it is on this machine.
 
+mod growth;
+mod reads;
+mod table;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use serde::Serialize;
 use sift_benches::decisions::{self, Interpreter, replay_rate, time_each};
 use sift_benches::load::{Latency, Plan, Prepared, Sent};
-use sift_benches::log::{ServedLog, enrol, serve_if_asked};
+use sift_benches::log::{ServedLog, enrol};
 use sift_benches::machine::{CpuTime, Machine, Others, timed};
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{self, Language};
 use sift_benches::{AnyError, audit, kernel, percentile, store};
 use sift_rules::PolicyBundle;
 use sift_spec::record::Effect;
+
+use crate::table::{Table, Target};
 
 /// Prints the table of figures, measured here and now. Nothing is judged: figures stand beside their targets.
 ///
@@ -31,6 +36,9 @@ struct Args {
     /// Measure only this; may be given several times.
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Entries that the log grows to in `--only growth`.
+    #[arg(long, default_value_t = 10_000_000)]
+    entries: usize,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -47,53 +55,14 @@ enum Part {
     Single,
     /// Batches into the log, its memory and disk, and the audit of it.
     Batches,
-}
-
-/// A row of the table.
-#[derive(Debug, Serialize)]
-struct Figure {
-    what: &'static str,
-    unit: &'static str,
-    /// A floor or a ceiling; none where the row only explains another.
-    target: Option<Target>,
-    measured: f64,
-    /// How far from the target: above 1 is better than it.
-    ratio: Option<f64>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Target {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Table {
-    figures: Vec<Figure>,
-    /// What stands behind the figures.
-    notes: Vec<String>,
-}
-
-impl Table {
-    fn row(
-        &mut self,
-        what: &'static str,
-        unit: &'static str,
-        target: impl Into<Option<Target>>,
-        measured: f64,
-    ) {
-        let target = target.into();
-        let ratio = target.map(|target| match target {
-            Target::AtLeast(floor) => measured / floor,
-            Target::AtMost(ceiling) => ceiling / measured,
-        });
-        self.figures.push(Figure { what, unit, target, measured, ratio });
-    }
+    /// Tiles, checkpoints, entries, receipts and proofs out of the log.
+    Reads,
+    /// The log as it grows to --entries, start-up after kill -9, disk after compaction. Only when asked for.
+    Growth,
 }
 
 fn main() -> ExitCode {
-    match serve_if_asked().and_then(|served| if served { Ok(()) } else { run(&Args::parse()) }) {
+    match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sift-figures: {error}");
@@ -111,8 +80,11 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let divisor = if args.quick { 10 } else { 1 };
     let mut table = Table::default();
-    for part in Part::value_variants().iter().filter(|part| args.only.is_empty() || args.only.contains(part))
-    {
+    let asked_for = |part: &&Part| match args.only.as_slice() {
+        [] => **part != Part::Growth,
+        only => only.contains(part),
+    };
+    for part in Part::value_variants().iter().filter(asked_for) {
         eprintln!("measuring {part:?} ...");
         let dir = tempfile::tempdir_in(scratch.path())?;
         let bench = Bench { runtime: &runtime, dir: dir.path(), divisor };
@@ -122,6 +94,8 @@ fn run(args: &Args) -> Result<(), AnyError> {
             Part::Kernel => kernels(&bench, &mut table)?,
             Part::Single => single(&bench, &mut table)?,
             Part::Batches => batches(&bench, &mut table)?,
+            Part::Reads => reads::measure(&bench, &mut table)?,
+            Part::Growth => growth::measure(&bench, args.entries / divisor, &mut table)?,
         }
         let share = 100.0 * others.share()?;
         table.notes.push(format!("{part:?}: other programs took {share:.0} % of the cores meanwhile"));
@@ -130,7 +104,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         let all = serde_json::json!({ "machine": machine, "quick": args.quick, "table": table });
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
-        print(&machine, args.quick, &table);
+        table.print(&machine, args.quick);
     }
     Ok(())
 }
@@ -251,7 +225,7 @@ fn kernels(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
 
 fn single(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let records = 100_000 / bench.divisor;
-    let plan = Plan { connections: 64, batch: 1, records, calls: 10, runs: 1, seconds: None };
+    let plan = Plan::single(records);
     let (log, prepared) = bench.loaded(plan, 1)?;
     let sent = prepared.send(&log.host, &log.trust, Some(log.pid()))?;
     let ms = |us: u64| us as f64 / 1000.0;
@@ -265,7 +239,7 @@ fn single(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
 
 fn batches(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let records = 600_000 / bench.divisor;
-    let plan = Plan { connections: 16, batch: 256, records, calls: 10, runs: 8, seconds: None };
+    let plan = Plan { records, ..Plan::default() };
     let (log, prepared) = bench.loaded(plan, 1)?;
     let sent = prepared.send(&log.host, &log.trust, Some(log.pid()))?;
     let (entries, entry_bytes) = (prepared.entries() as u64, prepared.entry_bytes());
@@ -332,46 +306,4 @@ fn explain(what: &str, sent: &Sent) -> String {
         cpu.seconds,
         cpu.by_thread()
     )
-}
-
-fn print(machine: &Machine, quick: bool, table: &Table) {
-    println!(
-        "{}, {} cores, {} MiB; Linux {}",
-        machine.cpu, machine.cores, machine.memory_mib, machine.kernel
-    );
-    println!(
-        "scratch on {}, 4 KiB fdatasync {} us; load average before {:.2}{}",
-        machine.filesystem,
-        machine.fsync_us,
-        machine.load,
-        if quick { "; quick" } else { "" }
-    );
-    println!("{}", machine.profile);
-    println!("load generator, log and kernel share the cores\n");
-    println!("{:<46} {:>12} {:>12} {:<10} {:>6}", "", "target", "measured", "", "ratio");
-    for Figure { what, unit, target, measured, ratio } in &table.figures {
-        let target = match target {
-            Some(Target::AtLeast(floor)) => format!(">= {}", number(*floor)),
-            Some(Target::AtMost(ceiling)) => format!("<= {}", number(*ceiling)),
-            None => String::new(),
-        };
-        let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        println!("{what:<46} {target:>12} {:>12} {unit:<10} {ratio:>6}", number(*measured));
-    }
-    println!("\nratio: above 1.00 is better than the target\n");
-    for note in &table.notes {
-        println!("* {note}");
-    }
-}
-
-/// Three significant digits, or whole thousands with separators.
-fn number(value: f64) -> String {
-    if value < 100.0 {
-        let text = format!("{value:.2}");
-        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
-    }
-    let digits = format!("{value:.0}");
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
-    groups.join(",")
 }

@@ -3,6 +3,7 @@
 //!
 //! The main path of a measurement: [`log::ServedLog`] runs a new log in a process of its own, [`log::enrol`] grants
 //! keys, [`records`] signs runs before the clock starts, [`load`] sends them and afterwards checks what came back.
+//! [`reads`] does the same for whatever a log can be asked for.
 //!
 //! Everything timed is also asserted: receipts verify, sizes add up, verdicts are the expected ones.
 //!
@@ -15,6 +16,9 @@ pub mod kernel;
 pub mod load;
 pub mod log;
 pub mod machine;
+pub mod pace;
+pub mod progress;
+pub mod reads;
 pub mod records;
 pub mod rules;
 pub mod store;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
 use serde::Serialize;
 use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchAnswer, BatchResult, MEDIA_BYTES, MEDIA_NOTE};
 use sift_spec::hash::leaf_hash;
@@ -17,11 +18,13 @@ use tokio::sync::Barrier;
 
 use crate::http::{self, Connection};
 use crate::machine::{CpuTime, Memory};
+use crate::pace::{Pace, Turn};
+use crate::progress;
 use crate::records::{Subject, Weave, sign_stream};
 use crate::{AnyError, percentile};
 
-/// About so many answers, spread evenly, are kept and verified.
-const SAMPLES: usize = 200;
+/// About so many answers, spread evenly, are kept and verified where nothing else is asked for.
+pub const SAMPLES: usize = 200;
 
 /// What is sent, and how.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -38,6 +41,34 @@ pub struct Plan {
     pub runs: u64,
     /// No request starts after this many seconds.
     pub seconds: Option<f64>,
+    /// Records a second that are sent whether or not answers come; each connection as fast as it can without it.
+    pub rate: Option<f64>,
+    /// Answers that are kept and verified, spread evenly.
+    pub samples: usize,
+}
+
+impl Default for Plan {
+    /// Batches, as fast as they are answered.
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            batch: 256,
+            records: 200_000,
+            calls: 10,
+            runs: 8,
+            seconds: None,
+            rate: None,
+            samples: SAMPLES,
+        }
+    }
+}
+
+impl Plan {
+    /// Single records over 64 connections.
+    #[must_use]
+    pub fn single(records: usize) -> Self {
+        Self { connections: 64, batch: 1, records, runs: 1, ..Self::default() }
+    }
 }
 
 /// Requests, signed and framed.
@@ -66,8 +97,10 @@ pub struct Sent {
     pub seconds: f64,
     /// Records a second.
     pub rate: f64,
-    /// Time from sending a request to having its whole answer, in microseconds.
+    /// Time from sending a request, or at a rate from when it was due, to having its whole answer; in microseconds.
     pub latency_us: Latency,
+    /// At a rate: how late the generator itself sent what it could have sent in time, in microseconds.
+    pub generator_late_us: Option<Latency>,
     /// Mean size of an entry in bytes.
     pub entry_bytes: f64,
     /// Answers that were verified afterwards: checkpoint signature and inclusion.
@@ -107,6 +140,7 @@ impl Prepared {
     /// # Errors
     /// When the plan makes no sense or a record has no encoding.
     pub fn sign(plan: Plan, subject: &Subject, keys: &[SignerKey], host: &str) -> Result<Self, AnyError> {
+        let bar = progress::bar("signing", plan.records as u64);
         if plan.connections == 0 || keys.is_empty() || plan.batch == 0 || plan.batch > BATCH_RECORDS_MAX {
             return Err(format!("connections and keys: at least 1; batch: 1 to {BATCH_RECORDS_MAX}").into());
         }
@@ -114,7 +148,8 @@ impl Prepared {
         let stream = |connection: usize| -> Result<(usize, u64, Vec<Request>), AnyError> {
             let key = &keys[connection % keys.len()];
             let weave = Weave { calls: plan.calls, at_once: plan.runs };
-            let stream = sign_stream(subject, key, (connection as u64) << 40, weave, share)?;
+            let stream = sign_stream(subject, key, connection as u64, weave, share)?;
+            bar.inc(stream.len() as u64);
             let bytes = stream.iter().map(|entry| entry.len() as u64).sum();
             let requests = stream.chunks(plan.batch).map(|entries| frame(entries, plan.batch, host));
             Ok((stream.len(), bytes, requests.collect::<Result<_, _>>()?))
@@ -134,6 +169,7 @@ impl Prepared {
             prepared.entry_bytes += bytes;
             prepared.requests.push(Arc::new(requests));
         }
+        bar.finish_and_clear();
         if prepared.requests.len() == plan.connections {
             Ok(prepared)
         } else {
@@ -171,11 +207,13 @@ impl Prepared {
             self.check(&self.requests[*connection][*request], body, trust)?;
         }
         let seconds = answered.elapsed.as_secs_f64();
+        let late = (!answered.late_us.is_empty()).then(|| Latency::of(answered.late_us));
         Ok(Sent {
             records: answered.records,
             seconds,
             rate: answered.records as f64 / seconds,
             latency_us: Latency::of(answered.times_us),
+            generator_late_us: late,
             entry_bytes: self.entry_bytes as f64 / self.entries.max(1) as f64,
             verified: answered.sample.len(),
             log_cpu,
@@ -187,16 +225,17 @@ impl Prepared {
     async fn drive(&self, host: &str) -> Result<Answered, AnyError> {
         let ready = Arc::new(Barrier::new(self.requests.len() + 1));
         let requests: usize = self.requests.iter().map(|requests| requests.len()).sum();
-        let sample_every = (requests / SAMPLES).max(1);
-        let deadline = self.plan.seconds.map(Duration::from_secs_f64);
+        let sample_every = (requests / self.plan.samples.max(1)).max(1);
+        let bar = progress::bar("sending", self.entries as u64);
         let tasks: Vec<_> = (0_usize..)
             .zip(&self.requests)
             .map(|(number, requests)| {
                 let (requests, ready, host) = (Arc::clone(requests), Arc::clone(&ready), host.to_owned());
+                let talk = Talk { number, plan: self.plan, sample_every, bar: bar.clone() };
                 tokio::spawn(async move {
                     let connection = Connection::open(&host).await;
                     ready.wait().await;
-                    converse(connection?, number, &requests, sample_every, deadline).await
+                    talk.converse(connection?, &requests).await
                 })
             })
             .collect();
@@ -207,9 +246,11 @@ impl Prepared {
             let answered = task.await??;
             all.records += answered.records;
             all.times_us.extend(answered.times_us);
+            all.late_us.extend(answered.late_us);
             all.sample.extend(answered.sample);
         }
         all.elapsed = start.elapsed();
+        bar.finish_and_clear();
         Ok(all)
     }
 
@@ -244,36 +285,46 @@ struct Answered {
     records: u64,
     elapsed: Duration,
     times_us: Vec<u64>,
+    late_us: Vec<u64>,
     /// Connection, request, answer.
     sample: Vec<(usize, usize, Vec<u8>)>,
 }
 
-async fn converse(
-    mut connection: Connection,
+/// What one connection does.
+struct Talk {
     number: usize,
-    requests: &[Request],
+    plan: Plan,
     sample_every: usize,
-    deadline: Option<Duration>,
-) -> Result<Answered, AnyError> {
-    let mut answered = Answered { times_us: Vec::with_capacity(requests.len()), ..Answered::default() };
-    let begin = Instant::now();
-    for (position, request) in requests.iter().enumerate() {
-        let start = Instant::now();
-        if deadline.is_some_and(|deadline| start - begin >= deadline) {
-            break;
+    bar: ProgressBar,
+}
+
+impl Talk {
+    async fn converse(self, mut connection: Connection, requests: &[Request]) -> Result<Answered, AnyError> {
+        let Self { number, plan, sample_every, bar } = self;
+        let mut answered = Answered { times_us: Vec::with_capacity(requests.len()), ..Answered::default() };
+        let pace = Pace::of(plan.rate.map(|rate| rate / plan.batch as f64), number, plan.connections);
+        for (position, request) in requests.iter().enumerate() {
+            if pace.is_over(plan.seconds) {
+                break;
+            }
+            let Turn { since, late } = pace.turn(position).await;
+            let answer = connection.send(&request.wire).await?;
+            answered.times_us.push(since.elapsed().as_micros() as u64);
+            if plan.rate.is_some() {
+                answered.late_us.push(late.as_micros() as u64);
+            }
+            if answer.status != 200 {
+                let problem = String::from_utf8_lossy(&answer.body);
+                return Err(format!("the log answered {}: {problem}", answer.status).into());
+            }
+            answered.records += request.records as u64;
+            bar.inc(request.records as u64);
+            if (number + position).is_multiple_of(sample_every) {
+                answered.sample.push((number, position, answer.body));
+            }
         }
-        let answer = connection.send(&request.wire).await?;
-        answered.times_us.push(start.elapsed().as_micros() as u64);
-        if answer.status != 200 {
-            let problem = String::from_utf8_lossy(&answer.body);
-            return Err(format!("the log answered {}: {problem}", answer.status).into());
-        }
-        answered.records += request.records as u64;
-        if (number + position).is_multiple_of(sample_every) {
-            answered.sample.push((number, position, answer.body));
-        }
+        Ok(answered)
     }
-    Ok(answered)
 }
 
 fn frame(entries: &[Vec<u8>], batch: usize, host: &str) -> Result<Request, AnyError> {

@@ -1,16 +1,14 @@
-//! A log of one's own, in a scratch directory and in a process of its own, so that its memory and processor time are
-//! not mixed up with those of whoever measures it.
-//!
-//! The process is this same program once more: every `main` here calls [`serve_if_asked`] first.
+//! A log of one's own: `sift-server` as it is built beside this program, in a process of its own, so that what is
+//! measured is what an operator runs, and its memory and processor time are not mixed up with those of whoever
+//! measures it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use sift_client::{Clock as _, SystemClock};
-use sift_server::Log;
-use sift_server::config::{CONFIG_FILE, Config};
-use sift_server::init::init;
+use sift_server::init::{OPERATOR_KEY_FILE, TRUST_FILE, init};
 use sift_server::key_file::read_key;
 use sift_server::operator::Operator;
 use sift_spec::note::SignerKey;
@@ -20,38 +18,13 @@ use sift_spec::types::{Hash, KeyName, Text};
 
 use crate::AnyError;
 
-/// Set in the environment of the process that is to serve a log: the log's folder.
-const SERVE: &str = "SIFT_BENCHES_SERVE";
+/// Name of the program.
+const SERVER: &str = "sift-server";
 
-/// Serves a log, if this process was started for that: prints its address, ends when its standard input does.
-/// Gives `false`, at once, in every other process.
-///
-/// # Errors
-/// When the log cannot be served.
-pub fn serve_if_asked() -> Result<bool, AnyError> {
-    let Some(dir) = std::env::var_os(SERVE) else { return Ok(false) };
-    let config = Config::read(&PathBuf::from(dir).join(CONFIG_FILE))?;
-    let log = Log::open(&config)?;
-    // The same runtime as `sift-server serve`.
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
-        let listener = tokio::net::TcpListener::bind(config.listen).await?;
-        let mut out = std::io::stdout();
-        writeln!(out, "{}", listener.local_addr()?)?;
-        out.flush()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        std::thread::spawn(move || {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-            let _ = stop.send(());
-        });
-        log.serve(listener, async {
-            let _ = stopped.await;
-        })
-        .await?;
-        Ok(true)
-    })
-}
+/// Path of another build of it in the environment, to compare with.
+const OTHER_SERVER: &str = "SIFT_SERVER";
 
-/// A new log, served by another process until this is dropped or stopped.
+/// A log, served by another process until this is dropped, stopped or killed.
 #[derive(Debug)]
 pub struct ServedLog {
     /// Folder of the log.
@@ -62,6 +35,8 @@ pub struct ServedLog {
     pub trust: TrustPolicy,
     /// The operator's key.
     pub operator: SignerKey,
+    /// From the start of the process to the line that says it serves.
+    pub started_in: Duration,
     process: Child,
 }
 
@@ -71,21 +46,39 @@ impl ServedLog {
     /// # Errors
     /// When it cannot be made or does not start.
     pub fn start(dir: &Path) -> Result<Self, AnyError> {
-        let new = init(dir, &"bench.example/log".parse()?, "127.0.0.1:0".parse()?)?;
-        let operator = read_key(&new.operator_key)?;
-        let trust = TrustPolicy::parse(&std::fs::read_to_string(&new.trust)?)?;
-        let mut process = Command::new(std::env::current_exe()?)
-            .env(SERVE, dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+        init(dir, &"bench.example/log".parse()?, "127.0.0.1:0".parse()?)?;
+        Self::again(dir)
+    }
+
+    /// Serves the log that is in `dir`.
+    ///
+    /// # Errors
+    /// With what it printed, when it does not start.
+    pub fn again(dir: &Path) -> Result<Self, AnyError> {
+        let operator = read_key(&dir.join(OPERATOR_KEY_FILE))?;
+        let trust = TrustPolicy::parse(&std::fs::read_to_string(dir.join(TRUST_FILE))?)?;
+        let start = Instant::now();
+        let mut process = Command::new(program()?)
+            .args(["serve".as_ref(), "--dir".as_ref(), dir.as_os_str()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()?;
-        let mut host = String::new();
-        if let Some(out) = process.stdout.take() {
-            BufReader::new(out).read_line(&mut host)?;
+        let mut lines = process.stderr.take().map(BufReader::new).ok_or("no standard error")?.lines();
+        let mut printed = String::new();
+        for line in lines.by_ref().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("address=") {
+                let started_in = start.elapsed();
+                let host = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                // Whoever writes a diary must find a reader, or it stalls.
+                std::thread::spawn(move || lines.for_each(drop));
+                return Ok(Self { dir: dir.to_owned(), host, trust, operator, started_in, process });
+            }
+            printed.push_str(&line);
+            printed.push('\n');
         }
-        let host = host.trim_end().to_owned();
-        let log = Self { dir: dir.to_owned(), host, trust, operator, process };
-        if log.host.is_empty() { Err("the log did not start".into()) } else { Ok(log) }
+        let _ = process.wait();
+        Err(format!("{SERVER} did not start: {printed}").into())
     }
 
     /// Where the log is served.
@@ -104,18 +97,24 @@ impl ServedLog {
             .map_or_else(|| self.operator.verifier().name().clone(), |log| log.key.name().clone())
     }
 
+    /// Folder of its store.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// The process that serves it.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// Stops the log and gives its folder.
+    /// Stops the log as an operator does, and gives its folder.
     ///
     /// # Errors
     /// When it did not end as it should.
     pub fn stop(mut self) -> Result<PathBuf, AnyError> {
-        drop(self.process.stdin.take());
+        terminate(&self.process)?;
         let status = self.process.wait()?;
         if status.success() {
             Ok(self.dir.clone())
@@ -123,14 +122,40 @@ impl ServedLog {
             Err(format!("the log ended with {status}").into())
         }
     }
+
+    /// SIGKILL, in the middle of whatever it does; gives its folder.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(mut self) -> Result<PathBuf, AnyError> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(self.dir.clone())
+    }
 }
 
 impl Drop for ServedLog {
     fn drop(&mut self) {
-        // Without its standard input it ends by itself; after `stop` it is gone already.
-        drop(self.process.stdin.take());
+        // After `stop` and `kill` it is gone already.
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Path of the server, where the environment names no other: programs are in `debug`, benchmarks in `debug/deps`.
+fn program() -> Result<PathBuf, AnyError> {
+    if let Some(other) = std::env::var_os(OTHER_SERVER) {
+        return Ok(other.into());
+    }
+    let this = std::env::current_exe()?;
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(SERVER)).find(|path| path.exists());
+    found.ok_or_else(|| format!("{SERVER} is not built: run `cargo build --workspace` first").into())
+}
+
+/// SIGTERM. The standard library knows SIGKILL only, and a program is told to stop by `kill` everywhere.
+fn terminate(process: &Child) -> Result<(), AnyError> {
+    let status = Command::new("kill").args(["-TERM", &process.id().to_string()]).status()?;
+    if status.success() { Ok(()) } else { Err("the log could not be told to stop".into()) }
 }
 
 /// Grants the keys to sign for every agent and publishes a bundle, as the operator.

@@ -29,6 +29,10 @@ pub struct Subject {
     engine: Text<64>,
     /// Makes the runs of this process different from those of any other that used the same log.
     salt: [u8; 2],
+    /// Runs that each stream has signed before.
+    runs_before: u64,
+    /// Whether identifiers of runs are in no order of time.
+    scattered: bool,
 }
 
 impl Subject {
@@ -46,7 +50,42 @@ impl Subject {
             policy: bundle.digest(),
             engine: Text::cut(bundle.engine()),
             salt,
+            runs_before: 0,
+            scattered: false,
         })
+    }
+
+    /// The same for runs of another agent.
+    #[must_use]
+    pub fn of_agent(mut self, agent: AgentName) -> Self {
+        self.agent = agent;
+        self
+    }
+
+    /// The same with other runs: each stream goes on after the `runs` that it has signed so far.
+    #[must_use]
+    pub const fn after(mut self, runs: u64) -> Self {
+        self.runs_before = runs;
+        self
+    }
+
+    /// The same with identifiers of runs in no order of time: what the store likes least.
+    #[must_use]
+    pub const fn scattered(mut self) -> Self {
+        self.scattered = true;
+        self
+    }
+
+    /// Run `number` of stream `stream`. A UUID of version 7 starts with the time at which the run was opened, so that
+    /// runs that are under way together are neighbours.
+    fn run(&self, stream: u64, number: u64) -> Result<RunId, AnyError> {
+        /// Spreads numbers over 36 bits of milliseconds, each to a place of its own.
+        const SCATTER: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut random = [0; 10];
+        random[..2].copy_from_slice(&self.salt);
+        random[2..].copy_from_slice(&(stream << 40 | number).to_be_bytes());
+        let after_ms = if self.scattered { number.wrapping_mul(SCATTER) >> 28 } else { number };
+        Ok(RunId::from_parts(UnixMillis::new(STARTED + after_ms)?, &random))
     }
 
     /// The same under a bundle of another digest.
@@ -79,47 +118,48 @@ pub struct Weave {
     pub at_once: u64,
 }
 
-/// Signs at least `records` entries and cuts the stream there. Runs are numbered from `first_run` on.
+/// Signs at least `records` entries and cuts there. Each stream has runs of its own.
 ///
 /// # Errors
 /// When a record has no encoding.
 pub fn sign_stream(
     subject: &Subject,
     key: &SignerKey,
-    first_run: u64,
+    stream: u64,
     weave: Weave,
     records: usize,
 ) -> Result<Vec<Vec<u8>>, AnyError> {
-    let mut stream = Vec::with_capacity(records);
-    let mut number = first_run;
-    while stream.len() < records {
+    let mut entries = Vec::with_capacity(records);
+    let mut number = subject.runs_before;
+    while entries.len() < records {
         let runs = (number..number + weave.at_once.max(1))
-            .map(|number| sign_run(subject, key, number, weave.calls).map(IntoIterator::into_iter))
+            .map(|number| sign_run(subject, key, (stream, number), weave.calls).map(IntoIterator::into_iter))
             .collect::<Result<Vec<_>, _>>()?;
         number += runs.len() as u64;
         let mut runs = runs;
         loop {
-            let before = stream.len();
-            stream.extend(runs.iter_mut().filter_map(Iterator::next).map(Entry::into_bytes));
-            if stream.len() == before {
+            let before = entries.len();
+            entries.extend(runs.iter_mut().filter_map(Iterator::next).map(Entry::into_bytes));
+            if entries.len() == before {
                 break;
             }
         }
     }
-    stream.truncate(records);
-    Ok(stream)
+    entries.truncate(records);
+    Ok(entries)
 }
 
 /// Signs one whole run: `open`, then model calls and tool calls in turn with an intent and an outcome each, `close`.
 ///
 /// # Errors
 /// When a record has no encoding.
-pub fn sign_run(subject: &Subject, key: &SignerKey, number: u64, calls: u64) -> Result<Vec<Entry>, AnyError> {
-    let mut random = [0; 10];
-    random[..2].copy_from_slice(&subject.salt);
-    random[2..].copy_from_slice(&number.to_be_bytes());
-    let run = RunId::from_parts(UnixMillis::new(STARTED)?, &random);
-    let mut chain = Chain { subject, key, run, entries: Vec::new() };
+pub fn sign_run(
+    subject: &Subject,
+    key: &SignerKey,
+    (stream, number): (u64, u64),
+    calls: u64,
+) -> Result<Vec<Entry>, AnyError> {
+    let mut chain = Chain { subject, key, run: subject.run(stream, number)?, entries: Vec::new() };
     chain.push(Body::Open(Box::new(Open {
         build: Text::cut("sift-client/0.1.0"),
         engine: subject.engine.clone(),

@@ -20,6 +20,21 @@ pub fn bytes_below(dir: &Path) -> Result<u64, AnyError> {
     Ok(bytes)
 }
 
+/// Bytes of a store's write-ahead log: what is read again by the next start.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn bytes_of_wal(data: &Path) -> Result<u64, AnyError> {
+    let mut bytes = 0;
+    for item in std::fs::read_dir(data)? {
+        let item = item?;
+        if item.path().extension().is_some_and(|ending| ending == "log") {
+            bytes += item.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
 /// Compacts the store of a stopped log under the options it was written with.
 ///
 /// # Errors

@@ -1,87 +1,34 @@
-//! `sift-load`: sends signed records to a log and says how it bore that.
+//! `sift-load`: sends signed records to a log, or reads from one, and says how it bore that.
+
+mod args;
+mod report;
 
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
-use serde::Serialize;
+use args::{Args, Mode};
+use clap::Parser as _;
+use report::{Outcome, What};
 use sift_benches::AnyError;
-use sift_benches::load::{Plan, Prepared, Sent};
-use sift_benches::log::{ServedLog, enrol, serve_if_asked};
-use sift_benches::machine::{Machine, Memory, profile};
+use sift_benches::load::{Plan, Prepared};
+use sift_benches::log::{ServedLog, enrol};
+use sift_benches::machine::{Machine, Memory};
+use sift_benches::reads::{self, Ask};
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{Language, airline};
 use sift_rules::PolicyBundle;
 use sift_server::key_file::read_key;
 use sift_spec::hash::object_digest;
+use sift_spec::note::SignerKey;
 use sift_spec::trust::TrustPolicy;
 
-/// Sends signed records to a log: signs them beforehand, sends them over connections that each wait for their answers,
-/// and verifies a sample of the receipts.
-///
-/// Without --url it makes a log in a scratch directory and serves it from a second process on this machine.
-#[derive(Debug, Parser)]
-#[command(name = "sift-load", version)]
-struct Args {
-    /// How records are sent.
-    #[arg(long, value_enum, default_value_t = Mode::Batch)]
-    mode: Mode,
-    /// Connections, each with one request under way; default 16 for batches, 64 for single records.
-    #[arg(long)]
-    connections: Option<usize>,
-    /// Records in a batch.
-    #[arg(long, default_value_t = 256)]
-    batch: usize,
-    /// Records to sign and send; default 200,000 in batches, 50,000 single.
-    #[arg(long)]
-    records: Option<usize>,
-    /// Stop after so many seconds, even if records are left.
-    #[arg(long)]
-    seconds: Option<f64>,
-    /// Kernels, each with a key of its own; connections take them in turn.
-    #[arg(long, default_value_t = 1)]
-    kernels: usize,
-    /// Runs under way at the same time on each connection.
-    #[arg(long, default_value_t = 8)]
-    runs: u64,
-    /// Calls in each run; a run has two records for each, and two more.
-    #[arg(long, default_value_t = 10)]
-    calls: u64,
-    /// Folder for the scratch directory; it should be on the disk that is to be measured.
-    #[arg(long)]
-    dir: Option<std::path::PathBuf>,
-    /// Another log, http only. Needs --operator-key and --trust, to enrol kernels and to verify receipts.
-    #[arg(long, requires_all = ["operator_key", "trust"])]
-    url: Option<String>,
-    /// File of that log's operator key.
-    #[arg(long)]
-    operator_key: Option<std::path::PathBuf>,
-    /// Trust file of that log.
-    #[arg(long)]
-    trust: Option<std::path::PathBuf>,
-    /// Process of that log, if it runs on this machine: its processor time and memory are shown.
-    #[arg(long)]
-    pid: Option<u32>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
+/// Entries that a log of one's own has before it is read.
+const READ_RECORDS: usize = 200_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Batch,
-    Single,
-}
-
-#[derive(Serialize)]
-struct Outcome {
-    plan: Plan,
-    sent: Sent,
-    log_memory_before: Option<Memory>,
-    machine: Machine,
-}
+/// How long is read, in seconds.
+const READ_SECONDS: f64 = 5.0;
 
 fn main() -> ExitCode {
-    match serve_if_asked().and_then(|served| if served { Ok(()) } else { run(&Args::parse()) }) {
+    match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sift-load: {error}");
@@ -91,87 +38,126 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), AnyError> {
-    let single = args.mode == Mode::Single;
-    let plan = Plan {
-        connections: args.connections.unwrap_or(if single { 64 } else { 16 }),
-        batch: if single { 1 } else { args.batch },
-        records: args.records.unwrap_or(if single { 50_000 } else { 200_000 }),
-        calls: args.calls,
-        runs: args.runs,
-        seconds: args.seconds,
-    };
     let scratch = match &args.dir {
-        Some(dir) => tempfile::tempdir_in(dir)?,
+        Some(dir) => tempfile::tempdir_in(dir).map_err(|error| format!("{}: {error}", dir.display()))?,
         None => tempfile::tempdir()?,
     };
     let machine = Machine::look(scratch.path())?;
-    let own = match args.url {
-        None => Some(ServedLog::start(&scratch.path().join("log"))?),
-        Some(_) => None,
+    let log = match &args.url {
+        None => Target::own(ServedLog::start(&scratch.path().join("log"))?),
+        Some(url) => Target::other(args, url)?,
     };
-    let bundle = PolicyBundle::compile(&airline(Language::Rego)?)?;
-    let keys = kernel_keys(args.kernels)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (host, trust, subject, pid) = match (&own, &args.url, &args.operator_key, &args.trust) {
-        (Some(log), ..) => {
-            let published = (bundle.digest(), bundle.encoding().len());
-            runtime.block_on(enrol(&log.url(), &log.operator, &log.trust, &keys, published))?;
-            (log.host.clone(), log.trust.clone(), Subject::new(log.origin(), &bundle)?, Some(log.pid()))
-        }
-        (None, Some(url), Some(operator), Some(trust)) => {
-            let host =
-                url.trim_end_matches('/').strip_prefix("http://").ok_or("--url: only http://host:port")?;
-            let trust = TrustPolicy::parse(&std::fs::read_to_string(trust)?)?;
-            let [log] = trust.logs() else { return Err("--trust must list exactly one log".into()) };
-            let subject = Subject::new(log.key.name().clone(), &bundle)?;
-            // A bundle is published once, and this one may have been: one of a random name will do for the log.
-            let mut random = [0; 32];
-            getrandom::fill(&mut random)?;
-            let policy = object_digest(&random);
-            runtime.block_on(enrol(url, &read_key(operator)?, &trust, &keys, (policy, 1)))?;
-            (host.to_owned(), trust, subject.under(policy), args.pid)
-        }
-        _ => return Err("--url needs --operator-key and --trust".into()),
-    };
-    eprintln!("signing {} records ...", plan.records);
-    let prepared = Prepared::sign(plan, &subject, &keys, &host)?;
-    let log_memory_before = pid.map(Memory::of).transpose()?;
-    eprintln!("sending to {host} ...");
-    let sent = prepared.send(&host, &trust, pid)?;
-    let result = Outcome { plan, sent, log_memory_before, machine };
+    let memory_before = log.pid.map(Memory::of).transpose()?;
+    let what = if args.mode == Mode::Read { read(args, &log)? } else { write(args, &log)? };
+    let outcome = Outcome { what, memory_before, machine };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&result)?);
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
     } else {
-        print(&result);
+        outcome.print();
     }
     Ok(())
 }
 
-fn print(result: &Outcome) {
-    let Outcome { plan, sent, log_memory_before, machine } = result;
-    println!("{}, {} cores; {}", machine.cpu, machine.cores, profile());
-    println!(
-        "{} on {}, 4 KiB fdatasync {} us; load average before {:.2}",
-        machine.kernel, machine.filesystem, machine.fsync_us, machine.load
-    );
-    println!();
-    println!("records    {:>12}   of {:.0} bytes, {} a request", sent.records, sent.entry_bytes, plan.batch);
-    println!("seconds    {:>12.3}   over {} connections", sent.seconds, plan.connections);
-    println!("rate       {:>12.0}   records/s", sent.rate);
-    let ms = |us: u64| us as f64 / 1000.0;
-    let latency = sent.latency_us;
-    println!("p50        {:>12.3}   ms from request to proof", ms(latency.p50));
-    println!("p99        {:>12.3}   ms", ms(latency.p99));
-    println!("p99.9      {:>12.3}   ms", ms(latency.p999));
-    println!("max        {:>12.3}   ms", ms(latency.max));
-    println!("verified   {:>12}   answers: checkpoint signature and inclusion", sent.verified);
-    if let (Some(cpu), Some(memory)) = (&sent.log_cpu, sent.log_memory) {
-        let before = log_memory_before.map_or(0, |before| before.resident_mib);
-        println!("log        {:>12.2}   s of processor time ({})", cpu.seconds, cpu.by_thread());
-        println!(
-            "           {:>12}   MiB resident ({before} before, {} at most)",
-            memory.resident_mib, memory.peak_mib
-        );
-    }
-    println!("load       {:>12.2}   s of processor time", sent.load_cpu.seconds);
+/// The log under load.
+struct Target {
+    host: String,
+    url: String,
+    trust: Option<TrustPolicy>,
+    pid: Option<u32>,
+    /// Served until this ends.
+    own: Option<ServedLog>,
 }
+
+impl Target {
+    fn own(log: ServedLog) -> Self {
+        let (host, url, trust, pid) = (log.host.clone(), log.url(), Some(log.trust.clone()), Some(log.pid()));
+        Self { host, url, trust, pid, own: Some(log) }
+    }
+
+    fn other(args: &Args, url: &str) -> Result<Self, AnyError> {
+        let url = url.trim_end_matches('/').to_owned();
+        let host = url.strip_prefix("http://").filter(|host| host.contains(':') && !host.contains('/'));
+        let host =
+            host.ok_or("--url: http://host:port is needed, without TLS and without a path")?.to_owned();
+        let read = |path: &std::path::PathBuf| -> Result<TrustPolicy, AnyError> {
+            let wrong = |error: String| format!("--trust {}: {error}", path.display());
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            Ok(TrustPolicy::parse(&text).map_err(|error| wrong(error.to_string()))?)
+        };
+        Ok(Self { host, url, trust: args.trust.as_ref().map(read).transpose()?, pid: args.pid, own: None })
+    }
+}
+
+fn write(args: &Args, log: &Target) -> Result<What, AnyError> {
+    let single = args.mode == Mode::Single;
+    let usual = if single { Plan::single(50_000) } else { Plan::default() };
+    let plan = Plan {
+        connections: args.connections(),
+        batch: if single { 1 } else { args.batch },
+        records: args.records.unwrap_or(usual.records),
+        calls: args.calls,
+        runs: args.runs.unwrap_or(usual.runs),
+        seconds: args.seconds,
+        rate: args.rate,
+        samples: args.verify,
+    };
+    let trust = log.trust.as_ref().ok_or("--trust is needed: receipts are verified against it")?;
+    let (subject, keys) = authorise(args, log, trust)?;
+    eprintln!("signing {} records ...", plan.records);
+    let prepared = Prepared::sign(plan, &subject, &keys, &log.host)?;
+    eprintln!("sending to {} ...", log.host);
+    let sent = prepared.send(&log.host, trust, log.pid)?;
+    Ok(What::Write { plan, sent })
+}
+
+/// Who signs the records, and what they are about.
+fn authorise(args: &Args, log: &Target, trust: &TrustPolicy) -> Result<(Subject, Vec<SignerKey>), AnyError> {
+    let [only] = trust.logs() else { return Err("--trust: the file must list exactly one log".into()) };
+    let bundle = PolicyBundle::compile(&airline(Language::Rego)?)?;
+    let subject = Subject::new(only.key.name().clone(), &bundle)?.of_agent(args.agent.clone());
+    let subject = if args.scatter_runs { subject.scattered() } else { subject };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let (Some(policy), [_, ..]) = (args.policy, args.kernel_key.as_slice()) {
+        let keys = args.kernel_key.iter().map(|path| read_key(path));
+        return Ok((subject.under(policy), keys.collect::<Result<_, _>>()?));
+    }
+    let keys = kernel_keys(args.kernels)?;
+    if let Some(own) = &log.own {
+        let published = (bundle.digest(), bundle.encoding().len());
+        runtime.block_on(enrol(&log.url, &own.operator, trust, &keys, published))?;
+        return Ok((subject, keys));
+    }
+    let operator = args.operator_key.as_ref();
+    let operator = operator.ok_or(
+        "records need a key that the log accepts: --operator-key to enrol kernels, or --kernel-key and --policy",
+    )?;
+    // A bundle is published once, and this one may have been: one of a random name will do for the log.
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)?;
+    let policy = object_digest(&random);
+    runtime.block_on(enrol(&log.url, &read_key(operator)?, trust, &keys, (policy, 1)))?;
+    Ok((subject.under(policy), keys))
+}
+
+fn read(args: &Args, log: &Target) -> Result<What, AnyError> {
+    if let (Some(_), Some(trust)) = (&log.own, &log.trust) {
+        let plan = Plan { records: args.records.unwrap_or(READ_RECORDS), ..Plan::default() };
+        let (subject, keys) = authorise(args, log, trust)?;
+        eprintln!("writing {} records to read ...", plan.records);
+        Prepared::sign(plan, &subject, &keys, &log.host)?.send(&log.host, trust, None)?;
+    }
+    let plan = reads::Plan {
+        connections: args.connections(),
+        asks: if args.ask.is_empty() { Ask::ALL.to_vec() } else { args.ask.clone() },
+        seconds: args.seconds.unwrap_or(READ_SECONDS),
+        rate: args.rate,
+        samples: args.verify.min(READ_SAMPLES_MAX),
+        seed: args.seed,
+    };
+    eprintln!("reading from {} ...", log.host);
+    let done = reads::read(&log.host, &plan, log.trust.as_ref(), log.pid)?;
+    Ok(What::Read { plan, done })
+}
+
+/// Most answers that reading keeps to verify them.
+const READ_SAMPLES_MAX: usize = 10_000;
