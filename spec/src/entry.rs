@@ -180,7 +180,7 @@ impl Entry {
     /// This entry's signature under `key`, to be checked in a batch.
     #[must_use]
     pub fn batch_item<'a>(&'a self, key: &'a VerifierKey) -> BatchItem<'a> {
-        BatchItem { key, message: &self.bytes[..self.text_len], signature: &self.signature }
+        BatchItem::of_entry(key, &self.bytes[..self.text_len], &self.signature, self.leaf)
     }
 
     /// Checks the signature alone; name and id must be the key's, and its type 0x01.

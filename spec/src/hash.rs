@@ -57,6 +57,12 @@ pub(crate) fn key_id(name: &str, key_type: u8, public_key: &[u8]) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
+/// Fixes a signature and what it signs, for the transcript of a batch.
+#[must_use]
+pub(crate) fn signed_digest(signature: &[u8; 64], message: &[u8]) -> Hash {
+    sha256(&[b"sift/signed@v1\n", signature, message])
+}
+
 /// SHA-256 over the parts, one after the other. Private: a caller chooses a domain, not bytes.
 fn sha256(parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
@@ -92,12 +98,11 @@ impl HashStream {
 pub(crate) struct BatchTranscript(Sha256);
 
 impl BatchTranscript {
-    /// Adds one signature. Fixed lengths first, so that no two batches have one transcript.
-    pub(crate) fn item(&mut self, public_key: &[u8; 32], signature: &[u8; 64], message: &[u8]) {
+    /// Adds one signature: its key, and a hash that fixes the signature and what it signs. Both lengths are fixed, so
+    /// that no two batches have one transcript.
+    pub(crate) fn item(&mut self, public_key: &[u8; 32], fixed: &Hash) {
         self.0.update(public_key);
-        self.0.update(signature);
-        self.0.update((message.len() as u64).to_be_bytes());
-        self.0.update(message);
+        self.0.update(fixed.as_bytes());
     }
 
     /// The stream that the coefficients are drawn from.

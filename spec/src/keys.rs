@@ -87,7 +87,7 @@ pub struct Granted {
 pub struct KeyRing {
     log: KeyName,
     operator: VerifierKey,
-    keys: BTreeMap<(KeyName, KeyId), Granted>,
+    keys: BTreeMap<KeyName, BTreeMap<KeyId, Granted>>,
     bundles: BTreeMap<Hash, LeafIndex>,
     erased: BTreeMap<Hash, LeafIndex>,
 }
@@ -142,20 +142,21 @@ impl KeyRing {
         if reserved || key.public() == self.operator.public() {
             return Err(GrantError::ReservedName(key.name().clone()));
         }
-        let slot = (key.name().clone(), key.id());
         let same = |other: &&Granted| other.key.public() == key.public();
-        if let Some(known) = self.keys.get(&slot).or_else(|| self.keys.values().find(same)) {
+        if let Some(known) = self.get(key.name(), key.id()).or_else(|| self.iter().find(same)) {
             return Err(GrantError::Known(known.granted));
         }
         let Grant { role, agents, .. } = grant.clone();
-        self.keys.insert(slot, Granted { key, role, agents, granted: index, revoked: None });
+        let (name, id) = (key.name().clone(), key.id());
+        let granted = Granted { key, role, agents, granted: index, revoked: None };
+        self.keys.entry(name).or_default().insert(id, granted);
         Ok(())
     }
 
     fn revoke(&mut self, index: LeafIndex, revoke: &Revoke) -> Result<(), GrantError> {
         let key: VerifierKey = revoke.vkey.as_str().parse()?;
-        let slot = (key.name().clone(), key.id());
-        let in_force = self.keys.get_mut(&slot).filter(|known| known.revoked.is_none() && known.key == key);
+        let known = self.keys.get_mut(key.name()).and_then(|keys| keys.get_mut(&key.id()));
+        let in_force = known.filter(|known| known.revoked.is_none() && known.key == key);
         in_force.ok_or(GrantError::NotInForce)?.revoked = Some(index);
         Ok(())
     }
@@ -163,12 +164,12 @@ impl KeyRing {
     /// The key with this name and id, whatever its state.
     #[must_use]
     pub fn get(&self, name: &KeyName, id: KeyId) -> Option<&Granted> {
-        self.keys.get(&(name.clone(), id))
+        self.keys.get(name)?.get(&id)
     }
 
     /// All granted keys, by name and id.
     pub fn iter(&self) -> impl Iterator<Item = &Granted> {
-        self.keys.values()
+        self.keys.values().flat_map(BTreeMap::values)
     }
 
     /// The key that may sign records of `agent` at `index`.

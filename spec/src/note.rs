@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::Signer as _;
 use zeroize::Zeroizing;
 
-use crate::hash::{HashStream, key_id};
-use crate::types::KeyName;
+use crate::hash::{HashStream, key_id, signed_digest};
+use crate::types::{Hash, KeyName};
 
 /// Largest note in bytes: 1 MiB, room for post-quantum signatures that come with a checkpoint.
 pub const NOTE_BYTES_MAX: usize = 1 << 20;
@@ -403,6 +403,26 @@ pub struct BatchItem<'a> {
     pub message: &'a [u8],
     /// The signature.
     pub signature: &'a [u8; 64],
+    /// A hash that fixes message and signature.
+    fixed: Hash,
+}
+
+impl<'a> BatchItem<'a> {
+    /// A signature of `key` over `message`, to be checked in a batch.
+    #[must_use]
+    pub fn new(key: &'a VerifierKey, message: &'a [u8], signature: &'a [u8; 64]) -> Self {
+        Self { key, message, signature, fixed: signed_digest(signature, message) }
+    }
+
+    /// The signature of an entry, whose leaf hash fixes all of it already.
+    pub(crate) const fn of_entry(
+        key: &'a VerifierKey,
+        message: &'a [u8],
+        signature: &'a [u8; 64],
+        leaf: Hash,
+    ) -> Self {
+        Self { key, message, signature, fixed: leaf }
+    }
 }
 
 /// Batches up to this size that fail are checked one by one; larger ones are halved first.
@@ -444,7 +464,7 @@ impl Coefficients {
     fn new(entropy: &[u8; 32], items: &[BatchItem<'_>]) -> Self {
         let mut transcript = HashStream::seed(entropy);
         for item in items {
-            transcript.item(&item.key.public(), item.signature, item.message);
+            transcript.item(&item.key.public(), &item.fixed);
         }
         Self { stream: transcript.stream(), block: [0; 32], used: 32 }
     }

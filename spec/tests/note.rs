@@ -280,7 +280,7 @@ fn zip215_single_and_batch_agree_on_every_case() {
     let items: Vec<BatchItem<'_>> = cases
         .iter()
         .zip(&keys)
-        .map(|(case, key)| BatchItem { key, message: &case.message, signature: &case.signature })
+        .map(|(case, key)| BatchItem::new(key, &case.message, &case.signature))
         .collect();
     let mut random = Random::seeded("zip215_single_and_batch_agree_on_every_case", 17);
     let mut entropy = || -> [u8; 32] { std::array::from_fn(|_| random.next() as u8) };
@@ -341,11 +341,7 @@ fn random_batches_find_exactly_the_changed_ones() {
             .collect();
         let items: Vec<BatchItem<'_>> = signed
             .iter()
-            .map(|(signer, message, signature, _)| BatchItem {
-                key: signers[*signer].verifier(),
-                message,
-                signature,
-            })
+            .map(|(signer, message, signature, _)| BatchItem::new(signers[*signer].verifier(), message, signature))
             .collect();
         let singles: Vec<bool> =
             items.iter().map(|item| item.key.verify(item.message, item.signature)).collect();
