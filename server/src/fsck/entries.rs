@@ -374,8 +374,7 @@ impl<'c, 'a> Tree<'c, 'a> {
     }
 
     fn finish(mut self) -> Result<(), FsckError> {
-        let partial: Vec<(TileId, Arc<Tile>)> =
-            self.tiles.partial().map(|(id, tile)| (id, Arc::new(tile.clone()))).collect();
+        let partial: Vec<(TileId, Arc<Tile>)> = self.tiles.partial().collect();
         for (id, tile) in partial {
             self.compare_tile(id, &tile)?;
         }

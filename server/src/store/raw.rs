@@ -69,6 +69,7 @@ impl Store {
         let db = DB::open_cf_descriptors_read_only(&options, dir, columns, false)?;
         let store = Self {
             db,
+            tiles: Default::default(),
             #[cfg(test)]
             fault: Default::default(),
         };
