@@ -341,7 +341,9 @@ fn random_batches_find_exactly_the_changed_ones() {
             .collect();
         let items: Vec<BatchItem<'_>> = signed
             .iter()
-            .map(|(signer, message, signature, _)| BatchItem::new(signers[*signer].verifier(), message, signature))
+            .map(|(signer, message, signature, _)| {
+                BatchItem::new(signers[*signer].verifier(), message, signature)
+            })
             .collect();
         let singles: Vec<bool> =
             items.iter().map(|item| item.key.verify(item.message, item.signature)).collect();
