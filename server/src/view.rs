@@ -8,7 +8,7 @@ use sift_spec::proof::{
     Proof, ProveError, TreeHead, prove_consistency, prove_inclusion, prove_multi_inclusion,
 };
 use sift_spec::receipt::Receipt;
-use sift_spec::tile::{TileError, TileId};
+use sift_spec::tile::{TILE_WIDTH, TileError, TileId, Tiles as _};
 use sift_spec::tree::{NodeId, Nodes};
 use sift_spec::types::{Hash, LeafIndex, TreeSize};
 
@@ -36,12 +36,19 @@ impl Nodes for ViewNodes<'_> {
     type Error = TileError<StoreError>;
 
     fn read(&self, nodes: &[NodeId]) -> Result<Vec<Hash>, Self::Error> {
+        let size = self.view.head.size;
         let hash = |node: &NodeId| {
             let id = TileId::of(*node);
             let hash = match self.view.tiles.get(&id) {
                 Some(tile) => tile.node(*node),
-                // Every tile that is partial in this tree is at hand: what is not is full.
-                None => self.store.full_tile(id).map_err(TileError::Read)?.node(*node),
+                None if u64::from(id.width(size)) == TILE_WIDTH => {
+                    self.store.full_tile(id).map_err(TileError::Read)?.node(*node)
+                }
+                // A view of a commit has its partial tiles at hand; one that was restored on a start may not.
+                None => {
+                    let hashes = self.store.tile(id, id.width(size)).map_err(TileError::Read)?;
+                    Tile::new(&hashes).and_then(|tile| tile.node(*node))
+                }
             };
             hash.ok_or(TileError::Narrow(id))
         };
