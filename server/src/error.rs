@@ -166,9 +166,6 @@ impl RequestError {
             Self::Store(_) | Self::Internal(_) => ProblemKind::Internal,
         };
         let mut problem = Problem::new(kind, self.to_string());
-        if let Self::NotWitnessed { index, .. } = self {
-            problem.index = Some(*index);
-        }
         problem.retry_after = match self {
             // A queue is emptied at once, a disk by somebody; a log that stops is back when it is started again.
             Self::Busy | Self::Streams(_) | Self::NotWitnessed { .. } => Some(1),
