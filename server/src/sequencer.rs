@@ -134,7 +134,7 @@ fn gather(queue: &mut mpsc::Receiver<Message>) -> Result<Gathered, Ended> {
 }
 
 /// Answers requests, once their round is durable.
-pub(crate) fn answer(submissions: Vec<Submission>, results: Vec<Results>, view: &Arc<View>) {
+fn answer(submissions: Vec<Submission>, results: Vec<Results>, view: &Arc<View>) {
     for (Submission { reply, .. }, results) in submissions.into_iter().zip(results) {
         // A client that went away has its records all the same.
         let _ = reply.send(Answer { results, view: Arc::clone(view) });
@@ -169,20 +169,13 @@ impl Sequencer {
             let Gathered { mut submissions, stop } = gather(&mut queue)?;
             // On a full disk who waits is let go without an answer: nothing was written.
             if !submissions.is_empty() && !disk.is_full() {
-                let written = self.decide(&mut submissions).and_then(|(round, results)| {
-                    let view = self.write(round)?;
-                    Ok((results, view))
-                });
-                match written {
-                    Ok((results, view)) => answer(submissions, results, &view),
-                    Err(error) => {
-                        // Before the submissions are dropped, so that who waits is told why.
-                        if error.is_no_space() {
-                            disk.set_failed();
-                        }
-                        stopping.store(true, Ordering::Relaxed);
-                        return Err(error.into());
+                // Still there after a failure, so that who waits finds out why before there is no answer.
+                if let Err(error) = self.round(&mut submissions) {
+                    if error.is_no_space() {
+                        disk.set_failed();
                     }
+                    stopping.store(true, Ordering::Relaxed);
+                    return Err(error.into());
                 }
             }
             if stop {
@@ -191,9 +184,16 @@ impl Sequencer {
         }
     }
 
+    /// Decides, writes, and then answers. After an error the sequencer is of no use any more.
+    pub(crate) fn round(&mut self, submissions: &mut Vec<Submission>) -> Result<(), StoreError> {
+        let (round, results) = self.decide(submissions)?;
+        let view = self.write(round)?;
+        answer(std::mem::take(submissions), results, &view);
+        Ok(())
+    }
+
     /// Decides about everything that was gathered, each entry on top of those before it, and takes the entries out of
-    /// their submissions. Nobody may hear of it before the round is written; after an error of the store the sequencer
-    /// is of no use any more.
+    /// their submissions. Nobody may hear of it before the round is written.
     pub(crate) fn decide(
         &mut self,
         submissions: &mut [Submission],
@@ -410,4 +410,82 @@ pub(crate) fn sign(
     let checkpoint =
         Checkpoint::new(log.clone(), head).map_err(|error| StoreError::Damaged(error.to_string()))?;
     Ok(checkpoint.sign_all(keys))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sift_spec::note::KeyType;
+    use sift_spec::record::{Limits, Open};
+    use sift_spec::types::UnixMillis;
+
+    use super::*;
+
+    /// An entry of some ten thousand bytes.
+    fn large_entry() -> Entry {
+        let labels: BTreeMap<_, _> = (0..40)
+            .map(|n| (format!("label{n}").parse().unwrap(), "x".repeat(256).parse().unwrap()))
+            .collect();
+        let open = Open {
+            build: "test".parse().unwrap(),
+            engine: "rego/test".parse().unwrap(),
+            labels,
+            limits: Limits::default(),
+            log: "test.example/log".parse().unwrap(),
+            parent: None,
+            policy: Hash::from_bytes([1; 32]),
+        };
+        let time = UnixMillis::new(1).unwrap();
+        let run = RunId::from_parts(time, &[0; 10]);
+        let (agent, body) = ("test/agent".parse().unwrap(), Body::Open(Box::new(open)));
+        let record = Record { agent, body, prev: None, run, seq: Seq::ZERO, time };
+        let key = SignerKey::from_seed("test".parse().unwrap(), KeyType::Ed25519, &[1; 32]).unwrap();
+        Entry::sign(&record, &key).unwrap()
+    }
+
+    fn queue_of(
+        submissions: impl IntoIterator<Item = Vec<Result<Entry, Refusal>>>,
+    ) -> mpsc::Receiver<Message> {
+        let (queue, receiver) = mpsc::channel(1000);
+        for entries in submissions {
+            let (reply, _) = oneshot::channel();
+            queue.try_send(Message::Submit(Submission { entries, reply })).ok().unwrap();
+        }
+        queue.try_send(Message::Stop).ok().unwrap();
+        receiver
+    }
+
+    #[test]
+    fn a_round_has_a_bound_in_bytes_and_in_entries() {
+        // Requests of a megabyte: a round takes the bound, give or take one, and the rest is for the next.
+        let entry = large_entry();
+        let request = (1 << 20) / entry.bytes().len();
+        let mut queue = queue_of((0..80).map(|_| vec![Ok(entry.clone()); request]));
+        let mut rounds = Vec::new();
+        loop {
+            let gathered = gather(&mut queue).ok().unwrap();
+            rounds.push(gathered.submissions.iter().map(Submission::bytes).sum::<usize>());
+            if gathered.stop {
+                break;
+            }
+        }
+        println!("rounds of {rounds:?} bytes");
+        assert_eq!(rounds.len(), 3);
+        assert!(rounds.iter().all(|bytes| *bytes < COMMIT_BYTES_MAX + (1 << 20)));
+        assert!(rounds[..2].iter().all(|bytes| *bytes >= COMMIT_BYTES_MAX));
+        // Requests that weigh nothing, because all of them are refused already, count by entries.
+        let refused = || Err(Refusal::PolicyNotPublished(Hash::from_bytes([0; 32])));
+        let mut queue = queue_of((0..20).map(|_| (0..1000).map(|_| refused()).collect()));
+        let entries =
+            |gathered: &Gathered| gathered.submissions.iter().map(|one| one.entries.len()).sum::<usize>();
+        let first = gather(&mut queue).ok().unwrap();
+        assert_eq!((entries(&first), first.stop), (9000, false));
+        let second = gather(&mut queue).ok().unwrap();
+        assert_eq!((entries(&second), second.stop), (9000, false));
+        let third = gather(&mut queue).ok().unwrap();
+        assert_eq!((entries(&third), third.stop), (2000, true));
+        assert!(matches!(gather(&mut queue), Err(Ended::Orphaned)));
+    }
 }

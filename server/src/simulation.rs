@@ -30,12 +30,12 @@ use self::actors::{Actors, ORIGIN, Rng, key};
 use self::model::{Model, Verdict};
 use crate::error::Refusal;
 use crate::recovery::{self, RecoveryError};
-use crate::sequencer::{self, Answer, Sequencer, Submission};
+use crate::sequencer::{Answer, Sequencer, Submission};
 use crate::store::{ChainId, StoreConfig, StoreError};
 use crate::view::View;
 
 /// Schedules of one test run, unless told otherwise.
-const SCHEDULES: u64 = 2000;
+const SCHEDULES: u64 = 1000;
 
 /// Rounds of one schedule.
 const ROUNDS: u64 = 24;
@@ -126,9 +126,15 @@ fn data(dir: &TempDir) -> PathBuf {
     dir.path().join("data")
 }
 
+/// Small buffers, because space for a write-ahead log is set aside whenever one is begun; and large enough for all that
+/// a schedule writes, so that it stays in one.
+const fn store_config() -> StoreConfig {
+    StoreConfig { write_buffer_kib: 512 }
+}
+
 fn open(dir: &TempDir) -> Result<Sequencer, RecoveryError> {
     let operator = key(&format!("{ORIGIN}/operator"), 2).verifier().clone();
-    recovery::open(&data(dir), &StoreConfig::default(), vec![key(ORIGIN, 1)], operator, &[])
+    recovery::open(&data(dir), &store_config(), vec![key(ORIGIN, 1)], operator, &[])
         .map(|(sequencer, _)| sequencer)
 }
 
@@ -138,7 +144,7 @@ impl World {
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let dir = tempfile::Builder::new().prefix("sift-sim").tempdir_in(base).unwrap();
         let log = key(ORIGIN, 1);
-        recovery::create(&data(&dir), &StoreConfig::default(), &log, log.verifier().name()).unwrap();
+        recovery::create(&data(&dir), &store_config(), &log, log.verifier().name()).unwrap();
         let sequencer = Some(open(&dir).unwrap());
         let operator = key(&format!("{ORIGIN}/operator"), 2);
         let trust = TrustPolicy::of_log(log.verifier().clone(), Some(operator.verifier().clone()));
@@ -207,42 +213,36 @@ impl World {
             End::FailedAfter | End::PowerLost => AFTER,
             _ => 0,
         };
-        let (decided, results) = self.sequencer().decide(&mut submissions).unwrap();
-        if end == End::KilledBefore {
-            drop((decided, submissions));
-            return self.restart(end, None);
+        if matches!(end, End::KilledBefore | End::KilledAfter) {
+            let (decided, _) = self.sequencer().decide(&mut submissions).unwrap();
+            if end == End::KilledBefore {
+                return self.restart(end, None);
+            }
+            self.sequencer().write(decided).unwrap();
+            self.look();
+            return self.restart(end, Some(after));
         }
         self.sequencer().store.fault.set(fault);
-        let written = self.sequencer().write(decided);
+        let written = self.sequencer().round(&mut submissions);
         self.look();
-        // A round that changes nothing is not written, and cannot fail.
-        let view = match written {
+        match written {
             Err(_) if fault != 0 => {
                 assert!(
                     answers.iter_mut().all(|answer| answer.try_recv().is_err()),
                     "answered before the write"
                 );
-                drop(submissions);
-                if end == End::FailedBefore {
-                    return self.restart(end, None);
-                }
-                if end == End::PowerLost {
-                    return self.lose_power(&wal, synced, after);
-                }
-                return self.restart(end, Some(after));
+                return match end {
+                    End::FailedBefore => self.restart(end, None),
+                    End::PowerLost => self.lose_power(&wal, synced, after),
+                    _ => self.restart(end, Some(after)),
+                };
             }
             Err(error) => panic!("{error}"),
-            Ok(view) => view,
-        };
-        self.sequencer().store.fault.set(0);
+            // A round that changes nothing is not written, and cannot fail.
+            Ok(()) => self.sequencer().store.fault.set(0),
+        }
         self.written += 1;
         self.model = after;
-        if end == End::KilledAfter {
-            drop(submissions);
-            let model = self.model.clone();
-            return self.restart(end, Some(model));
-        }
-        sequencer::answer(submissions, results, &view);
         for ((mut answer, expected), request) in answers.into_iter().zip(expected).zip(requests) {
             let Answer { results, view } = answer.try_recv().expect("an answer");
             assert_eq!(results.len(), expected.len());
@@ -251,7 +251,7 @@ impl World {
             }
         }
         self.mark();
-        if self.rng.once_in(12) {
+        if self.rng.once_in(24) {
             let model = self.model.clone();
             self.restart(end, Some(model));
         }

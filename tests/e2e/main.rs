@@ -20,6 +20,7 @@ mod kernel;
 mod kernel_crash;
 mod limits;
 mod mutations;
+mod once;
 mod operations;
 mod payloads;
 mod recovery;

@@ -35,7 +35,7 @@ struct Heard {
 #[derive(Debug)]
 pub enum Sent {
     /// Every entry has its answer.
-    Answered(Vec<Result<LeafIndex, Problem>>),
+    Answered(Vec<Result<LeafIndex, Box<Problem>>>),
     /// The request was refused as a whole.
     Refused(Box<Problem>),
     /// No answer: nothing was promised.
@@ -80,7 +80,7 @@ impl Told {
             .into_iter()
             .map(|result| match result {
                 BatchResult::Index(index) => Ok(index),
-                BatchResult::Problem(problem) => Err(*problem),
+                BatchResult::Problem(problem) => Err(problem),
             })
             .collect();
         assert_eq!(results.len(), entries.len());
