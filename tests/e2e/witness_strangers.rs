@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use sift_server::witness::WitnessConfig;
@@ -31,7 +32,7 @@ struct Program {
 
 impl Program {
     /// Starts it and waits until its port is open.
-    fn start(command: Vec<String>, address: String, agent: Option<Child>) -> (Self, Vec<String>) {
+    fn start(command: Vec<String>, address: String, agent: Option<Child>) -> (Self, Receiver<String>) {
         let (child, lines) = spawn(&command, &address);
         (Self { command, address, child, agent }, lines)
     }
@@ -55,8 +56,8 @@ impl Drop for Program {
     }
 }
 
-/// Runs a command until its port is open; gives what it printed until then.
-fn spawn(command: &[String], address: &str) -> (Child, Vec<String>) {
+/// Runs a command until its port is open; gives what it prints.
+fn spawn(command: &[String], address: &str) -> (Child, Receiver<String>) {
     let mut child = Command::new(&command[0])
         .args(&command[1..])
         .stdout(Stdio::null())
@@ -74,7 +75,7 @@ fn spawn(command: &[String], address: &str) -> (Child, Vec<String>) {
         assert!(started.elapsed() < PATIENCE, "{} did not open {address}", command[0]);
         std::thread::sleep(Duration::from_millis(50));
     }
-    (child, lines.try_iter().collect())
+    (child, lines)
 }
 
 /// An address that is free now. The programs take no port 0.
@@ -172,8 +173,12 @@ fn litewitness(bin: &Path, dir: &Path, log: &VerifierKey) -> (Program, VerifierK
         format!("-listen={address}"),
     ];
     let (program, lines) = Program::start(command, address, Some(agent));
-    let vkey = lines.iter().find_map(|line| line.split_once("vkey=").map(|(_, vkey)| vkey.trim()));
-    let vkey = vkey.unwrap_or_else(|| panic!("no vkey in {lines:?}")).parse().unwrap();
+    let mut vkey = None;
+    while vkey.is_none() {
+        let line = lines.recv_timeout(PATIENCE).expect("a line with the witness's key");
+        vkey = line.split_once("vkey=").map(|(_, vkey)| vkey.trim().parse().expect("a vkey"));
+    }
+    let vkey = vkey.expect("a vkey");
     // The rows that `witnessctl add-log` and `add-key` write. Building that program takes libraries of another log.
     let insert = "import sqlite3, sys\n\
         db = sqlite3.connect(sys.argv[1])\n\
