@@ -179,7 +179,7 @@ async fn without_its_quorum_nothing_new_is_published_and_all_is_written() {
     let last = index.get() + run.len() as u64;
     assert_eq!(problem.index.map(|index| index.get()), Some(last), "{problem:?}");
     // Readers are told nothing of it.
-    assert_eq!(scene.checkpoint().await, before, "the published checkpoint stands");
+    assert_eq!(head(&scene.checkpoint().await), head(&before), "the published checkpoint stands");
     for path in [format!("/v1/records/{index}"), format!("/v1/records/{index}.tlog-proof")] {
         let problem = scene.log.http.get(&path).await.unwrap().problem();
         assert_eq!(problem.kind, ProblemKind::NotFound);
@@ -195,7 +195,7 @@ async fn without_its_quorum_nothing_new_is_published_and_all_is_written() {
     // A restart changes nothing of that, and never goes back.
     scene.log.stop().await;
     scene.log.restart().await.unwrap();
-    assert_eq!(scene.checkpoint().await, before, "after a restart");
+    assert_eq!(head(&scene.checkpoint().await), head(&before), "after a restart");
     check_log(&scene.log.http, &trust).await;
 
     // The witness is back: everything is published, and the same bytes have the same places.

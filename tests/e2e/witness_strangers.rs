@@ -258,7 +258,8 @@ async fn litewitness_and_omniwitness_cosign_a_running_log() {
     }
     let mut verify = Command::new(program("sift-verify"));
     verify.arg("proof").arg("--trust").arg(&policy);
-    verify.arg(folder.path().join("entry")).arg(folder.path().join("receipt"));
+    verify.arg("--entry").arg(folder.path().join("entry"));
+    verify.arg("--receipt").arg(folder.path().join("receipt"));
     println!("{}", run(&mut verify));
 
     // 2. Either of them gone: nothing new is published, everything is written. Back again: it is published.
