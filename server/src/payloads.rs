@@ -305,6 +305,8 @@ impl Payloads {
                 swept.bytes += metadata.len();
             }
         }
+        self.swept[0].fetch_add(swept.old, Ordering::Relaxed);
+        self.swept[1].fetch_add(swept.erased, Ordering::Relaxed);
         Ok(swept)
     }
 
@@ -575,5 +577,6 @@ mod tests {
         assert_eq!(store.sweep(now, |_| false).unwrap(), Swept::default());
         let swept = store.sweep(now + Duration::from_secs(60), |_| false).unwrap();
         assert_eq!(swept, Swept { old: 1, erased: 0, bytes: 1000 });
+        assert_eq!(store.told(), (1000, [2, 1]));
     }
 }
