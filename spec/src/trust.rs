@@ -77,7 +77,7 @@ pub struct TrustedWitness {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Member {
-    Witness(TrustedWitness),
+    Witness(Box<TrustedWitness>),
     Group { threshold: usize, members: Vec<usize> },
 }
 
@@ -184,7 +184,7 @@ impl TrustPolicy {
             ["witness", name, vkey, ref url @ ..] if url.len() <= 1 => {
                 let key = self.key(vkey, KeyType::Cosignature)?;
                 let url = url.first().map(|url| (*url).to_owned());
-                self.name(name, Member::Witness(TrustedWitness { name: name.to_owned(), key, url }))
+                self.name(name, Member::Witness(Box::new(TrustedWitness { name: name.to_owned(), key, url })))
             }
             ["group", name, threshold, ref names @ ..] => {
                 let members = names.iter().map(|name| self.position(name)).collect::<Result<Vec<_>, _>>()?;
@@ -258,7 +258,7 @@ impl TrustPolicy {
     /// The witnesses, in the order of their lines.
     pub fn witnesses(&self) -> impl Iterator<Item = &TrustedWitness> {
         self.members.iter().filter_map(|(_, member)| match member {
-            Member::Witness(witness) => Some(witness),
+            Member::Witness(witness) => Some(&**witness),
             Member::Group { .. } => None,
         })
     }

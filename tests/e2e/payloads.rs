@@ -40,7 +40,7 @@ fn config(dir: &Path) -> PayloadsConfig {
 
 async fn configured(log: &mut TestLog, change: impl Fn(&mut PayloadsConfig)) {
     log.stop().await;
-    let mut config = config(&log.dir().to_owned());
+    let mut config = config(log.dir());
     change(&mut config);
     log.config_mut().payloads = Some(config);
     log.restart().await.unwrap();

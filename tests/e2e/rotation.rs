@@ -1,6 +1,6 @@
 //! A log changes its key: what was proven before stays proven, and nobody else's key gets in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sift_server::rotation::next_key;
 use sift_spec::checkpoint::Checkpoint;
@@ -25,8 +25,8 @@ fn head(note: &str) -> TreeHead {
 }
 
 /// Keys of a configuration: the one of today, and others.
-async fn restart_with(log: &mut TestLog, today: &PathBuf, also: &[&PathBuf]) -> Result<(), String> {
-    log.config_mut().log_key = today.clone();
+async fn restart_with(log: &mut TestLog, today: &Path, also: &[&PathBuf]) -> Result<(), String> {
+    log.config_mut().log_key = today.to_owned();
     log.config_mut().log_keys_also = also.iter().map(|path| (*path).clone()).collect();
     log.restart().await.map_err(|error| error.to_string())
 }

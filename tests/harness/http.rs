@@ -95,7 +95,6 @@ impl Http {
     ///
     /// # Panics
     /// When the method is none.
-    #[must_use]
     pub fn begin(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         self.client.request(method, format!("{}{path}", self.url))
