@@ -19,6 +19,8 @@
 //! Out of scope: deciding about calls (the kernel does), judging what records say about each other beyond
 //! their chain (the verifier does).
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod access;
 pub mod backup;
 pub mod check;

@@ -413,7 +413,6 @@ pub(crate) fn sign(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
 

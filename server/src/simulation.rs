@@ -6,7 +6,6 @@
 //! the model, and at the end everything that it ever said is held against what it then holds.
 //!
 //! `SIFT_SIM_SEED=n` runs one schedule and tells each step; `SIFT_SIM_SCHEDULES=n` runs so many.
-#![allow(clippy::unwrap_used)]
 
 mod actors;
 mod model;

@@ -133,7 +133,6 @@ impl EdgeTiles {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use sift_spec::hash::leaf_hash;
     use sift_spec::tree::{MemoryTree, Nodes as _};
