@@ -8,7 +8,7 @@
 //! The danger of a backup is its restoration. A log that goes on from an old copy signs a second history, and nothing in
 //! the copy can tell. So a copied store carries a file that says that it is one, from before it is complete, wherever it
 //! is moved to; and a log does not start from it before somebody has shown the newest checkpoint that is known outside
-//! ([`check_fresh`]).
+//! (`check_fresh`).
 //!
 //! Out of scope: sending backups elsewhere, and keeping many. A backup is files; any tool for files does that.
 

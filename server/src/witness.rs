@@ -8,7 +8,7 @@
 //! one. Either this store is an old copy, or a second copy of the log is running; going on would sign a fork. So a
 //! witness of the policy can stop the log by lying, and is to be chosen accordingly.
 //!
-//! Out of scope: when a checkpoint is sent, and what becomes of the cosignatures ([`crate::publish`]).
+//! Out of scope: when a checkpoint is sent, and what becomes of the cosignatures (`publish`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
