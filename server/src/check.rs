@@ -3,54 +3,63 @@
 
 use std::path::Path;
 
+use sift_spec::note::VerifierKey;
 use sift_spec::trust::TrustPolicy;
 
 use crate::config::Config;
 use crate::init::TRUST_FILE;
-use crate::key_file::read_key;
 use crate::protection::Protection;
+use crate::recovery::{RecoveryError, every_key, identify};
+use crate::rotation::log_keys;
 use crate::settings::Problem;
 use crate::store::Store;
+use crate::witness::Witnesses;
 
 /// Everything that would keep this configuration from being served, or that looks like a mistake.
 #[must_use]
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut find = |key: &str, problem: String| problems.push(Problem::new(key, problem));
-    let log = read_key(&config.log_key).map_err(|error| find("log_key", error.to_string())).ok();
+    let keys = log_keys(config).map_err(|error| find("log_key", error.to_string())).unwrap_or_default();
+    let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier().clone()).collect();
     let operator = config.operator().map_err(|error| find("operator", error.to_string())).ok();
-    if let (Some(log), Some(operator)) = (&log, &operator)
-        && log.verifier().public() == operator.public()
+    if let Some(operator) = &operator
+        && keys.iter().any(|key| key.public() == operator.public())
     {
         find("operator", "this is the log's own key; the operator's must be another".to_owned());
     }
+    // What others hold may be signed by a key that is no longer in the configuration.
+    let mut ever = keys.clone();
     if let Err(why) = writable_folder(&config.data) {
         find("data", why);
-    } else {
+    } else if !keys.is_empty() {
         // A store that is served can be read beside its server.
-        match Store::open_read_only(&config.data).and_then(|store| store.meta("vkey")) {
-            Ok(found) => {
-                let found = found.map(|vkey| String::from_utf8_lossy(&vkey).into_owned()).unwrap_or_default();
-                if let Some(log) = &log
-                    && found != log.verifier().to_string()
-                {
-                    find("log_key", format!("the store is that of {found}, not of {}", log.verifier()));
-                }
-            }
+        let found = Store::open_read_only(&config.data).map_err(RecoveryError::from).and_then(|store| {
+            let last = identify(&store, &keys)?.last_key;
+            Ok(every_key(&store, &keys, &last)?)
+        });
+        match found {
+            Ok(found) => ever = found,
+            Err(error @ RecoveryError::OtherLog { .. }) => find("log_key", error.to_string()),
             Err(error) => find("data", error.to_string()),
         }
     }
+    let trusted = TrustPolicy::of_keys(ever, None);
     for path in &config.seen {
         match std::fs::read(path) {
             Err(error) => find("seen", format!("{}: {error}", path.display())),
-            Ok(note) => {
-                if let Some(log) = &log
-                    && let Err(error) = TrustPolicy::of_log(log.verifier().clone(), None).verify(&note)
-                {
+            Ok(note) if !keys.is_empty() => {
+                if let Err(error) = trusted.verify(&note) {
                     find("seen", format!("{}: not a checkpoint of this log: {error}", path.display()));
                 }
             }
+            Ok(_) => {}
         }
+    }
+    if let Some(witnesses) = &config.witnesses
+        && let Err(error) = Witnesses::read(witnesses, &keys)
+    {
+        find("witnesses", error.to_string());
     }
     for (section, error) in Protection::check(config) {
         find(section, error.to_string());
@@ -61,10 +70,8 @@ pub fn check(config: &Config) -> Vec<Problem> {
         match TrustPolicy::parse(&text) {
             Err(error) => find(TRUST_FILE, format!("{}: {error}", trust.display())),
             Ok(policy) => {
-                if let Some(log) = &log
-                    && !policy.logs().iter().any(|trusted| trusted.key == *log.verifier())
-                {
-                    find(TRUST_FILE, format!("{}: it does not list the key of log_key", trust.display()));
+                if !keys.is_empty() && !policy.logs().iter().any(|log| keys.contains(&log.key)) {
+                    find(TRUST_FILE, format!("{}: it lists no key of this log", trust.display()));
                 }
                 if let Some(operator) = &operator
                     && policy.operator().is_some_and(|trusted| trusted != operator)

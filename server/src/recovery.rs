@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sift_spec::chain::OperatorHead;
+use sift_spec::checkpoint::Checkpoint;
 use sift_spec::entry::{Content, Entry};
 use sift_spec::hash::EMPTY_ROOT;
 use sift_spec::keys::KeyRing;
@@ -108,29 +109,8 @@ pub(crate) fn open(
 ) -> Result<(Sequencer, Vec<TreeHead>), RecoveryError> {
     let store = Store::open(dir, config, false)?;
     let vkeys: Vec<VerifierKey> = log_keys.iter().map(|key| key.verifier().clone()).collect();
-    let Some(log) = vkeys.first().map(|key| key.name().clone()) else {
-        return Err(StoreError::Damaged("a log without a key".to_owned()).into());
-    };
-    // 1. The store is of this log.
-    let found =
-        store.meta("vkey")?.map(|vkey| String::from_utf8_lossy(&vkey).into_owned()).unwrap_or_default();
-    let last_key: Option<VerifierKey> = found.parse().ok();
-    let other_log = || {
-        let expected: Vec<String> = vkeys.iter().map(ToString::to_string).collect();
-        RecoveryError::OtherLog { expected: expected.join(" or "), found: found.clone() }
-    };
-    let Some(last_key) = last_key.filter(|key| *key.name() == log) else { return Err(other_log()) };
-    // 2. The checkpoint is this log's.
-    let checkpoint = store.meta("checkpoint")?.unwrap_or_default();
-    let verified = TrustPolicy::of_keys(vkeys.clone(), None).verify(&checkpoint);
-    let verified = verified.map_err(|error| match error {
-        TrustError::UnknownLog(_) if !vkeys.contains(&last_key) => other_log(),
-        error => error.into(),
-    })?;
-    let signed = verified.checkpoint().clone();
+    let Identity { log, last_key, signed, checkpoint } = identify(&store, &vkeys)?;
     let head = signed.head;
-    let checkpoint = String::from_utf8(checkpoint)
-        .map_err(|_| RecoveryError::TreeDiffers("the checkpoint is not UTF-8".to_owned()))?;
     // 3. The right edge has that root.
     let row = TiledTree::new(head.size, &store).read(&RightEdge::nodes(head.size));
     let row = row.map_err(|error| RecoveryError::TreeDiffers(error.to_string()))?;
@@ -209,6 +189,44 @@ pub(crate) fn open(
         limits: Arc::default(),
     };
     Ok((sequencer, seen))
+}
+
+/// Whose store it is.
+pub(crate) struct Identity {
+    /// The log's origin.
+    log: KeyName,
+    /// The first of the keys that the log signed with when it was served last.
+    pub(crate) last_key: VerifierKey,
+    /// The newest checkpoint, verified, and its note.
+    signed: Checkpoint,
+    checkpoint: String,
+}
+
+/// Steps 1 and 2: the store is of the log with these keys, and one of them signed its newest checkpoint.
+pub(crate) fn identify(store: &Store, vkeys: &[VerifierKey]) -> Result<Identity, RecoveryError> {
+    let Some(log) = vkeys.first().map(|key| key.name().clone()) else {
+        return Err(StoreError::Damaged("a log without a key".to_owned()).into());
+    };
+    // 1. The store is of this log.
+    let found =
+        store.meta("vkey")?.map(|vkey| String::from_utf8_lossy(&vkey).into_owned()).unwrap_or_default();
+    let last_key: Option<VerifierKey> = found.parse().ok();
+    let other_log = || {
+        let expected: Vec<String> = vkeys.iter().map(ToString::to_string).collect();
+        RecoveryError::OtherLog { expected: expected.join(" or "), found: found.clone() }
+    };
+    let Some(last_key) = last_key.filter(|key| *key.name() == log) else { return Err(other_log()) };
+    // 2. The checkpoint is this log's.
+    let checkpoint = store.meta("checkpoint")?.unwrap_or_default();
+    let verified = TrustPolicy::of_keys(vkeys.to_vec(), None).verify(&checkpoint);
+    let verified = verified.map_err(|error| match error {
+        TrustError::UnknownLog(_) if !vkeys.contains(&last_key) => other_log(),
+        error => error.into(),
+    })?;
+    let signed = verified.checkpoint().clone();
+    let checkpoint = String::from_utf8(checkpoint)
+        .map_err(|_| RecoveryError::TreeDiffers("the checkpoint is not UTF-8".to_owned()))?;
+    Ok(Identity { log, last_key, signed, checkpoint })
 }
 
 /// Every key that this log has signed with, as far as the store knows: what others have seen may be signed by one that

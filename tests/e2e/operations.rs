@@ -222,6 +222,36 @@ async fn check_config_tells_all_that_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_config_knows_of_key_changes_and_witnesses() {
+    let mut log = TestLog::start().await;
+    log.stop().await;
+    let (path, key) = (log.dir().join("sift-server.toml"), log.config_mut().log_key.clone());
+    let good = std::fs::read_to_string(&path).unwrap();
+    let dir = log.dir().to_str().unwrap().to_owned();
+    let next = log.dir().join("log-2.key");
+    sift_server::rotation::next_key(log.config_mut(), &next).unwrap();
+    let next_and =
+        |also: &str| format!("log_key = \"{}\"\n{also}{}", next.display(), without(&good, "log_key"));
+    // The next key alone is another log's, as far as the store knows; beside the old one it is this log's.
+    std::fs::write(&path, next_and("")).unwrap();
+    let (code, printed, _) = sift_server(&["check-config", "--dir", &dir], &[]);
+    assert!(code == Some(1) && printed.contains("log_key"), "{printed}");
+    let also = format!("log_keys_also = [\"{}\"]\n", key.display());
+    std::fs::write(&path, next_and(&also)).unwrap();
+    let (code, printed, _) = sift_server(&["check-config", "--dir", &dir], &[]);
+    assert!(code == Some(0) && printed.ends_with("nothing is wrong\n"), "{printed}");
+    // A policy file that is not there.
+    std::fs::write(&path, format!("{good}\n[witnesses]\npolicy = \"/nowhere\"\n")).unwrap();
+    let (code, printed, _) = sift_server(&["check-config", "--dir", &dir], &[]);
+    assert!(code == Some(1) && printed.contains("witnesses") && printed.contains("/nowhere"), "{printed}");
+}
+
+/// A configuration without one of its settings.
+fn without(text: &str, key: &str) -> String {
+    text.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_are_json_where_it_is_asked_for_and_say_it_once() {
     let mut log = TestLog::start().await;
     log.stop().await;
