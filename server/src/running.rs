@@ -156,6 +156,8 @@ impl Running {
             }
         };
         self.sequencer = Sequencing::Ended;
+        // Publishing writes to the same store, which a failed write has ended.
+        self.publishes = None;
         unpublished?;
         match result {
             Ok(Ok(())) => Ok(()),
