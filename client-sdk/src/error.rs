@@ -30,6 +30,15 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// Whether calls that are under way are cut: somebody pulled the switch, the time is over, or a call was billed
+    /// more than was held for it. Other halts say nothing against a call that has started; its outcome is worth having.
+    pub(crate) const fn cuts_calls(&self) -> bool {
+        matches!(
+            self,
+            Self::Halted { cause: HaltCause::Operator | HaltCause::WallClock | HaltCause::Overspend, .. }
+        )
+    }
+
     /// Whether a limit or switch tripped.
     pub(crate) const fn is_halt(&self) -> bool {
         matches!(self, Self::Halted { .. })
@@ -204,6 +213,10 @@ pub enum DispatchError {
     /// The approval's deadline passed before the call started. It did not act.
     #[error("not dispatched: the deadline of its approval was {}", crate::clock::utc(*.0))]
     Late(UnixMillis),
+    /// The run was halted while the call was under way, and the call was given up. It may have acted: its outcome is
+    /// recorded as unknown, and its hold is settled in full.
+    #[error("dispatched, then given up: {0}")]
+    Cut(Stop),
     /// The call may have acted and its outcome is not recorded; it counts as unknown.
     #[error("dispatched, but its outcome is not recorded: {0}")]
     NotRecorded(Stop),

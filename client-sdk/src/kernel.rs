@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use sift_rules::PolicyBundle;
-use sift_spec::record::{HaltCause, Parent};
+use sift_spec::record::Parent;
 use sift_spec::types::{AgentName, RunId, Text, UnixMillis, Word};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use crate::approval::APPROVALS_DIR;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::{Control, KernelStatus};
 use crate::error::{OpenError, OpenRunError, Stop};
+use crate::halt::{HaltScope, Halted};
 use crate::log::LogClient;
 use crate::permit::Child;
 use crate::run::Run;
@@ -117,6 +119,8 @@ impl Kernel {
             deciders: Mutex::new(Vec::new()),
             stop: OnceLock::new(),
             tried: AtomicBool::new(false),
+            roll: Mutex::default(),
+            halts: watch::Sender::new(()),
         });
         let mut writer =
             Writer::new(Arc::clone(&shared), Arc::clone(&store), Box::new(signer), store.ledger()?);
@@ -135,9 +139,12 @@ impl Kernel {
         recovered.await.map_err(|_| gone())??;
         // No call waits for an approval any more.
         crate::held::clear(&shared.approvals);
-        // 5. Upload, beats, and a look at the bundle's folder.
+        // 5. Commands, upload, beats, and a look at the bundle's folder.
+        let control = Control::bind(&config.dir)
+            .map_err(|error| OpenError::System { what: "listening for commands".to_owned(), error })?;
         let uploader = Uploader::new(Arc::clone(&shared), Arc::clone(&store), client, &config)?;
         let tasks = vec![
+            tokio::spawn(control.serve(Arc::clone(&shared))),
             tokio::spawn(uploader.run()),
             tokio::spawn(upkeep::run(Arc::clone(&shared), config.bundle_dir.clone(), config.beat)),
         ];
@@ -175,12 +182,21 @@ impl Kernel {
     /// # Errors
     /// When the kernel is closed already.
     pub async fn halt(&self, detail: &str) -> Result<(), Stop> {
-        let (reply, answer) = oneshot::channel();
-        let (cause, detail) = (HaltCause::Operator, detail.to_owned());
-        // The switch does not wait behind the writer's queue, a policy or the disk.
-        let _ = self.inner.shared.stop.set(Stop::Halted { cause, detail: detail.clone() });
-        self.inner.shared.send(Op::Halt { run: None, cause, detail, reply: Some(reply) })?;
-        self.inner.shared.answer(answer).await
+        match self.halt_scope(&HaltScope::All, detail).await {
+            Halted { recorded: true, .. } => Ok(()),
+            Halted { .. } => Err(self.stopped().unwrap_or(Stop::Gone)),
+        }
+    }
+
+    /// Halts a run, all runs of an agent, or everything, as [`Kernel::halt`] does: at once, and then for the record.
+    pub async fn halt_scope(&self, scope: &HaltScope, detail: &str) -> Halted {
+        self.inner.shared.halt(scope, detail).await
+    }
+
+    /// The runs, what they have under way, and how far the log is behind.
+    #[must_use]
+    pub fn status(&self) -> KernelStatus {
+        KernelStatus::of(&self.inner.shared)
     }
 
     /// Why the kernel has stopped, if it has.

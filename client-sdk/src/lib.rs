@@ -56,11 +56,13 @@ pub mod bundle_dir;
 mod call;
 mod clock;
 pub mod config;
+pub mod control;
 mod error;
 pub mod evidence;
 pub mod failpoint;
 mod files;
 pub mod follow;
+mod halt;
 mod held;
 mod kernel;
 pub mod log;
@@ -84,6 +86,7 @@ pub use error::{
     WaitError, cause_name,
 };
 pub use files::{read_plain, write_whole};
+pub use halt::{HaltScope, Halted};
 pub use held::{Answered, Held};
 pub use kernel::{Kernel, OpenRun};
 pub use permit::{Child, Done, InFlight, Permit};

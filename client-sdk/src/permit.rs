@@ -32,7 +32,7 @@ use tracing::Instrument as _;
 use crate::call::Report;
 use crate::error::{DispatchError, Stop};
 use crate::failpoint;
-use crate::shared::OpenCall;
+use crate::shared::{OpenCall, UnderWay};
 
 /// The right to make one call, once.
 #[must_use = "the call of a permit that is dropped is cancelled"]
@@ -50,6 +50,7 @@ pub struct Permit {
 pub struct InFlight {
     open: OpenCall,
     child: Option<Child>,
+    _under_way: UnderWay,
 }
 
 /// The start of a sub-agent that was permitted: opens its run, once.
@@ -122,6 +123,9 @@ impl Permit {
 
     /// Makes the call with the bytes that were decided on, and records its outcome, which is durable when this returns.
     ///
+    /// When the run is halted meanwhile, by the switch, its wall clock or a call that was billed too much, the call's
+    /// future is dropped and its outcome recorded as unknown. What it handed to another thread goes on by itself.
+    ///
     /// # Errors
     /// As [`Permit::dispatch`].
     pub async fn dispatch_with<F, R>(mut self, call: F) -> Result<Done, DispatchError>
@@ -137,7 +141,7 @@ impl Permit {
     /// sent is [`Permit::bytes`]; [`Permit::dispatch_with`] hands them over.
     ///
     /// # Errors
-    /// When the run was halted before the call started, or its outcome could not be recorded.
+    /// When the run was halted before the call started or while it was under way, or its outcome could not be recorded.
     pub async fn dispatch<F, R>(self, call: F) -> Result<Done, DispatchError>
     where
         F: FnOnce() -> R,
@@ -146,8 +150,21 @@ impl Permit {
         let span = span(&self.call, self.open.run.id);
         async {
             let in_flight = self.start()?;
-            let report = call().await;
-            in_flight.finish(report).await
+            let halted = in_flight.cut();
+            let report = tokio::select! {
+                // A report that is there is worth more than a halt.
+                biased;
+                report = call() => Ok(report),
+                stop = halted => Err(stop),
+            };
+            match report {
+                Ok(report) => in_flight.finish(report).await,
+                Err(stop) => {
+                    // Where it cannot be recorded, the next start of the kernel records the same.
+                    let _ = in_flight.finish(Report::unknown(&format!("given up: {stop}"))).await;
+                    Err(DispatchError::Cut(stop))
+                }
+            }
         }
         .instrument(span)
         .await
@@ -182,7 +199,7 @@ impl Permit {
         }
         open.if_dropped = Some(Report::unknown("the call was given up without a report"));
         drop(view);
-        Ok(InFlight { child: child(&call, &open), open })
+        Ok(InFlight { child: child(&call, &open), _under_way: UnderWay::new(&open.run), open })
     }
 }
 
@@ -197,6 +214,23 @@ impl InFlight {
         let finished = self.open.finish(&report).await?.map_err(DispatchError::NotRecorded)?;
         let (outcome, settled, overspent) = (finished.seq, finished.settled, finished.over);
         Ok(Done { intent, outcome, report, settled, overspent })
+    }
+
+    /// Resolves when the run is halted, for whatever reason; for those who drive a call themselves, and who should then
+    /// give it up: drop it, and this with it. It never resolves for a run that goes on.
+    pub fn halted(&self) -> impl Future<Output = Stop> + Send + use<> {
+        Arc::clone(&self.open.shared).until_halted(Arc::clone(&self.open.run))
+    }
+
+    /// Resolves when the run is halted for a reason that calls under way are given up for.
+    fn cut(&self) -> impl Future<Output = Stop> + Send + use<> {
+        let halted = self.halted();
+        async move {
+            match halted.await {
+                stop if stop.cuts_calls() => stop,
+                _ => std::future::pending().await,
+            }
+        }
     }
 
     /// The start of the sub-agent, if the call is one; once.

@@ -1,7 +1,7 @@
 //! What callers, writer and uploader share: the run states that decisions are made on, and who has stopped.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::call::{Payload, Report};
 use crate::clock::Clock;
 use crate::config::{Approver, Mode, SpoolLimits};
 use crate::error::{CallError, Stop};
+use crate::halt::Roll;
 use crate::writer::{Finish, Op};
 
 /// How far records have come. Sent after every commit, and whenever something stops.
@@ -60,6 +61,9 @@ pub(crate) struct Shared {
     pub(crate) stop: OnceLock<Stop>,
     /// Whether the uploader has tried once. Until then the age of a backlog says nothing about the log.
     pub(crate) tried: AtomicBool,
+    pub(crate) roll: Mutex<Roll>,
+    /// Sent after every halt, so that calls under way look whether it is theirs.
+    pub(crate) halts: watch::Sender<()>,
 }
 
 /// One run, as its callers see it.
@@ -70,7 +74,25 @@ pub(crate) struct RunShared {
     above: Option<Arc<RunShared>>,
     /// Time of its `open` record.
     pub(crate) started: UnixMillis,
+    /// Calls that were started and have not ended.
+    under_way: AtomicU64,
     view: Mutex<RunView>,
+}
+
+/// A call that was started and has not ended.
+pub(crate) struct UnderWay(Arc<RunShared>);
+
+impl UnderWay {
+    pub(crate) fn new(run: &Arc<RunShared>) -> Self {
+        run.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(run))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What decisions are made on. INVARIANT: only the writer changes `state`, `next` and `time`, and all three under one
@@ -95,7 +117,12 @@ impl RunShared {
         started: UnixMillis,
     ) -> Self {
         let view = RunView { state, next: Seq::ZERO, time: started, stop: None };
-        Self { id, agent, above, started, view: Mutex::new(view) }
+        Self { id, agent, above, started, under_way: AtomicU64::new(0), view: Mutex::new(view) }
+    }
+
+    /// How many calls were started and have not ended.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.under_way.load(Ordering::Relaxed)
     }
 
     /// The run and the runs above it, nearest first.
@@ -181,12 +208,19 @@ impl Shared {
 
     /// Whether the run, or one above it, has lasted longer than the limits allow.
     pub(crate) fn expired(&self, run: &RunShared, now: UnixMillis) -> Option<Stop> {
-        let limit_ms = self.bundle.budget().limits().wall_clock_ms?;
-        let lasted_ms = |run: &RunShared| now.get().saturating_sub(run.started.get());
-        run.lineage().any(|run| lasted_ms(run) > limit_ms.get()).then(|| Stop::Halted {
+        let is_over = |run: &RunShared| {
+            let lasted_ms = now.get().saturating_sub(run.started.get());
+            self.wall_clock_ms(run).is_some_and(|limit_ms| lasted_ms > limit_ms)
+        };
+        run.lineage().any(is_over).then(|| Stop::Halted {
             cause: HaltCause::WallClock,
             detail: "the run has lasted as long as its limits allow".to_owned(),
         })
+    }
+
+    /// How long a run may last.
+    pub(crate) fn wall_clock_ms(&self, _run: &RunShared) -> Option<u64> {
+        self.bundle.budget().limits().wall_clock_ms.map(UnixMillis::get)
     }
 
     /// Decides on the run as it is now.
@@ -245,7 +279,9 @@ impl Shared {
         stop: Stop,
         reply: Option<oneshot::Sender<()>>,
     ) -> Result<(), Stop> {
-        match run.stop(stop) {
+        let stop = run.stop(stop);
+        self.rouse();
+        match stop {
             Stop::Halted { cause, detail } => self.send(Op::Halt { run: Some(run.id), cause, detail, reply }),
             closed => Err(closed),
         }

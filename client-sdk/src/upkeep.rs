@@ -1,4 +1,4 @@
-//! What has to be done now and then: beats, and a look at the bundle's folder.
+//! What has to be done now and then: a look at the clock, beats, and a look at the bundle's folder.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bundle_dir: Option<PathBuf>, beat: 
         if shared.stopped().is_some() {
             return;
         }
+        let _ = shared.send(Op::Tick);
         if let Some(beat) = beat {
             let silent_ms = u64::try_from(beat.as_millis()).unwrap_or(u64::MAX);
             let _ = shared.send(Op::Beat { silent_ms });

@@ -142,6 +142,7 @@ impl Writer {
             Op::Finish(finish) => self.finish(finish),
             Op::Answer { run, intent, note, reply } => self.answer(run, intent, &note, reply),
             Op::Halt { run, cause, detail, reply } => self.halt(run, cause, &detail, reply),
+            Op::Tick => self.tick(),
             Op::Beat { silent_ms } => self.beat(silent_ms),
             Op::Close(close) => self.close_run(close),
             Op::Logged(logged) => self.logged(logged),
@@ -229,6 +230,7 @@ impl Writer {
         for line in self.lines.values() {
             line.run.stop(stop.clone());
         }
+        self.shared.rouse();
         self.wake();
     }
 
@@ -328,6 +330,7 @@ impl Writer {
         let stop = line.run.stop(stop);
         self.record_halt(run, &stop);
         let Stop::Halted { cause, detail } = stop else { return };
+        self.shared.rouse();
         let below = self.lines.values().filter(|line| line.run.is_below(run)).map(|line| line.run.id);
         let mut below: Vec<RunId> = below.collect();
         below.sort_unstable();

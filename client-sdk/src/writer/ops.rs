@@ -35,6 +35,8 @@ pub(crate) enum Op {
         detail: String,
         reply: Option<oneshot::Sender<()>>,
     },
+    /// Looks at the clock: one that went back halts the kernel, and runs that have lasted too long are halted.
+    Tick,
     /// Records a beat for every run without a record in the last `silent_ms`.
     Beat {
         silent_ms: u64,

@@ -44,18 +44,16 @@ impl Writer {
             policy: self.shared.bundle.digest(),
         }));
         self.fits(run, &agent, body.clone(), time)?;
-        let opened = self.ledger.open(&ledger::Open {
-            agent: agent.clone(),
-            limits,
-            parent: parent.map(|parent| parent.run),
-            run,
-            time,
-        });
-        opened?;
         let depth = parent.map_or(0, |parent| parent.depth);
         let facts = self.shared.bundle.facts();
         let state = RunState::new(agent.clone(), run, depth, time, labels, facts);
-        let shared = Arc::new(RunShared::new(run, agent, above, state, time));
+        let shared = Arc::new(RunShared::new(run, agent.clone(), above, state, time));
+        self.shared.roll().enter(&shared)?;
+        let parent_run = parent.map(|parent| parent.run);
+        if let Err(error) = self.ledger.open(&ledger::Open { agent, limits, parent: parent_run, run, time }) {
+            self.shared.roll().leave(run);
+            return Err(error.into());
+        }
         if let Some(call) = parent.and_then(|parent| self.live_call(&parent)) {
             call.opened = true;
         }
@@ -87,6 +85,19 @@ impl Writer {
         let above = above.ok_or(OpenRunError::NotPermitted { run })?;
         self.shared.check(&above)?;
         Ok(above)
+    }
+
+    /// Halts what the time has run out for, whether or not anything is proposed.
+    pub(super) fn tick(&mut self) {
+        let now = self.now();
+        let over =
+            |line: &&Line| line.run.stopped().is_none() && self.shared.expired(&line.run, now).is_some();
+        // Runs above others are older, and take those below them along.
+        let mut runs: Vec<RunId> = self.lines.values().filter(over).map(|line| line.run.id).collect();
+        runs.sort_unstable();
+        for run in runs {
+            self.halt_run(run, HaltCause::WallClock, "the run has lasted as long as its limits allow");
+        }
     }
 
     /// Records that runs are alive which have been silent for a while.
@@ -150,6 +161,7 @@ impl Writer {
         self.append(run, body, time)?;
         if let Some(line) = self.lines.remove(&run) {
             line.run.stop(Stop::Closed);
+            self.shared.roll().leave(run);
         }
         self.batch.closed.push(run);
         Ok(settled)

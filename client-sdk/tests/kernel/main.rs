@@ -4,6 +4,7 @@
 
 mod approvals;
 mod budgets;
+mod halts;
 mod harness;
 mod log;
 mod permits;

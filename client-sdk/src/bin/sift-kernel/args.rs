@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
 use sift_client::Mode;
 use sift_connect::Connect;
-use sift_spec::types::{AgentName, KeyName, RunId};
+use sift_spec::types::{AgentName, AgentScope, KeyName, RunId};
 
 /// The enforcement kernel of Sift: decides, limits and records what an AI agent does, before it does it.
 ///
@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Evidence(Evidence),
     /// List the runs of a kernel.
     Runs(InDir),
+    /// Stop a run, an agent or everything in a running kernel, at once.
+    Halt(Halt),
+    /// Show a running kernel: open runs, calls under way, what the log has not got yet, what was halted.
+    Status(InDir),
     /// Work with policy bundles.
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -164,6 +168,31 @@ pub(crate) struct Replay {
     /// Recordings: JSON arrays of conversations, or of messages.
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
+}
+
+/// Nothing of it starts from the moment the kernel reads this, calls under way are given up, and permits that have not
+/// started are dead; then the halt is recorded. The kernel's user (or root) may do this, over kernel.sock in its
+/// directory. A halted agent opens no run, and a kernel halted with --all does nothing, until the kernel is started
+/// again; a halted run stays halted.
+///
+/// Exit codes: 0 halted and recorded; 1 halted and not recorded, or there was no such run; 2 no kernel runs here.
+#[derive(Debug, Arguments)]
+#[command(group = ArgGroup::new("what").required(true).args(["run", "agent", "all"]))]
+pub(crate) struct Halt {
+    /// The run, as `sift-kernel status` lists it. Runs below it stop with it.
+    pub(crate) run: Option<RunId>,
+    /// All open runs of an agent, or of all agents below a name (airline/*), and those below them; and no new one opens.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<AgentScope>,
+    /// Everything.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Why, for the record.
+    #[arg(long, default_value = "halted by the operator", value_name = "TEXT")]
+    pub(crate) detail: String,
 }
 
 #[derive(Debug, Arguments)]

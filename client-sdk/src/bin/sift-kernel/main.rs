@@ -7,6 +7,7 @@ mod approve;
 mod args;
 mod evidence;
 mod exit;
+mod halt;
 mod init;
 mod recording;
 mod replay;
@@ -41,6 +42,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Approve(approve) => approve::approve(&approve, args.json),
         Command::Evidence(evidence) => runtime()?.block_on(evidence::evidence(&evidence, args.json)),
         Command::Runs(list) => runs::runs(&list, args.json),
+        Command::Halt(halt) => halt::halt(&halt, args.json),
+        Command::Status(status) => halt::status(&status, args.json),
         Command::Bundle(BundleCommand::Digest { dir }) => runs::bundle_digest(&dir, args.json),
     }
 }
