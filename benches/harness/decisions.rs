@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sift_rules::{CallInput, PolicyBundle, RunState, Verdict};
+use sift_rules::{CallInput, FactRules, PolicyBundle, RunState, Verdict};
 use sift_spec::record::{Effect, Status};
 use sift_spec::types::{RunId, Seq, Text, UnixMillis};
 
@@ -118,7 +118,7 @@ pub fn hundred() -> Result<Vec<Vec<u8>>, AnyError> {
     let started = UnixMillis::new(STARTED)?;
     let run = RunId::from_parts(started, &[7; 10]);
     let labels = BTreeMap::from([("env".parse()?, Text::cut("production"))]);
-    let mut state = RunState::new("billing/bot".parse()?, run, 0, started, labels, &[]);
+    let mut state = RunState::new("billing/bot".parse()?, run, 0, started, labels, &FactRules::default());
     let call = |number: usize| {
         let args = json!({ "account": format!("A-{number:06}"), "amount": 120, "country": "CH", "note": "monthly fee" });
         CallInput::tool(Text::cut(&format!("tool_{number:02}")), args.to_string().as_bytes())

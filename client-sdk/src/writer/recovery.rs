@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use sift_rules::ledger::{self, Ledger};
-use sift_rules::{LedgerError, RunState};
+use sift_rules::{FactRules, LedgerError, RunState};
 use sift_spec::entry::Entry;
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Body, CloseReason, Effect, Record, Status};
@@ -76,7 +76,8 @@ impl Writer {
             if let (None, Body::Open(open)) = (&line, &record.body) {
                 let depth = open.parent.map_or(0, |parent| parent.depth);
                 let agent = record.agent.clone();
-                let state = RunState::new(agent.clone(), run, depth, record.time, open.labels.clone(), &[]);
+                let (labels, nothing) = (open.labels.clone(), FactRules::default());
+                let state = RunState::new(agent.clone(), run, depth, record.time, labels, &nothing);
                 line = Some(Line::new(Arc::new(RunShared::new(run, agent, None, state, record.time))));
             }
             let line = line.as_mut().ok_or_else(|| wrong("a run does not start with its open record"))?;

@@ -12,7 +12,7 @@ use sift_spec::types::Hash;
 use crate::budget::Budget;
 use crate::cedar::{self, CedarPolicy};
 use crate::decide::{Decider, Engine};
-use crate::fact::{self, FactRule};
+use crate::fact::{self, FactRules};
 use crate::json;
 use crate::price::Prices;
 use crate::rego::{self, RegoPolicy};
@@ -53,7 +53,7 @@ pub struct PolicyBundle {
     budget: Budget,
     digest: Hash,
     encoding: Vec<u8>,
-    facts: Vec<FactRule>,
+    facts: FactRules,
     policy: Policy,
     prices: Prices,
 }
@@ -76,7 +76,7 @@ impl PolicyBundle {
         let mut data = Map::new();
         let mut budget = Budget::default();
         let mut prices = Prices::default();
-        let mut facts = Vec::new();
+        let mut facts = FactRules::default();
         for (path, content) in bundle.files() {
             let path = path.as_str();
             match path {
@@ -142,9 +142,9 @@ impl PolicyBundle {
         &self.prices
     }
 
-    /// What to remember of tools' results.
+    /// What to remember of a run.
     #[must_use]
-    pub fn facts(&self) -> &[FactRule] {
+    pub const fn facts(&self) -> &FactRules {
         &self.facts
     }
 

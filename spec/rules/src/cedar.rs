@@ -23,6 +23,7 @@
 //! | `context.call` | the other members of the call: `kind`, `name`, `model`, `provider`, `max_output`, ... |
 //! | `context.facts`, `context.run`, `context.time` | as in [`crate::PolicyInput`] |
 //! | `context.data` | the bundle's `data.json` |
+//! | `context.agent` | its member `agents.<agent name>`, if there is one: Cedar has no computed members |
 //!
 //! JSON becomes Cedar so: an object is a record without its null members; an array is a set, so order and repetition are
 //! lost; an integer is a `Long`, and so is a number whose decimals are zero; another number is a `decimal` of at most
@@ -79,6 +80,8 @@ pub(crate) struct CedarDecider {
 
 #[derive(Debug)]
 struct Shared {
+    /// Data by agent.
+    agents: BTreeMap<String, Expr>,
     data: Option<Expr>,
     data_shapes: Shapes,
     entities: Entities,
@@ -163,9 +166,15 @@ impl CedarPolicy {
         let in_data = |why| CompileError::Setting { file: "data.json".to_owned(), why };
         let mut data_shapes = Shapes::default();
         data_shapes.add_object("data", &data).map_err(in_data)?;
+        let agents = data.get("agents").and_then(Value::as_object).into_iter().flatten();
+        let agents = agents.filter_map(|(agent, own)| Some((agent.clone(), convert(own).transpose()?)));
+        let agents =
+            agents.map(|(agent, own)| Ok((agent, own?))).collect::<Result<_, _>>().map_err(in_data)?;
         let data = if data.is_empty() { None } else { Some(convert_object(&data).map_err(in_data)?) };
         let names = Names::new().map_err(in_all)?;
-        Ok(Self { shared: Arc::new(Shared { data, data_shapes, entities, names, rules, slices, rest }) })
+        Ok(Self {
+            shared: Arc::new(Shared { agents, data, data_shapes, entities, names, rules, slices, rest }),
+        })
     }
 
     pub(crate) fn decider(&self) -> CedarDecider {
@@ -306,7 +315,7 @@ impl Shared {
             ),
             _ => return Err("the policy input: an unknown kind of call".to_owned()),
         };
-        let agent = EntityId::new(take_text(&input, "agent")?);
+        let agent = take_text(&input, "agent")?;
         let args = call.remove("args");
         let facts = take_object(&mut input, "facts")?;
         let run = take_object(&mut input, "run")?;
@@ -326,9 +335,10 @@ impl Shared {
         let time = input.get("time").map(convert).transpose()?.flatten();
         context.extend(time.map(|time| ("time".to_owned(), time)));
         context.extend(self.data.clone().map(|data| ("data".to_owned(), data)));
+        context.extend(self.agents.get(&agent).map(|own| ("agent".to_owned(), own.clone())));
         context.extend(shapes.into_records()?);
         let context = Context::from_pairs(context).map_err(|_| "the context is not a value for Cedar")?;
-        let principal = EntityUid::from_type_name_and_id(self.names.agent.clone(), agent);
+        let principal = EntityUid::from_type_name_and_id(self.names.agent.clone(), EntityId::new(agent));
         let resource = EntityUid::from_type_name_and_id(self.names.run.clone(), run_id);
         Request::new(principal, action, resource, context, None)
             .map_err(|_| "the call is not a request for Cedar".to_owned())

@@ -12,6 +12,8 @@
 //!
 //! Several entries may share a name, when several tools report the same thing; they then share `key` and `latest`.
 //! A policy so relies on what tools reported, not on what the model claims.
+//!
+//! The same file lists the sets of values that a run has seen and the marks that tools leave on it: [`crate::seen`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,6 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::bundle::CompileError;
 use crate::json;
+use crate::seen::{self, MarkRule, SeenRule};
 
 /// Largest result in bytes that is remembered; a larger one makes the policy see none: 64 KiB.
 pub const FACT_BYTES_MAX: usize = 64 << 10;
@@ -27,7 +30,31 @@ pub const FACT_BYTES_MAX: usize = 64 << 10;
 /// Most results remembered under one name; the oldest is forgotten first.
 pub const FACTS_PER_NAME_MAX: usize = 64;
 
-/// One entry of `facts.toml`.
+/// What `facts.toml` says is to be remembered of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactRules {
+    /// The entries `[[fact]]`.
+    #[serde(default, rename = "fact")]
+    pub facts: Vec<FactRule>,
+    /// The entries `[[mark]]`.
+    #[serde(default, rename = "mark")]
+    pub marks: Vec<MarkRule>,
+    /// The entries `[[seen]]`.
+    #[serde(default)]
+    pub seen: Vec<SeenRule>,
+}
+
+impl FactRules {
+    /// Whether arguments and result of this tool's calls change what later calls see, apart from counters and marks.
+    #[must_use]
+    pub fn read_calls_of(&self, tool: &str) -> bool {
+        let facts = self.facts.iter().any(|rule| rule.tool == tool);
+        facts || self.seen.iter().any(|rule| rule.tools.iter().any(|name| name == tool))
+    }
+}
+
+/// One entry `[[fact]]` of `facts.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FactRule {
@@ -43,27 +70,23 @@ pub struct FactRule {
 }
 
 /// Reads `facts.toml`.
-pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<FactRule>, CompileError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        #[serde(default)]
-        fact: Vec<FactRule>,
-    }
+pub(crate) fn parse(file: &str, text: &str) -> Result<FactRules, CompileError> {
     let invalid = |why: String| CompileError::Setting { file: file.to_owned(), why };
-    let rules = toml::from_str::<File>(text).map_err(|error| invalid(error.to_string()))?.fact;
-    for (position, rule) in rules.iter().enumerate() {
+    let rules = toml::from_str::<FactRules>(text).map_err(|error| invalid(error.to_string()))?;
+    let facts = &rules.facts;
+    for (position, rule) in facts.iter().enumerate() {
         if [&rule.name, &rule.tool, &rule.key].into_iter().any(String::is_empty) {
             return Err(invalid(format!("fact {position}: name, tool and key must not be empty")));
         }
-        let mut same_name = rules.iter().filter(|other| other.name == rule.name);
+        let mut same_name = facts.iter().filter(|other| other.name == rule.name);
         if same_name.any(|other| (&other.key, other.latest) != (&rule.key, rule.latest)) {
             return Err(invalid(format!("fact {:?}: key and latest differ between entries", rule.name)));
         }
-        if rules.iter().filter(|other| (&other.name, &other.tool) == (&rule.name, &rule.tool)).count() > 1 {
+        if facts.iter().filter(|other| (&other.name, &other.tool) == (&rule.name, &rule.tool)).count() > 1 {
             return Err(invalid(format!("fact {:?}: tool {:?} is listed twice", rule.name, rule.tool)));
         }
     }
+    seen::check(&rules.seen, &rules.marks).map_err(invalid)?;
     Ok(rules)
 }
 

@@ -3,7 +3,7 @@
 //! Its canonical bytes are what the kernel commits to and what an auditor evaluates again. Policies see it as
 //! `input` in Rego and as `context` in Cedar.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -116,12 +116,30 @@ pub struct RunInput {
     /// The tool whose call was let through last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_tool: Option<Text<128>>,
+    /// The marks that calls left on the run; absent where the bundle has no entry `[[mark]]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<BTreeSet<String>>,
+    /// By name, how the call's arguments relate to what the run has seen; absent where the bundle has no entry `[[seen]]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<BTreeMap<String, SeenInput>>,
     /// Position in the run that the call's intent will have.
     pub seq: Seq,
     /// Time of the run's `open` record.
     pub started: UnixMillis,
     /// Counts by tool.
     pub tools: BTreeMap<Text<128>, ToolCounts>,
+}
+
+/// How a call's arguments relate to a set of values that the run has seen: see [`crate::seen`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenInput {
+    /// Whether the set holds all that it should, and the lists all that the arguments hold.
+    pub complete: bool,
+    /// What the arguments hold that is in the set: strings and numbers, each once, in the order of their JSON text.
+    pub known: Vec<Value>,
+    /// What they hold that is not.
+    pub new: Vec<Value>,
 }
 
 /// How many calls a run has proposed.

@@ -4,7 +4,7 @@
 //! # The main path
 //!
 //! 1. [`PolicyBundle::compile`] turns the files of a bundle into rules, limits, prices and facts, or refuses.
-//! 2. [`RunState`] folds what happened in a run, record by record, into counters and facts.
+//! 2. [`RunState`] folds what happened in a run, record by record, into counters, facts, sets of values and marks.
 //! 3. [`RunState::input`] with a [`CallInput`] gives the [`PolicyInput`]; its bytes are committed to.
 //! 4. [`Decider::decide`] (one per worker) turns exactly those bytes into a [`Verdict`]. It never fails: every
 //!    failure is a denial that says why.
@@ -44,14 +44,16 @@ mod need;
 pub mod price;
 pub mod rego;
 mod rego_strict;
+pub mod seen;
 pub mod state;
+mod token;
 pub mod verdict;
 pub mod window;
 
 pub use budget::Budget;
 pub use bundle::{CompileError, PolicyBundle};
 pub use decide::{Decider, decide};
-pub use fact::FactRule;
+pub use fact::FactRules;
 pub use input::{CallInput, PolicyInput};
 pub use ledger::{Ledger, LedgerError};
 pub use need::identity;

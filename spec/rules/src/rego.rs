@@ -15,6 +15,10 @@
 //! `input` is the [`crate::PolicyInput`], `data` the bundle's `data.json`. `rule` is required; `reason` is required in
 //! `deny` and `hold`; `role` and `seconds` are required in `hold`; other members are errors.
 //!
+//! What differs by agent stands in the data under the agent's name, `data.agents[input.agent]`; what differs by run in
+//! the labels that the application opens it with, `input.run.labels`. What happened in the run: [`crate::seen`],
+//! [`crate::fact`] and the counters of [`crate::input::RunInput`].
+//!
 //! Stricter than OPA, so that no rule fails silently: a builtin or operator applied to values that it does not take, a
 //! division by zero, and a comparison by order of values of different types are evaluation errors, and so denials. Some
 //! constructs are compile errors: several definitions of a rule or function that are not one constant (write `else`),

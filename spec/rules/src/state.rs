@@ -2,14 +2,15 @@
 //!
 //! Kernel and auditor fold the same records and payloads in the same order and so get the same inputs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sift_spec::record::{Effect, Status};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
-use crate::fact::{FactRule, Facts};
+use crate::fact::{FactRules, Facts};
 use crate::input::{CallCounts, CallInput, PolicyInput, RunInput, ToolCounts};
+use crate::seen::{MarkOn, Seen};
 
 /// Most tools listed in a run's counts that never had a call let through: names come from the model.
 pub const DENIED_TOOLS_MAX: usize = 64;
@@ -23,15 +24,17 @@ pub struct RunState {
     facts: Facts,
     labels: BTreeMap<Word, Text<256>>,
     last_tool: Option<Text<128>>,
-    rules: Arc<[FactRule]>,
+    marks: BTreeSet<String>,
+    rules: Arc<FactRules>,
     run: RunId,
+    seen: Seen,
     started: UnixMillis,
     tools: BTreeMap<Text<128>, ToolCounts>,
 }
 
 impl RunState {
-    /// The state after a run's `open` record: its agent, run, depth (0 without parent), time and labels, and the
-    /// facts of the bundle that decides.
+    /// The state after a run's `open` record: its agent, run, depth (0 without parent), time and labels, and what the
+    /// bundle that decides remembers.
     #[must_use]
     pub fn new(
         agent: AgentName,
@@ -39,7 +42,7 @@ impl RunState {
         depth: u32,
         started: UnixMillis,
         labels: BTreeMap<Word, Text<256>>,
-        rules: &[FactRule],
+        rules: &FactRules,
     ) -> Self {
         Self {
             agent,
@@ -48,8 +51,10 @@ impl RunState {
             facts: Facts::default(),
             labels,
             last_tool: None,
-            rules: rules.into(),
+            marks: BTreeSet::new(),
+            rules: Arc::new(rules.clone()),
             run,
+            seen: Seen::default(),
             started,
             tools: BTreeMap::new(),
         }
@@ -58,16 +63,20 @@ impl RunState {
     /// What a policy sees of a call that is proposed now. `seq` is the position that its intent will have.
     #[must_use]
     pub fn input(&self, call: CallInput, seq: Seq, time: UnixMillis) -> PolicyInput {
-        let args = call.as_tool().and_then(|(_, args)| args);
+        let tool = call.as_tool();
+        let args = tool.and_then(|(_, args)| args);
+        let rules = &self.rules;
         PolicyInput {
             agent: self.agent.clone(),
-            facts: self.facts.seen_by(&self.rules, args),
+            facts: self.facts.seen_by(&rules.facts, args),
             run: RunInput {
                 calls: self.calls,
                 depth: self.depth,
                 id: self.run,
                 labels: self.labels.clone(),
                 last_tool: self.last_tool.clone(),
+                marks: (!rules.marks.is_empty()).then(|| self.marks.clone()),
+                seen: self.seen.seen_by(&rules.seen, args, tool.is_some()),
                 seq,
                 started: self.started,
                 tools: self.tools.clone(),
@@ -94,6 +103,7 @@ impl RunState {
         if passed {
             self.last_tool = Some(name.clone());
             add_one(&mut self.tools.entry(name.clone()).or_default().allowed);
+            self.mark(name.as_str(), MarkOn::Started);
         } else if let Some(counts) = self.tools.get_mut(name) {
             add_one(&mut counts.denied);
         } else if self.tools.values().filter(|counts| counts.allowed == 0).count() < DENIED_TOOLS_MAX {
@@ -110,7 +120,15 @@ impl RunState {
         if let Some(counts) = self.tools.get_mut(name) {
             add_one(&mut counts.ok);
         }
-        self.facts.learn(&self.rules, name.as_str(), args.as_ref(), result);
+        self.mark(name.as_str(), MarkOn::Ok);
+        self.facts.learn(&self.rules.facts, name.as_str(), args.as_ref(), result);
+        self.seen.learn(&self.rules.seen, name.as_str(), args.as_ref(), result);
+    }
+
+    fn mark(&mut self, tool: &str, on: MarkOn) {
+        let left = self.rules.marks.iter().filter(|rule| rule.on == on);
+        let left = left.filter(|rule| rule.tools.iter().any(|name| name == tool));
+        self.marks.extend(left.map(|rule| rule.name.clone()));
     }
 }
 

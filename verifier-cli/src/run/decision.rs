@@ -117,8 +117,9 @@ impl<'a> Replay<'a> {
             (false, Some(stated)) => {
                 self.partial += 1;
                 if let Ok(stated) = PolicyInput::from_bytes(stated) {
-                    // Which facts a call sees depends on its arguments.
+                    // Which facts and known values a call sees depends on its arguments.
                     input.facts = stated.facts;
+                    input.run.seen = stated.run.seen;
                     if !seen.args_known && same_tool(&stated.call, &seen.call) {
                         seen.call = stated.call.clone();
                         input.call = stated.call;
@@ -154,7 +155,7 @@ impl<'a> Replay<'a> {
             None => Some(&b""[..]),
             Some(commitment) => self.payloads.content(commitment),
         };
-        let tells_facts = |(tool, _): (&str, _)| self.bundle.facts().iter().any(|rule| rule.tool == tool);
+        let tells_facts = |(tool, _): (&str, _)| self.bundle.facts().read_calls_of(tool);
         if outcome.status == Status::Ok && seen.call.as_tool().is_some_and(tells_facts) {
             self.facts_unknown |= result.is_none() || !seen.args_known;
         }
