@@ -79,7 +79,8 @@ pub struct Config {
     pub trust: TrustPolicy,
     /// The policy that decides.
     pub bundle: Bundle,
-    /// The folder the bundle was read from, if it is to be watched: a change halts all runs.
+    /// The folder the bundle was read from, if it is to be watched: what it is changed to is loaded, as
+    /// [`Kernel::load_bundle`](crate::Kernel::load_bundle) does it, once it is the same on two looks.
     pub bundle_dir: Option<PathBuf>,
     /// Who may answer held calls.
     pub approvers: Vec<Approver>,

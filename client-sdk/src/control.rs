@@ -117,7 +117,7 @@ impl KernelStatus {
         let roll = shared.roll();
         Self {
             agents_halted: roll.barred().map(|(scope, _)| scope.clone()).collect(),
-            bundle: shared.bundle.digest(),
+            bundle: shared.bundles.status().in_force,
             halted: shared.stopped().map(|stop| stop.to_string()),
             mode: shared.mode,
             oldest_unlogged_ms: lag.oldest.map(|oldest| now.get().saturating_sub(oldest.get())),

@@ -8,6 +8,7 @@ use sift_spec::record::{HaltCause, RecordError};
 use sift_spec::types::{Hash, RunId, Seq, UnixMillis, ValueError};
 
 use crate::approval::ApprovalError;
+use crate::config::ConfigError;
 use crate::store::StoreError;
 
 /// Why the kernel, or one run, does not go on. Nothing new is dispatched.
@@ -140,6 +141,60 @@ pub enum OpenError {
         /// What the operating system said.
         error: std::io::Error,
     },
+}
+
+/// Why a bundle that was given is not in force. The one before decides on, and nothing halts.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// Its folder cannot be read, or holds no bundle.
+    #[error("the policy bundle cannot be read: {0}")]
+    Folder(#[from] ConfigError),
+    /// It is not one the kernel can decide by. Its author is at fault.
+    #[error("the policy bundle does not compile: {0}")]
+    Compile(#[from] CompileError),
+    /// Its bytes cannot be kept, and no run may name a bundle that is nowhere.
+    #[error("the policy bundle cannot be kept: {0}")]
+    Store(#[from] StoreError),
+    /// The operator has not published it in the log, which refuses runs under it. It waits, and the log is asked again.
+    #[error(
+        "the operator has not published the policy bundle {}; it is in force as soon as that is done: sift-server \
+         operator publish",
+        bundle.hex()
+    )]
+    NotPublished {
+        /// Its digest.
+        bundle: Hash,
+    },
+    /// The log could not be asked whether it is published. It waits, and the log is asked again.
+    #[error("whether the policy bundle {} is published is not known: {why}", bundle.hex())]
+    Unasked {
+        /// Its digest.
+        bundle: Hash,
+        /// What happened.
+        why: String,
+    },
+    /// The log says that it is published and does not prove it. It waits, and the log is asked again.
+    #[error("the log does not prove that the policy bundle {} is published: {why}", bundle.hex())]
+    Unproven {
+        /// Its digest.
+        bundle: Hash,
+        /// What does not fit.
+        why: String,
+    },
+    /// The policy engine gave up on it.
+    #[error("the policy engine gave up on the policy bundle: {why}")]
+    Crashed {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl BundleError {
+    /// Whether the bundle may still come into force by itself.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        matches!(self, Self::NotPublished { .. } | Self::Unasked { .. } | Self::Unproven { .. })
+    }
 }
 
 /// Why a run did not open.

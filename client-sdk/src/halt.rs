@@ -175,7 +175,7 @@ impl Shared {
     /// How long the run may still last, by its own wall clock and those of the runs above it.
     fn left(&self, run: &RunShared, now: UnixMillis) -> Option<Duration> {
         let left_ms = run.lineage().filter_map(|run| {
-            let limit_ms = self.wall_clock_ms(run)?;
+            let limit_ms = run.wall_clock_ms()?;
             let lasted_ms = now.get().saturating_sub(run.started.get());
             // Longer than the limit, not as long, is too long.
             Some(limit_ms.saturating_sub(lasted_ms).saturating_add(1))

@@ -7,17 +7,18 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
-use sift_rules::PolicyBundle;
+use sift_spec::bundle::Bundle;
 use sift_spec::record::Parent;
-use sift_spec::types::{AgentName, RunId, Text, UnixMillis, Word};
+use sift_spec::types::{AgentName, Hash, RunId, Text, UnixMillis, Word};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::approval::APPROVALS_DIR;
+use crate::bundles::{BundleStatus, Bundles, Registry, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Control, KernelStatus};
-use crate::error::{OpenError, OpenRunError, Stop};
+use crate::error::{BundleError, OpenError, OpenRunError, Stop};
 use crate::halt::{HaltScope, Halted};
 use crate::log::LogClient;
 use crate::permit::Child;
@@ -38,6 +39,7 @@ pub struct Kernel {
 struct Inner {
     shared: Arc<Shared>,
     store: Arc<Store>,
+    registry: Registry,
     build: Text<256>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -80,7 +82,7 @@ impl Kernel {
     /// behind the last record, or the log was caught with two histories.
     pub async fn open(config: Config, signer: impl Signer, clock: impl Clock) -> Result<Self, OpenError> {
         // 1. No policy, no kernel.
-        let bundle = PolicyBundle::compile(&config.bundle)?;
+        let rules = Rules::compile(&config.bundle)?;
         // 2. One log.
         let log = match config.trust.origin() {
             Some(origin) => origin.clone(),
@@ -99,15 +101,18 @@ impl Kernel {
         if store.fork()?.is_some() {
             return Err(OpenError::Fork { dir: config.dir });
         }
-        store.put_bundle(&bundle.digest(), bundle.encoding())?;
+        store.put_bundle(&rules.bundle().digest(), rules.bundle().encoding())?;
         // 4. The writer takes over what an earlier process left.
         let client = LogClient::with(&config.log_url, &config.connect)
             .map_err(|error| OpenError::Http(error.to_string()))?;
         let client = client.witnessed(config.trust.quorum().is_some());
         let (ops, queue) = mpsc::channel();
+        let registry =
+            Registry { store: Arc::clone(&store), client: client.clone(), trust: config.trust.clone() };
+        let bundles = Bundles::new(rules, clock.now());
         let shared = Arc::new(Shared {
             clock: Box::new(clock),
-            bundle,
+            bundles,
             log,
             mode: config.mode,
             spool: config.spool,
@@ -116,7 +121,6 @@ impl Kernel {
             poll: config.poll,
             ops,
             progress: watch::Sender::new(Progress::default()),
-            deciders: Mutex::new(Vec::new()),
             stop: OnceLock::new(),
             tried: AtomicBool::new(false),
             roll: Mutex::default(),
@@ -143,14 +147,17 @@ impl Kernel {
         let control = Control::bind(&config.dir)
             .map_err(|error| OpenError::System { what: "listening for commands".to_owned(), error })?;
         let uploader = Uploader::new(Arc::clone(&shared), Arc::clone(&store), client, &config)?;
+        let folder = config.bundle_dir.clone().map(|dir| upkeep::Folder::new(dir, config.bundle.digest()));
         let tasks = vec![
             tokio::spawn(control.serve(Arc::clone(&shared))),
             tokio::spawn(uploader.run()),
-            tokio::spawn(upkeep::run(Arc::clone(&shared), config.bundle_dir.clone(), config.beat)),
+            tokio::spawn(upkeep::beat(Arc::clone(&shared), config.beat)),
+            tokio::spawn(upkeep::load(Arc::clone(&shared), registry.clone(), folder)),
         ];
         let build = Text::cut(&config.build);
         let writer = Mutex::new(Some(thread));
-        Ok(Self { inner: Arc::new(Inner { shared, store, build, tasks: Mutex::new(tasks), writer }) })
+        let tasks = Mutex::new(tasks);
+        Ok(Self { inner: Arc::new(Inner { shared, store, registry, build, tasks, writer }) })
     }
 
     /// Opens a run.
@@ -228,10 +235,25 @@ impl Kernel {
         &self.inner.store
     }
 
-    /// The compiled bundle that decides.
+    /// Loads a policy bundle: when this returns its digest, it decides for every run that is opened from then on. Runs in
+    /// flight go on under the bundle that they were opened with, to their end; their limits are those of that bundle,
+    /// also the ones of scope agent and kernel.
+    ///
+    /// Whatever fails, the bundle before stays in force and nothing halts. A bundle that is not known to be published
+    /// ([`BundleError::is_waiting`]) waits: the log is asked again now and then, and the bundle comes into force by
+    /// itself, unless another was given meanwhile. A bundle that decided before in this process needs no log.
+    ///
+    /// # Errors
+    /// When it does not compile or cannot be kept, or the log does not prove that the operator has published it.
+    pub async fn load_bundle(&self, bundle: Bundle) -> Result<Hash, BundleError> {
+        let (shared, registry) = (&self.inner.shared, &self.inner.registry);
+        shared.bundles.load(registry, bundle, shared.clock.now()).await
+    }
+
+    /// Which bundle decides for runs that are opened now, and why the last one that was given does not.
     #[must_use]
-    pub fn bundle(&self) -> &PolicyBundle {
-        &self.inner.shared.bundle
+    pub fn bundle_status(&self) -> BundleStatus {
+        self.inner.shared.bundles.status()
     }
 
     /// Stops the kernel and waits until its store is closed. Open runs are closed as abandoned by the next start, and

@@ -53,6 +53,7 @@
 
 pub mod approval;
 pub mod bundle_dir;
+mod bundles;
 mod call;
 mod clock;
 pub mod config;
@@ -76,14 +77,15 @@ mod uploader;
 pub mod visible;
 mod writer;
 
+pub use bundles::BundleStatus;
 pub use call::{
     AgentCall, METHOD_UTF8_BYTES, ModelCall, OUTPUT_TOKENS_MAX, Payload, Proposal, Report, ToolCall,
 };
 pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock, utc};
 pub use config::{Approver, Config, Mode, SpoolLimits};
 pub use error::{
-    CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError, Stop,
-    WaitError, cause_name,
+    BundleError, CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError,
+    Stop, WaitError, cause_name,
 };
 pub use files::{read_plain, write_whole};
 pub use halt::{HaltScope, Halted};

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use sift_connect::Connect;
-use sift_spec::api::{BatchAnswer, ConsistencyAnswer, MEDIA_BYTES, Problem, ProblemKind};
+use sift_spec::api::{BatchAnswer, ConsistencyAnswer, MEDIA_BYTES, PolicyAnswer, Problem, ProblemKind};
 use sift_spec::evidence::PACK_BYTES_MAX;
+use sift_spec::note::NOTE_BYTES_MAX;
+use sift_spec::record::ENTRY_BYTES_MAX;
 use sift_spec::tile::push_entry;
-use sift_spec::types::{RunId, TreeSize};
+use sift_spec::types::{Hash, LeafIndex, RunId, TreeSize};
 
 /// Longest JSON answer in bytes: a batch of 1,024 refusals with their words, and to spare.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -141,6 +143,41 @@ impl LogClient {
         let url = format!("{}/v1/runs/{run}/evidence", self.url);
         let request = self.http.get(&url);
         self.fetch(&url, request, PACK_BYTES_MAX).await
+    }
+
+    /// `GET /v1/policies/{digest}`: where the operator has published a bundle; `None` when the log knows of no such
+    /// record, or is of a version that cannot tell.
+    ///
+    /// # Errors
+    /// When there is no answer, or the request was refused.
+    pub async fn policy(&self, bundle: &Hash) -> Result<Option<LeafIndex>, LogError> {
+        let url = format!("{}/v1/policies/{}", self.url, bundle.hex());
+        let request = self.http.get(&url);
+        match self.json::<PolicyAnswer>(url, request).await {
+            Ok(answer) => Ok(Some(answer.index)),
+            Err(LogError::Problem(problem, _)) if problem.kind == ProblemKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /v1/records/{index}`: an entry.
+    ///
+    /// # Errors
+    /// When there is no answer, or no such entry.
+    pub async fn record(&self, index: LeafIndex) -> Result<Vec<u8>, LogError> {
+        let url = format!("{}/v1/records/{index}", self.url);
+        let request = self.http.get(&url);
+        self.fetch(&url, request, ENTRY_BYTES_MAX).await
+    }
+
+    /// `GET /v1/records/{index}.tlog-proof`: an entry's receipt.
+    ///
+    /// # Errors
+    /// When there is no answer, or no such entry.
+    pub async fn receipt(&self, index: LeafIndex) -> Result<Vec<u8>, LogError> {
+        let url = format!("{}/v1/records/{index}.tlog-proof", self.url);
+        let request = self.http.get(&url);
+        self.fetch(&url, request, NOTE_BYTES_MAX).await
     }
 
     async fn json<T: DeserializeOwned>(

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sift_rules::PolicyBundle;
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Call, CloseReason, Effect, HaltCause, Refusal};
 use sift_spec::types::{AgentName, RunId, Seq, Text, ValueError};
@@ -102,6 +103,12 @@ impl Run {
         &self.run.agent
     }
 
+    /// The bundle that decides for this run, from its opening to its end.
+    #[must_use]
+    pub fn bundle(&self) -> &PolicyBundle {
+        self.run.bundle()
+    }
+
     /// Why the run has stopped, if it has.
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {
@@ -122,7 +129,7 @@ impl Run {
             let (what, why) = ("proposed_by", "not an earlier record of this run");
             return Err(CallError::Value(ValueError { what, why }).into());
         }
-        let prepared = Prepared::new(&proposal, &self.shared.bundle, self.shared.clock.now())?;
+        let prepared = Prepared::new(&proposal, self.run.bundle(), self.shared.clock.now())?;
         let (call, bytes) = (prepared.call.clone(), proposal.into_bytes());
         let decided = self.shared.decide(&self.run, &prepared.input)?;
         failpoint::pass("after-decide");

@@ -6,12 +6,13 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use sift_rules::{CallInput, Decider, PolicyBundle, RunState, Verdict};
+use sift_rules::{CallInput, PolicyBundle, RunState, Verdict};
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::record::HaltCause;
 use sift_spec::types::{AgentName, KeyName, RunId, Seq, UnixMillis};
 use tokio::sync::{oneshot, watch};
 
+use crate::bundles::{Bundles, Rules};
 use crate::call::{Payload, Report};
 use crate::clock::Clock;
 use crate::config::{Approver, Mode, SpoolLimits};
@@ -45,7 +46,8 @@ pub(crate) struct Lag {
 /// What belongs to the kernel as a whole.
 pub(crate) struct Shared {
     pub(crate) clock: Box<dyn Clock>,
-    pub(crate) bundle: PolicyBundle,
+    /// Which bundle decides for runs that are opened now.
+    pub(crate) bundles: Bundles,
     pub(crate) log: KeyName,
     pub(crate) mode: Mode,
     pub(crate) spool: SpoolLimits,
@@ -55,8 +57,6 @@ pub(crate) struct Shared {
     pub(crate) poll: Duration,
     pub(crate) ops: Sender<Op>,
     pub(crate) progress: watch::Sender<Progress>,
-    /// Idle deciders. A shared one scales badly, so every decision takes one out.
-    pub(crate) deciders: Mutex<Vec<Decider>>,
     /// Set once, when the whole kernel stops.
     pub(crate) stop: OnceLock<Stop>,
     /// Whether the uploader has tried once. Until then the age of a backlog says nothing about the log.
@@ -76,6 +76,8 @@ pub(crate) struct RunShared {
     pub(crate) started: UnixMillis,
     /// Calls that were started and have not ended.
     under_way: AtomicU64,
+    /// What decides for it, from its `open` record to its end.
+    rules: Arc<Rules>,
     view: Mutex<RunView>,
 }
 
@@ -115,14 +117,26 @@ impl RunShared {
         above: Option<Arc<Self>>,
         state: RunState,
         started: UnixMillis,
+        rules: Arc<Rules>,
     ) -> Self {
         let view = RunView { state, next: Seq::ZERO, time: started, stop: None };
-        Self { id, agent, above, started, under_way: AtomicU64::new(0), view: Mutex::new(view) }
+        let under_way = AtomicU64::new(0);
+        Self { id, agent, above, started, under_way, rules, view: Mutex::new(view) }
     }
 
     /// How many calls were started and have not ended.
     pub(crate) fn under_way(&self) -> u64 {
         self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// The bundle that decides for it.
+    pub(crate) fn bundle(&self) -> &PolicyBundle {
+        self.rules.bundle()
+    }
+
+    /// How long it may last.
+    pub(crate) fn wall_clock_ms(&self) -> Option<u64> {
+        self.bundle().budget().limits().wall_clock_ms.map(UnixMillis::get)
     }
 
     /// The run and the runs above it, nearest first.
@@ -206,21 +220,16 @@ impl Shared {
         })
     }
 
-    /// Whether the run, or one above it, has lasted longer than the limits allow.
+    /// Whether the run, or one above it, has lasted longer than its limits allow.
     pub(crate) fn expired(&self, run: &RunShared, now: UnixMillis) -> Option<Stop> {
         let is_over = |run: &RunShared| {
             let lasted_ms = now.get().saturating_sub(run.started.get());
-            self.wall_clock_ms(run).is_some_and(|limit_ms| lasted_ms > limit_ms)
+            run.wall_clock_ms().is_some_and(|limit_ms| lasted_ms > limit_ms)
         };
         run.lineage().any(is_over).then(|| Stop::Halted {
             cause: HaltCause::WallClock,
             detail: "the run has lasted as long as its limits allow".to_owned(),
         })
-    }
-
-    /// How long a run may last.
-    pub(crate) fn wall_clock_ms(&self, _run: &RunShared) -> Option<u64> {
-        self.bundle.budget().limits().wall_clock_ms.map(UnixMillis::get)
     }
 
     /// Decides on the run as it is now.
@@ -231,10 +240,7 @@ impl Shared {
             (view.state.input(call.clone(), view.next, time), view.next, time)
         };
         let bytes = input.to_bytes();
-        let idle = self.deciders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut decider = idle.unwrap_or_else(|| self.bundle.decider());
-        let verdict = decider.decide(&bytes);
-        self.deciders.lock().unwrap_or_else(PoisonError::into_inner).push(decider);
+        let verdict = run.rules.decide(&bytes);
         let (object, commitment) = Payload::json(bytes).commit("policy-input")?;
         Ok(Decided { seq, time, verdict, object, commitment })
     }

@@ -123,7 +123,7 @@ impl Store {
         }
     }
 
-    fn error(&self, why: impl std::fmt::Display) -> StoreError {
+    pub(crate) fn error(&self, why: impl std::fmt::Display) -> StoreError {
         StoreError { path: self.path.clone(), why: why.to_string() }
     }
 

@@ -4,34 +4,80 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sift_spec::record::HaltCause;
+use sift_spec::bundle::Bundle;
+use sift_spec::types::Hash;
 
 use crate::bundle_dir;
+use crate::bundles::Registry;
+use crate::config::ConfigError;
+use crate::error::BundleError;
 use crate::shared::Shared;
 use crate::writer::Op;
 
-/// Every so many polls the bundle's folder is read again.
+/// Every so many polls the bundle's folder is read again, and the log asked about a bundle that waits.
 const POLLS_PER_LOOK: u32 = 5;
 
-/// Runs until the kernel stops.
-pub(crate) async fn run(shared: Arc<Shared>, bundle_dir: Option<PathBuf>, beat: Option<Duration>) {
-    for round in 0_u32.. {
+/// Looks for runs that have lasted too long, and records that silent ones are alive, until the kernel stops.
+pub(crate) async fn beat(shared: Arc<Shared>, beat: Option<Duration>) {
+    loop {
         tokio::time::sleep(shared.poll).await;
-        if shared.stopped().is_some() {
+        if shared.stopped().is_some() || shared.send(Op::Tick).is_err() {
             return;
         }
-        let _ = shared.send(Op::Tick);
         if let Some(beat) = beat {
             let silent_ms = u64::try_from(beat.as_millis()).unwrap_or(u64::MAX);
             let _ = shared.send(Op::Beat { silent_ms });
         }
-        let Some(dir) = bundle_dir.as_ref().filter(|_| round % POLLS_PER_LOOK == 0) else { continue };
-        let changed = match bundle_dir::read(dir) {
-            Ok(bundle) if bundle.digest() == shared.bundle.digest() => continue,
-            Ok(bundle) => format!("{} is now the bundle {}", dir.display(), bundle.digest().hex()),
-            Err(error) => format!("the bundle's folder: {error}"),
+    }
+}
+
+/// Loads what the bundle's folder is changed to, and what waits to be published, until the kernel stops.
+pub(crate) async fn load(shared: Arc<Shared>, registry: Registry, mut folder: Option<Folder>) {
+    loop {
+        tokio::time::sleep(shared.poll * POLLS_PER_LOOK).await;
+        if shared.stopped().is_some() {
+            return;
+        }
+        let (bundles, now) = (&shared.bundles, shared.clock.now());
+        match folder.as_mut().and_then(Folder::look) {
+            None => bundles.ask_again(&registry, now).await,
+            Some(Err(error)) => bundles.refuse(&BundleError::Folder(error)),
+            // What fails is said in the status and in the trace.
+            Some(Ok(bundle)) => drop(bundles.load(&registry, bundle, now).await),
+        }
+    }
+}
+
+/// A folder that holds the bundle.
+pub(crate) struct Folder {
+    dir: PathBuf,
+    /// What was last given to be loaded.
+    given: Option<Hash>,
+    /// What the last look found.
+    seen: Option<Hash>,
+}
+
+impl Folder {
+    /// A folder from which this bundle was read.
+    pub(crate) const fn new(dir: PathBuf, bundle: Hash) -> Self {
+        Self { dir, given: Some(bundle), seen: Some(bundle) }
+    }
+
+    /// What is to be loaded: a bundle that was not given before, found twice. Somebody may be writing to the folder.
+    fn look(&mut self) -> Option<Result<Bundle, ConfigError>> {
+        let bundle = match bundle_dir::read(&self.dir) {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                (self.given, self.seen) = (None, None);
+                return Some(Err(error));
+            }
         };
-        let detail = format!("the policy changed under the kernel; publish it and start again: {changed}");
-        let _ = shared.send(Op::Halt { run: None, cause: HaltCause::Policy, detail, reply: None });
+        let digest = Some(bundle.digest());
+        let before = std::mem::replace(&mut self.seen, digest);
+        if self.seen != before || self.given == digest {
+            return None;
+        }
+        self.given = digest;
+        Some(Ok(bundle))
     }
 }

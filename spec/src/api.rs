@@ -279,6 +279,16 @@ pub struct OperatorAnswer {
     pub time: UnixMillis,
 }
 
+/// Answer of `GET /v1/policies/{digest}`: where the operator has published a policy bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PolicyAnswer {
+    /// Digest of the bundle.
+    pub bundle: Hash,
+    /// Index of the operator's record, for the record itself and its receipt.
+    pub index: LeafIndex,
+}
+
 /// What a checkpoint carries when it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

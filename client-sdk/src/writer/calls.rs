@@ -50,7 +50,7 @@ impl Writer {
         let decision = verdict.into_decision(commitment, time);
         let need = match decision.effect {
             Effect::Deny => Ok(Amounts::ZERO),
-            Effect::Allow | Effect::Hold => self.shared.bundle.need(&input),
+            Effect::Allow | Effect::Hold => run.bundle().need(&input),
         };
         let (reserved, refusal) =
             need.map_or_else(|refusal| (Amounts::ZERO, Some(refusal)), |need| (need, None));
@@ -194,13 +194,14 @@ impl Writer {
         let Finish { run, intent, status, error, model, result, reply: _ } = finish;
         let line = self.lines.get_mut(&run).ok_or(Stop::Closed)?;
         let live = line.calls.remove(&intent).ok_or(Stop::Closed)?;
+        let of_run = Arc::clone(&line.run);
         let time = self.now();
         let mut model = model.filter(|_| matches!(live.call, Call::Model(_)));
         // What is not known to be less counts in full: an error or a timeout may have been billed.
         let mut settled = match (&live.call, &model, status) {
             (_, _, Status::Cancelled) => Amounts::ZERO,
             (Call::Model(asked), Some(answer), Status::Ok | Status::Error) => {
-                self.shared.bundle.billed(asked.provider.as_str(), asked.model.as_str(), &answer.usage)
+                of_run.bundle().billed(asked.provider.as_str(), asked.model.as_str(), &answer.usage)
             }
             _ => live.reserved,
         };

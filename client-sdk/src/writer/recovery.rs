@@ -7,17 +7,18 @@
 use std::sync::Arc;
 
 use sift_rules::ledger::{self, Ledger};
-use sift_rules::{FactRules, LedgerError, RunState};
+use sift_rules::{LedgerError, RunState};
 use sift_spec::entry::Entry;
 use sift_spec::meter::Amounts;
-use sift_spec::record::{Body, CloseReason, Effect, Record, Status};
-use sift_spec::types::RunId;
+use sift_spec::record::{Body, CloseReason, Effect, HaltCause, Record, Status};
+use sift_spec::types::{Hash, RunId};
 
 use super::line::Waits;
 use super::{Finish, Line, LiveCall, Pending, Writer};
+use crate::bundles::{self, Rules};
 use crate::call::Report;
 use crate::clock::STEP_BACK_MS_MAX;
-use crate::error::OpenError;
+use crate::error::{OpenError, Stop};
 use crate::shared::RunShared;
 
 impl Writer {
@@ -76,9 +77,14 @@ impl Writer {
             if let (None, Body::Open(open)) = (&line, &record.body) {
                 let depth = open.parent.map_or(0, |parent| parent.depth);
                 let agent = record.agent.clone();
-                let (labels, nothing) = (open.labels.clone(), FactRules::default());
-                let state = RunState::new(agent.clone(), run, depth, record.time, labels, &nothing);
-                line = Some(Line::new(Arc::new(RunShared::new(run, agent, None, state, record.time))));
+                let labels = open.labels.clone();
+                let (rules, stop) = self.rules_of(&open.policy);
+                let state =
+                    RunState::new(agent.clone(), run, depth, record.time, labels, rules.bundle().facts());
+                let shared = RunShared::new(run, agent, None, state, record.time, rules);
+                // Nothing is decided by a bundle that was not in force at its `open`.
+                stop.into_iter().for_each(|stop| drop(shared.stop(stop)));
+                line = Some(Line::new(Arc::new(shared)));
             }
             let line = line.as_mut().ok_or_else(|| wrong("a run does not start with its open record"))?;
             let leaf = entry.leaf();
@@ -94,6 +100,23 @@ impl Writer {
         })?;
         self.lines.insert(run, line);
         Ok(())
+    }
+
+    /// The rules that decide for a run that an earlier process opened. Where its bundle does not load, those in force
+    /// stand in for the limits and the run is to be stopped: it can still be closed.
+    fn rules_of(&self, policy: &Hash) -> (Arc<Rules>, Option<Stop>) {
+        let in_force = self.shared.bundles.in_force();
+        if in_force.bundle().digest() == *policy {
+            return (in_force, None);
+        }
+        match bundles::stored(&self.store, policy) {
+            Ok(rules) => (rules, None),
+            Err(error) => {
+                let detail = format!("the bundle that decides for the run does not load: {error}");
+                tracing::error!(detail, "a run cannot go on");
+                (in_force, Some(Stop::Halted { cause: HaltCause::Policy, detail }))
+            }
+        }
     }
 
     /// Closes every run that an earlier process left open.

@@ -33,21 +33,23 @@ impl Writer {
             return Err(LedgerError::RunExists(run).into());
         }
         let above = parent.map(|parent| self.parent_of(&parent, run, &agent)).transpose()?;
-        let limits = self.shared.bundle.budget().limits().clone();
+        // What is in force now decides for the run to its end.
+        let rules = self.shared.bundles.in_force();
+        let bundle = rules.bundle();
+        let limits = bundle.budget().limits().clone();
         let body = Body::Open(Box::new(Open {
             build,
-            engine: Text::cut(self.shared.bundle.engine()),
+            engine: Text::cut(bundle.engine()),
             labels: labels.clone(),
             limits: limits.clone(),
             log: self.shared.log.clone(),
             parent,
-            policy: self.shared.bundle.digest(),
+            policy: bundle.digest(),
         }));
         self.fits(run, &agent, body.clone(), time)?;
         let depth = parent.map_or(0, |parent| parent.depth);
-        let facts = self.shared.bundle.facts();
-        let state = RunState::new(agent.clone(), run, depth, time, labels, facts);
-        let shared = Arc::new(RunShared::new(run, agent.clone(), above, state, time));
+        let state = RunState::new(agent.clone(), run, depth, time, labels, bundle.facts());
+        let shared = Arc::new(RunShared::new(run, agent.clone(), above, state, time, rules));
         self.shared.roll().enter(&shared)?;
         let parent_run = parent.map(|parent| parent.run);
         if let Err(error) = self.ledger.open(&ledger::Open { agent, limits, parent: parent_run, run, time }) {

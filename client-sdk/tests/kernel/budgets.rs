@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sift_client::{
     AgentCall, CloseReason, Kernel, ModelCall, OpenRun, OpenRunError, Payload, Report, Run, Verdict,
 };
-use sift_rules::{CallInput, RunState};
+use sift_rules::{CallInput, PolicyBundle, RunState};
 use sift_spec::meter::Meter;
 use sift_spec::payload::Commitment;
 use sift_spec::record::{Body, Call, Refusal, Scope};
@@ -70,17 +70,17 @@ async fn a_rule_over_a_counter_is_exact() {
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
     assert_eq!(storm(vec![run.clone()], 256, "write").await, 2);
-    derive(&kernel, run.id());
+    derive(&kernel, run.id(), run.bundle());
     // Where all are allowed, intents and outcomes of different calls come close to one another.
     for _ in 0..8 {
         let run = open_run(&kernel).await;
         assert_eq!(storm(vec![run.clone()], 64, "read").await, 64);
-        derive(&kernel, run.id());
+        derive(&kernel, run.id(), run.bundle());
     }
 }
 
 /// Derives every policy input of a run from its records, as an auditor does: the kernel decided on exactly these.
-fn derive(kernel: &Kernel, run: RunId) {
+pub(crate) fn derive(kernel: &Kernel, run: RunId, bundle: &PolicyBundle) {
     let objects: BTreeMap<_, _> = kernel
         .store()
         .run(run)
@@ -91,8 +91,7 @@ fn derive(kernel: &Kernel, run: RunId) {
     let content = |commitment: &Commitment| &objects[&commitment.digest][16..];
     let records = records(kernel, run);
     let (agent, time) = (records[0].agent.clone(), records[0].time);
-    let facts = kernel.bundle().facts();
-    let mut state = RunState::new(agent, run, 0, time, BTreeMap::new(), facts);
+    let mut state = RunState::new(agent, run, 0, time, BTreeMap::new(), bundle.facts());
     let mut calls = BTreeMap::new();
     for record in &records {
         match &record.body {
@@ -103,10 +102,7 @@ fn derive(kernel: &Kernel, run: RunId) {
                 let decided = content(&intent.decision.input);
                 let (decided, input) = (String::from_utf8_lossy(decided), String::from_utf8(input).unwrap());
                 assert_eq!(decided, input);
-                assert_eq!(
-                    sift_rules::decide(kernel.bundle(), input.as_bytes()).effect,
-                    intent.decision.effect
-                );
+                assert_eq!(sift_rules::decide(bundle, input.as_bytes()).effect, intent.decision.effect);
                 state.on_intent(&call, intent.effect());
                 calls.insert(record.seq, call);
             }
@@ -125,8 +121,8 @@ async fn limits_stand_in_the_open_record_and_refusals_in_the_intent() {
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
     let Body::Open(open) = &records(&kernel, run.id())[0].body else { panic!() };
-    assert_eq!(open.limits, *kernel.bundle().budget().limits());
-    assert_eq!(open.policy, kernel.bundle().digest());
+    assert_eq!(open.limits, *run.bundle().budget().limits());
+    assert_eq!(open.policy, kernel.bundle_status().in_force);
 
     let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
     permit.dispatch(|| async { Report::error("no such thing") }).await.unwrap();

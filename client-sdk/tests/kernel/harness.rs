@@ -6,18 +6,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sift_client::{Approver, Config, Kernel, ManualClock, OpenError, OpenRun, Run, ToolCall};
-use sift_spec::api::{BatchAnswer, BatchResult, ConsistencyAnswer, Problem, ProblemKind};
+use sift_spec::api::{BatchAnswer, BatchResult, ConsistencyAnswer, PolicyAnswer, Problem, ProblemKind};
 use sift_spec::bundle::Bundle;
 use sift_spec::checkpoint::Checkpoint;
 use sift_spec::entry::Entry;
 use sift_spec::note::{KeyType, SignerKey};
 use sift_spec::payload::Commitment;
-use sift_spec::proof::{TreeHead, prove_consistency, prove_multi_inclusion};
-use sift_spec::record::{Body, Record};
+use sift_spec::proof::{TreeHead, prove_consistency, prove_inclusion, prove_multi_inclusion};
+use sift_spec::receipt::Receipt;
+use sift_spec::record::{Body, OperatorBody, OperatorRecord, Policy, Record};
 use sift_spec::tile::parse_entries;
 use sift_spec::tree::MemoryTree;
 use sift_spec::trust::TrustPolicy;
-use sift_spec::types::{LeafIndex, RunId, TreeSize, UnixMillis};
+use sift_spec::types::{Hash, LeafIndex, RunId, Seq, Text, TreeSize, UnixMillis};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -57,6 +58,10 @@ pub(crate) fn log_key() -> SignerKey {
     key("log.example", 2)
 }
 
+pub(crate) fn operator() -> SignerKey {
+    key("operator.example", 4)
+}
+
 pub(crate) fn boss() -> SignerKey {
     key("boss@acme.example", 3)
 }
@@ -91,7 +96,7 @@ impl House {
     pub(crate) async fn new(budget: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = FakeLog::start().await;
-        let trust = TrustPolicy::of_log(log_key().verifier().clone(), None);
+        let trust = TrustPolicy::of_log(log_key().verifier().clone(), Some(operator().verifier().clone()));
         let mut config = Config::new(dir.path(), &log.url, trust, bundle(budget));
         config.beat = None;
         config.poll = Duration::from_millis(5);
@@ -184,13 +189,16 @@ pub(crate) struct FakeLog {
     pub(crate) url: String,
     pub(crate) behaviour: Arc<Behaviour>,
     entries: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Where bundles are published, by digest.
+    published: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl FakeLog {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let log = Self { url, behaviour: Arc::default(), entries: Arc::default() };
+        let (behaviour, entries, published) = (Arc::default(), Arc::default(), Arc::default());
+        let log = Self { url, behaviour, entries, published };
         let server = log.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -203,6 +211,29 @@ impl FakeLog {
 
     pub(crate) fn len(&self) -> usize {
         self.entries.lock().unwrap().len()
+    }
+
+    /// Publishes a bundle, as the operator or as somebody else.
+    pub(crate) fn publish(&self, bundle: &Bundle, signer: &SignerKey) {
+        let mut entries = self.entries.lock().unwrap();
+        let policy = Policy { bundle: bundle.digest(), name: Text::cut("test"), size: 1 };
+        let record = OperatorRecord {
+            body: OperatorBody::Policy(policy),
+            log: "log.example".parse().unwrap(),
+            prev: None,
+            seq: Seq::ZERO,
+            time: at(NOW),
+        };
+        let entry = Entry::sign_operator(&record, signer).unwrap();
+        self.published.lock().unwrap().insert(bundle.digest().hex(), entries.len());
+        entries.push(entry.into_bytes());
+    }
+
+    /// Says that a bundle is published where another is.
+    pub(crate) fn name_as(&self, bundle: &Bundle, other: &Bundle) {
+        let mut published = self.published.lock().unwrap();
+        let index = published[&other.digest().hex()];
+        published.insert(bundle.digest().hex(), index);
     }
 
     async fn serve(&self, mut stream: TcpStream) -> Option<()> {
@@ -255,6 +286,27 @@ impl FakeLog {
             }
             let hashes = prove_consistency(old, new, &tree).unwrap().0;
             return (200, serde_json::to_vec(&ConsistencyAnswer { old, new, hashes }).unwrap());
+        }
+        if let Some(digest) = target.strip_prefix("/v1/policies/") {
+            let Some(index) = self.published.lock().unwrap().get(digest).copied() else {
+                let problem = Problem::new(ProblemKind::NotFound, "not published");
+                return (404, serde_json::to_vec(&problem).unwrap());
+            };
+            let index = LeafIndex::new(index as u64).unwrap();
+            let answer = PolicyAnswer { bundle: Hash::from_hex(digest).unwrap(), index };
+            return (200, serde_json::to_vec(&answer).unwrap());
+        }
+        if let Some(name) = target.strip_prefix("/v1/records/") {
+            let number: u64 = name.trim_end_matches(".tlog-proof").parse().unwrap();
+            if !name.ends_with(".tlog-proof") {
+                return (200, entries[number as usize].clone());
+            }
+            let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
+            let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
+            let index = LeafIndex::new(number).unwrap();
+            let proof = prove_inclusion(index, tree.size(), &tree).unwrap();
+            let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap().sign(&log_key());
+            return (200, Receipt { extra: None, index, proof, checkpoint }.to_string().into_bytes());
         }
         assert_eq!(target, "/v1/records");
         let sent = parse_entries(body, 1024).unwrap();

@@ -4,6 +4,7 @@
 
 mod approvals;
 mod budgets;
+mod bundles;
 mod halts;
 mod harness;
 mod log;

@@ -39,7 +39,7 @@ async fn a_call_is_recorded_before_and_after() {
     }
     // The policy's input is the one that decided: the same bytes give the same verdict.
     let input = object(&kernel, run.id(), &intent.decision.input);
-    let again = sift_rules::decide(kernel.bundle(), &input[16..]);
+    let again = sift_rules::decide(run.bundle(), &input[16..]);
     assert_eq!((again.effect, &again.rules), (Effect::Allow, &intent.decision.rules));
     assert!(matches!(run.propose(tool("read", "{}")).await, Err(ProposeError::Stopped(Stop::Closed))));
 }

@@ -10,7 +10,7 @@ use sift_spec::meter::Meter;
 use sift_spec::record::Body;
 use sift_spec::trust::TrustPolicy;
 
-use crate::harness::{House, bundle, eventually, kernel_key, key, kinds, open_run, records, tool};
+use crate::harness::{House, eventually, kernel_key, key, kinds, open_run, records, tool};
 
 /// Leaves a kernel as kill -9 would: permits and runs are not closed, only the store is let go.
 async fn crash(kernel: Kernel, permits: Vec<sift_client::Permit>) {
@@ -119,25 +119,6 @@ async fn no_policy_no_kernel() {
     house.config.bundle =
         sift_spec::bundle::Bundle::new([("p.rego".to_owned(), b"package sift\nallow {".to_vec())]).unwrap();
     assert!(matches!(house.try_open().await, Err(OpenError::Bundle(_))));
-}
-
-#[tokio::test]
-async fn a_bundle_that_changes_halts_the_kernel() {
-    let mut house = House::new("").await;
-    let folder = house.dir.path().join("bundle");
-    std::fs::create_dir(&folder).unwrap();
-    for (path, content) in bundle("").files() {
-        std::fs::write(folder.join(path), content).unwrap();
-    }
-    house.config.bundle_dir = Some(folder.clone());
-    let kernel = house.open().await;
-    let run = open_run(&kernel).await;
-    let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
-    permit.dispatch(|| async { Report::ok(Payload::text("x")) }).await.unwrap();
-    std::fs::write(folder.join("budget.toml"), "[run]\ntool_calls = 1000\n").unwrap();
-    eventually("a halt", || kernel.stopped().is_some()).await;
-    let refused = run.propose(tool("read", "{}")).await;
-    assert!(matches!(refused, Err(ProposeError::Stopped(Stop::Halted { cause: HaltCause::Policy, .. }))));
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
-//! `/v1/runs` and `/v1/operator`: what the log knows of its chains.
+//! `/v1/runs`, `/v1/operator` and `/v1/policies`: what the log knows of its chains.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use serde::Deserialize;
-use sift_spec::api::{MEDIA_PACK, OperatorAnswer, RUNS_PAGE_MAX, RunAnswer, RunSummary, RunsAnswer};
+use sift_spec::api::{
+    MEDIA_PACK, OperatorAnswer, PolicyAnswer, RUNS_PAGE_MAX, RunAnswer, RunSummary, RunsAnswer,
+};
 use sift_spec::entry::{Content, Entry};
 use sift_spec::record::Body as RecordBody;
-use sift_spec::types::{RunId, Seq, UnixMillis};
+use sift_spec::types::{Hash, RunId, Seq, UnixMillis};
 
 use super::answer::{FRESH, answer, json};
 use super::extract::{Path, Query, page_limit};
@@ -37,6 +39,7 @@ pub(super) struct RunsQuery {
 problems!(RunsProblems: MalformedRequest, Internal);
 problems!(RunProblems: MalformedRequest, NotFound, Internal);
 problems!(OperatorProblems: Internal);
+problems!(PolicyProblems: MalformedRequest, NotFound);
 
 /// Runs, in the order of their start
 #[utoipa::path(
@@ -140,6 +143,23 @@ pub(super) async fn operator(State(app): Shared) -> Answered {
         Ok(OperatorAnswer { log, next_seq, index: Some(row.index), prev: Some(row.leaf), time: record.time })
     };
     json(FRESH, &blocking(find).await??)
+}
+
+/// Where the operator has published a policy bundle
+#[utoipa::path(
+    get,
+    path = "/v1/policies/{digest}",
+    params(("digest" = String, Path, pattern = "^[0-9a-f]{64}$",
+        description = "The bundle's digest, in hexadecimal")),
+    responses((status = 200, description = "The operator's record", body = PolicyAnswer), PolicyProblems)
+)]
+pub(super) async fn policy(State(app): Shared, Path(digest): Path<String>) -> Answered {
+    let bundle = Hash::from_hex(&digest).map_err(|error| RequestError::Malformed(error.to_string()))?;
+    // The ring is that of the published tree: the record and its receipt are to be had.
+    match app.published().keys.published(&bundle) {
+        Some(index) => json(FRESH, &PolicyAnswer { bundle, index }),
+        None => Err(RequestError::NotFound(format!("publication of the bundle {digest}"))),
+    }
 }
 
 /// What a view knows of a run: nothing of records that came after it.

@@ -73,8 +73,8 @@ pub(crate) async fn replay(args: &Replay, json: bool) -> Result<(), Failure> {
     let drained = kernel.drain(Duration::from_secs(DRAIN_SECONDS_MAX)).await;
     let seconds = start.elapsed().as_secs_f64();
     let unlogged = kernel.unlogged();
-    let digest = kernel.bundle().digest();
-    let engine = kernel.bundle().engine();
+    let status = kernel.bundle_status();
+    let (digest, engine) = (status.in_force, status.engine);
     drop(stage);
     kernel.close().await;
 
@@ -245,7 +245,7 @@ impl Scene<'_> {
         self.tally.model_calls += 1;
         let args = &self.stage.args;
         let model = assistant.model.clone().unwrap_or_else(|| args.model.clone());
-        let max_output = self.stage.kernel.bundle().budget().default_max_output();
+        let max_output = self.run.bundle().budget().default_max_output();
         let request = json!({
             "max_completion_tokens": max_output, "messages": self.context, "model": model, "temperature": 0,
         });
