@@ -43,6 +43,8 @@ async fn every_error_is_a_problem() {
         ("GET", "/v1/runs/%ff", &[], b"", ProblemKind::MalformedRequest),
         ("GET", "/v1/runs/none/evidence", &[], b"", ProblemKind::MalformedRequest),
         ("GET", &format!("/v1/runs/{run}/evidence"), &[], b"", ProblemKind::NotFound),
+        ("GET", "/v1/policies/none", &[], b"", ProblemKind::MalformedRequest),
+        ("GET", &format!("/v1/policies/{}", "0".repeat(64)), &[], b"", ProblemKind::NotFound),
         ("GET", "/v1/runs?limit=0", &[], b"", ProblemKind::MalformedRequest),
         ("GET", "/v1/runs?limit=1001", &[], b"", ProblemKind::MalformedRequest),
         ("GET", "/v1/runs?limit=1&limit=2", &[], b"", ProblemKind::MalformedRequest),
@@ -97,6 +99,19 @@ async fn every_error_is_a_problem() {
         let answer = log.http.request("HEAD", path, &[], vec![]).await.unwrap();
         assert_eq!((answer.status, answer.body.len()), (status, 0), "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_a_bundle_was_published() {
+    let log = filled().await;
+    let bundle = sift_tests::bundle();
+    let path = format!("/v1/policies/{}", bundle.digest().hex());
+    assert_eq!(get(&log, &path, &[]).await.problem().kind, ProblemKind::NotFound);
+    let index = log.operator().publish(&bundle).await.unwrap();
+    let answer = get(&log, &path, &[]).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "no-cache"));
+    let answer = answer.json::<sift_spec::api::PolicyAnswer>();
+    assert_eq!((answer.bundle, answer.index), (bundle.digest(), index));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod feed;
 mod fsck;
 mod honest;
 mod hostile;
+mod hot_swap;
 mod http;
 mod kernel;
 mod kernel_crash;
