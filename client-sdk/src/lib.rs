@@ -68,6 +68,7 @@ mod held;
 mod kernel;
 pub mod log;
 mod permit;
+pub mod policy;
 mod run;
 mod shared;
 pub mod signer;

@@ -9,6 +9,7 @@ mod halts;
 mod harness;
 mod log;
 mod permits;
+mod policy;
 mod program;
 mod restart;
 mod untrusted;

@@ -7,6 +7,8 @@ use sift_client::Mode;
 use sift_connect::Connect;
 use sift_spec::types::{AgentName, AgentScope, KeyName, RunId};
 
+use crate::policy::PolicyCommand;
+
 /// The enforcement kernel of Sift: decides, limits and records what an AI agent does, before it does it.
 ///
 /// A kernel lives in a directory (--dir) with its key, its configuration kernel.toml, a trust file, and its store.
@@ -22,6 +24,7 @@ use sift_spec::types::{AgentName, AgentScope, KeyName, RunId};
 First steps, with a log at http://127.0.0.1:8190 and its trust file:
   sift-kernel init --dir kernel --name acme.example/kernel --log http://127.0.0.1:8190 --trust log/trust.policy
   (let the operator grant the key and publish the bundle, as init says)
+  sift-kernel policy check client-sdk/examples/airline/rego
   sift-kernel replay --dir kernel --bundle client-sdk/examples/airline/rego recordings.json
   sift-kernel evidence --all --dir kernel --out packs
 
@@ -56,18 +59,9 @@ pub(crate) enum Command {
     Halt(Halt),
     /// Show a running kernel: open runs, calls under way, what the log has not got yet, what was halted.
     Status(InDir),
-    /// Work with policy bundles.
+    /// Check, test and digest policy bundles.
     #[command(subcommand)]
-    Bundle(BundleCommand),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BundleCommand {
-    /// Compile a bundle and print its digest, as the operator publishes it.
-    Digest {
-        /// The bundle's folder.
-        dir: PathBuf,
-    },
+    Policy(PolicyCommand),
 }
 
 #[derive(Debug, Arguments)]

@@ -1,5 +1,5 @@
-//! The program `sift-kernel`: sets a kernel up, replays recorded conversations through it, answers held calls, and
-//! collects evidence.
+//! The program `sift-kernel`: sets a kernel up, checks and tries policies, replays recorded conversations through it,
+//! answers held calls, and collects evidence.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -9,6 +9,7 @@ mod evidence;
 mod exit;
 mod halt;
 mod init;
+mod policy;
 mod recording;
 mod replay;
 mod runs;
@@ -18,7 +19,7 @@ use std::io::IsTerminal as _;
 
 use clap::Parser as _;
 
-use crate::args::{Args, BundleCommand, Command};
+use crate::args::{Args, Command};
 use crate::exit::{Failure, environment};
 
 fn main() -> std::process::ExitCode {
@@ -44,7 +45,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Runs(list) => runs::runs(&list, args.json),
         Command::Halt(halt) => halt::halt(&halt, args.json),
         Command::Status(status) => halt::status(&status, args.json),
-        Command::Bundle(BundleCommand::Digest { dir }) => runs::bundle_digest(&dir, args.json),
+        Command::Policy(command) => policy::policy(&command, args.json),
     }
 }
 

@@ -1,11 +1,10 @@
-//! `runs` and `bundle digest`.
+//! `runs`.
 
 use std::path::Path;
 
 use serde_json::json;
 use sift_client::store::Store;
 use sift_client::utc;
-use sift_rules::PolicyBundle;
 use sift_spec::entry::Entry;
 use sift_spec::record::{Body, CloseReason};
 
@@ -63,24 +62,6 @@ pub(crate) fn runs(args: &InDir, json: bool) -> Result<(), Failure> {
             utc(first.time),
             settled.money().dollars()
         );
-    }
-    Ok(())
-}
-
-/// Compiles a bundle and prints its digest.
-pub(crate) fn bundle_digest(dir: &Path, json: bool) -> Result<(), Failure> {
-    let bundle = sift_client::bundle_dir::read(dir).map_err(environment)?;
-    let compiled = PolicyBundle::compile(&bundle)
-        .map_err(|error| Failure::Refused(format!("{}: {error}", dir.display())))?;
-    let (digest, engine) = (compiled.digest(), compiled.engine());
-    if json {
-        let files: Vec<_> = bundle.files().keys().collect();
-        print_json(&json!({
-            "digest": digest, "hex": digest.hex(), "engine": engine, "files": files,
-            "size": compiled.encoding().len(),
-        }));
-    } else {
-        anstream::println!("{}  {engine}  {} files", digest.hex(), bundle.files().len());
     }
     Ok(())
 }
