@@ -199,7 +199,7 @@ fn doubts(bundle: &Bundle, source: &Source, compiled: Option<&PolicyBundle>, fou
     let Some(compiled) = compiled else { return };
     let mut warn = |place: &Place, what: String| found.push(Found::at(Severity::Warning, place, what));
     for (fact, place) in &source.facts {
-        if !compiled.facts().iter().any(|rule| rule.name == *fact) {
+        if !compiled.facts().facts.iter().any(|rule| rule.name == *fact) {
             warn(place, format!("facts.{fact} is never there: facts.toml has no fact of this name"));
         }
     }
@@ -235,7 +235,7 @@ fn doubts(bundle: &Bundle, source: &Source, compiled: Option<&PolicyBundle>, fou
         let what = "no limits: put them into budget.toml".to_owned();
         found.push(Found { severity: Severity::Warning, file: None, line: None, what });
     }
-    for fact in compiled.facts() {
+    for fact in &compiled.facts().facts {
         if !source.facts.contains_key(&fact.name) {
             let line = bundle.files().get("facts.toml").and_then(|text| std::str::from_utf8(text).ok());
             let line = line.and_then(|text| line_with(text, &format!("{:?}", fact.name)));
