@@ -70,6 +70,7 @@ pub mod log;
 mod permit;
 pub mod policy;
 mod run;
+pub mod serve;
 mod shared;
 pub mod signer;
 pub mod store;

@@ -170,6 +170,18 @@ impl Permit {
         .await
     }
 
+    /// Does not make the call: it is recorded as cancelled, which is durable when this returns, and nothing is settled.
+    ///
+    /// # Errors
+    /// When the outcome could not be recorded; the next start of the kernel records the same.
+    pub async fn cancel(self, why: &str) -> Result<Done, DispatchError> {
+        let intent = self.open.intent;
+        let report = Report::cancelled(why);
+        let finished = self.open.finish(&report).await?.map_err(DispatchError::NotDispatched)?;
+        let (outcome, settled, overspent) = (finished.seq, finished.settled, finished.over);
+        Ok(Done { intent, outcome, report, settled, overspent })
+    }
+
     /// Starts the call. From here on it may have acted.
     ///
     /// # Errors

@@ -12,4 +12,5 @@ mod permits;
 mod policy;
 mod program;
 mod restart;
+mod serve;
 mod untrusted;

@@ -15,14 +15,14 @@ use tempfile::TempDir;
 use crate::harness::{FakeLog, bundle, eventually, log_key};
 
 /// A directory with a log's trust file, a bundle and a recording, and the program.
-struct Desk {
+pub(crate) struct Desk {
     dir: TempDir,
     _log: FakeLog,
 }
 
 impl Desk {
     /// With a kernel's directory made by `init`.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let log = FakeLog::start().await;
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -48,17 +48,17 @@ impl Desk {
         desk
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sift-kernel"));
         command.args(args).current_dir(self.dir.path()).env_remove("SIFT_FAILPOINT");
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
@@ -72,7 +72,7 @@ impl Desk {
     }
 
     /// Checks every run from nothing: chain, one outcome for each call that was let through, a close.
-    fn check(&self) -> Vec<Vec<Body>> {
+    pub(crate) fn check(&self) -> Vec<Vec<Body>> {
         let store = Store::open(&self.path("kernel")).unwrap();
         let runs = store.runs().unwrap().into_iter().map(|run| {
             let mut head: Option<RunHead> = None;

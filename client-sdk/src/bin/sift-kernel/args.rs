@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Keygen(Keygen),
     /// Feed recorded conversations through the kernel as if they were happening.
     Replay(Replay),
+    /// Run the kernel as a process of its own, for agents in any language.
+    Serve(Serve),
     /// List the held calls that wait for an approval.
     Approvals(InDir),
     /// Show a held call exactly, and answer it with a signed statement.
@@ -187,6 +189,80 @@ pub(crate) struct Halt {
     /// Why, for the record.
     #[arg(long, default_value = "halted by the operator", value_name = "TEXT")]
     pub(crate) detail: String,
+}
+
+/// The agent holds no key and no store: it proposes calls over a socket, one JSON object a line, and gets permits or
+/// refusals back. Run the kernel as another user than the agent, with --socket and --group, and the agent can reach
+/// nothing else. SIGTERM ends it: open calls are recorded as cancelled or unknown, open runs closed as abandoned.
+#[derive(Debug, Clone, Arguments)]
+#[command(
+    after_help = "The protocol, sift/serve@v1: one request a line, one answer a line, the same \"id\" in both. Many may be
+under way at once; answers come as they are ready. BYTES is a string, or {\"base64\": \"...\"}.
+
+  {\"id\":1, \"op\":\"open\",    \"agent\":NAME, \"labels\"?:{NAME:TEXT}, \"parent\"?:CHILD}
+  {\"id\":2, \"op\":\"propose\", \"run\":RUN, \"start\"?:true, and one of
+      \"tool\":  {\"name\":TEXT, \"id\":TEXT, \"args\":BYTES, \"proposed_by\"?:NUMBER}
+      \"model\": {\"provider\":TEXT, \"model\":TEXT, \"request\":BYTES, \"max_output\"?:NUMBER}
+      \"agent\": {\"name\":NAME, \"task\":BYTES, \"media\"?:TEXT}}
+  {\"id\":3, \"op\":\"start\",   \"handle\":HANDLE}
+  {\"id\":4, \"op\":\"finish\",  \"handle\":HANDLE, \"status\":\"ok\"|\"error\"|\"timeout\"|\"unknown\", \"why\"?:TEXT,
+      \"result\"?:BYTES, \"media\"?:TEXT, \"model\"?:{\"served\":TEXT, \"id\"?:TEXT, \"method\":TEXT, \"usage\":
+      {\"input\":N, \"output\":N, \"cache_read\":N, \"cache_write\":N, \"reasoning\":N}}}
+  {\"id\":5, \"op\":\"wait\",    \"handle\":HANDLE, \"start\"?:true}      for the approver of a held call
+  {\"id\":6, \"op\":\"cancel\",  \"handle\":HANDLE}                     a held or permitted call
+  {\"id\":7, \"op\":\"halt\",    \"run\":RUN, \"detail\":TEXT}
+  {\"id\":8, \"op\":\"close\",   \"run\":RUN, \"reason\"?:\"done\"|\"failed\"}
+  {\"id\":9, \"op\":\"status\"}
+
+Answers have \"is\": opened {run} | permitted {run, intent, handle, bytes, reserved, max_output?} | started {handle,
+child?, and with \"start\":true what permitted has} | denied {run, intent, reason, rules, unapproved?} | held {run, intent,
+handle, request, role, deadline, reasons} | finished {intent, outcome, status, settled, overspent?} | cancelled | halted |
+closed {settled} | status {protocol, bundle, engine, stopped?, unlogged, runs, calls, limits} | error {kind, fault, detail}.
+Run the very bytes of the permit. A handle works on its own connection only, and each step once. Whoever disconnects
+leaves nothing open: its calls become cancelled (not started) or unknown (started), its runs abandoned.
+Kinds of error: malformed, too_long, no_such_run, no_such_handle, wrong_state, too_many, agent_refused, refused,
+outstanding, not_dispatched, not_recorded, stopped, kernel. The documentation of sift_client::serve has every detail.
+
+A client in Python: client-sdk/examples/serve/sift_serve.py
+
+Exit codes: 0 it was told to stop, or standard input ended; 1 the kernel was halted; 2 it could not start."
+)]
+#[command(group = clap::ArgGroup::new("where").required(true))]
+pub(crate) struct Serve {
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Folder of the policy bundle that decides.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: PathBuf,
+    /// Serve one client on standard input and output, until it ends. It runs as the same user, so this separates
+    /// languages, not privileges.
+    #[arg(long, group = "where")]
+    pub(crate) stdio: bool,
+    /// Serve whoever connects to this Unix socket, made with mode 0600.
+    #[arg(long, value_name = "PATH", group = "where")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Let this group's members connect as well: mode 0660. A name or a number; the kernel's user must be a member.
+    #[arg(long, requires = "socket", value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// Open runs for these agents only, such as airline/*; may be given several times.
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) agents: Vec<AgentScope>,
+    /// What an intent needs before its call is dispatched; default as in kernel.toml.
+    #[arg(long)]
+    pub(crate) mode: Option<ModeArg>,
+    /// Connections at the same time; a further one is closed at once.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub(crate) connections: usize,
+    /// Open calls of one connection; a further one is refused.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) calls: usize,
+    /// Open runs of one connection; a further one is refused.
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) runs: usize,
+    /// Longest request in bytes, at most 50331648; a longer one is passed over.
+    #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
+    pub(crate) line_bytes: usize,
 }
 
 #[derive(Debug, Arguments)]

@@ -1,5 +1,5 @@
-//! The program `sift-kernel`: sets a kernel up, checks and tries policies, replays recorded conversations through it,
-//! answers held calls, and collects evidence.
+//! The program `sift-kernel`: sets a kernel up, checks and tries policies, serves agents, replays recorded conversations
+//! through it, answers held calls, and collects evidence.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -13,6 +13,7 @@ mod policy;
 mod recording;
 mod replay;
 mod runs;
+mod serve;
 mod tally;
 
 use std::io::IsTerminal as _;
@@ -39,6 +40,13 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Init(init) => init::init(&init, args.json),
         Command::Keygen(keygen) => init::keygen(&keygen, args.json),
         Command::Replay(replay) => runtime()?.block_on(replay::replay(&replay, args.json)),
+        Command::Serve(serve) => {
+            let runtime = runtime()?;
+            let served = runtime.block_on(serve::serve(&serve, args.json));
+            // A read of standard input cannot be taken back, so nothing waits for it.
+            runtime.shutdown_background();
+            served
+        }
         Command::Approvals(list) => approve::list(&list, args.json),
         Command::Approve(approve) => approve::approve(&approve, args.json),
         Command::Evidence(evidence) => runtime()?.block_on(evidence::evidence(&evidence, args.json)),
