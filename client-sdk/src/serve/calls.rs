@@ -372,6 +372,7 @@ fn dispatch(error: DispatchError) -> Failed {
         DispatchError::NotDispatched(_) | DispatchError::Late(_) => {
             Failed::new("not_dispatched", Fault::Run, error)
         }
+        DispatchError::Cut(_) => Failed::new("not_recorded", Fault::Run, error),
         DispatchError::NotRecorded(_) => Failed::new("not_recorded", Fault::Kernel, error),
         DispatchError::Result(_) => Failed::new("not_recorded", Fault::Client, error),
     }
