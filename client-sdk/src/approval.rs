@@ -3,8 +3,12 @@
 //! A request is a file that holds everything the approver's program needs to check it without the kernel: the call as
 //! the record states it, the exact bytes that will run, and a rendering of both. The program renders them again and
 //! refuses the file when it says anything else. The statement binds the action, the rendering and the deadline.
+//!
+//! The rendering says what the call needs and stays the same while it waits, so that all approvers of a call sign one
+//! digest and can compare it. Who has answered so far is told beside it.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,8 +16,12 @@ use serde::{Deserialize, Serialize};
 use sift_spec::hash::shown_digest;
 use sift_spec::note::{Note, NoteError, SignerKey};
 use sift_spec::payload::{Commitment, Object, PayloadError};
-use sift_spec::record::{Answer, Call, RecordError, Statement, action_of};
+use sift_spec::record::{
+    Answer, Approvals, Call, CountError, Counted, Hold, HoldProgress, Needed, RecordError, Statement,
+    action_of,
+};
 use sift_spec::types::{AgentName, Hash, KeyName, RunId, Seq, Text, UnixMillis, Word};
+use tokio::sync::watch;
 
 use crate::clock::utc;
 use crate::config::Approver;
@@ -40,8 +48,11 @@ pub struct Request {
     pub agent: AgentName,
     /// The call as its intent states it.
     pub call: Call,
-    /// An answer counts until this time of the kernel's clock.
-    pub deadline: UnixMillis,
+    /// The approvals that count so far: statements of approvers, in the order in which they were recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved: Vec<Text<ANSWER_BYTES_MAX>>,
+    /// Whose approvals it needs, and until when an answer counts.
+    pub hold: Hold,
     /// Seq of the intent.
     pub intent: Seq,
     /// Origin of the log.
@@ -50,8 +61,6 @@ pub struct Request {
     pub object: String,
     /// Why the policy wants an approval.
     pub reasons: Vec<Text<512>>,
-    /// The role that the approver must have.
-    pub role: Word,
     /// The rules that want it.
     pub rules: Vec<Text<128>>,
     /// The run.
@@ -67,6 +76,9 @@ pub enum RequestError {
     /// The bytes are not those that the call commits to.
     #[error("the bytes in the request are not those that would run: {0}")]
     Object(#[from] PayloadError),
+    /// Nobody could answer it, or it lists approvals that are none.
+    #[error("the request contradicts itself: {0}")]
+    Hold(String),
     /// The readable part is not what the machine part says.
     #[error("the readable part says something else than the machine part; do not approve it")]
     Rendering,
@@ -84,6 +96,9 @@ pub enum ApprovalError {
     /// Not signed by one key only.
     #[error("a statement has exactly one signature")]
     Signatures,
+    /// Genuine, and does not count beside the answers before it.
+    #[error(transparent)]
+    Count(#[from] CountError),
     /// The key is not listed for the role.
     #[error(
         "{key} is not listed as approver in the role {role} for this agent; add it to kernel.toml, or let another approve"
@@ -118,7 +133,20 @@ impl Request {
         format!("{}.{}", self.run, self.intent)
     }
 
-    /// What the approver is shown.
+    /// Most answers that may lie in the approvals folder for this call at a time: all approvals, and a refusal.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.hold.approvals.iter().fold(1, |sum, needed| sum.saturating_add(needed.count))
+    }
+
+    /// Where the answer in a slot lies, in the approvals folder; slots are 1 to [`Request::slots`].
+    #[must_use]
+    pub fn answer_path(&self, dir: &Path, slot: u32) -> PathBuf {
+        let slot = if slot == 1 { String::new() } else { format!(".{slot}") };
+        dir.join(format!("{}{slot}{ANSWER_SUFFIX}", self.stem()))
+    }
+
+    /// What the approver is shown, and signs: the same for every approver of the call.
     #[must_use]
     pub fn rendering(&self) -> String {
         let (what, commitment) = describe(&self.call);
@@ -131,8 +159,8 @@ impl Request {
         };
         line("agent", self.agent.as_str());
         line("call", &what);
-        line("role", self.role.as_str());
-        line("deadline", &utc(self.deadline));
+        line("needs", &list(&self.hold.approvals));
+        line("deadline", &utc(self.hold.deadline));
         line("run", &format!("{} seq {}", self.run, self.intent));
         line("log", self.log.as_str());
         for rule in &self.rules {
@@ -152,18 +180,34 @@ impl Request {
         text
     }
 
+    /// Who has approved so far, and what is missing. Names are as the kernel's file states them.
+    #[must_use]
+    pub fn status(&self) -> String {
+        let mut text = String::new();
+        let mut missing = self.hold.approvals.clone();
+        for (key, role) in self.approved.iter().filter_map(|note| approved(note.as_str())) {
+            let _ = writeln!(text, "approved  {} as {role}", visible(key.as_bytes()));
+            if let Some(needed) = missing.iter_mut().find(|needed| needed.role == role) {
+                needed.count = needed.count.saturating_sub(1);
+            }
+        }
+        missing.retain(|needed| needed.count > 0);
+        let _ = writeln!(text, "missing   {}", list(&missing));
+        text
+    }
+
     /// Digest of what the approver is shown.
     #[must_use]
     pub fn shown(&self) -> Hash {
         shown_digest(&self.rendering())
     }
 
-    /// The request file: header, one line of JSON, an empty line, the rendering.
+    /// The request file: header, one line of JSON, an empty line, the rendering, an empty line, the status.
     #[must_use]
     pub fn text(&self) -> String {
         // A request of strings and numbers always has JSON.
         let json = serde_json::to_string(self).unwrap_or_default();
-        format!("{REQUEST_HEADER}\n{json}\n\n{}", self.rendering())
+        format!("{REQUEST_HEADER}\n{json}\n\n{}\n{}", self.rendering(), self.status())
     }
 
     /// Reads a request file and checks that its parts agree.
@@ -179,32 +223,56 @@ impl Request {
             serde_json::from_str(json).map_err(|error| RequestError::Grammar(error.to_string()))?;
         let object = STANDARD.decode(&request.object).map_err(|_| grammar("the object is not base64"))?;
         Object::from_bytes(object)?.check(describe(&request.call).1)?;
-        if request.rendering() != rendering {
+        request.hold.check().map_err(|error| RequestError::Hold(error.to_string()))?;
+        if request.approved.len() >= request.slots() as usize {
+            return Err(RequestError::Hold("more approvals than it needs".to_owned()));
+        }
+        for note in &request.approved {
+            let statement = Note::parse(note.as_str().as_bytes(), ANSWER_BYTES_MAX).ok();
+            let statement = statement.and_then(|note| Statement::parse(note.text).ok());
+            let about = statement.filter(|statement| {
+                statement.answer == Answer::Approve && request.about(statement).is_none()
+            });
+            about.ok_or_else(|| RequestError::Hold("it lists an approval of something else".to_owned()))?;
+        }
+        if format!("{}\n{}", request.rendering(), request.status()) != rendering {
             return Err(RequestError::Rendering);
         }
         Ok(request)
     }
 
-    /// The approver's signed answer.
+    /// The approver's signed answer to a call that needs approvals of one role.
+    ///
+    /// # Errors
+    /// When it needs several, see [`Request::sign_as`], or the statement has no encoding.
+    pub fn sign(&self, answer: Answer, key: &SignerKey) -> Result<String, RecordError> {
+        match self.hold.approvals.as_slice() {
+            [only] => self.sign_as(answer, &only.role, key),
+            _ => Err(RecordError::Inconsistent("several roles must approve; say in which you answer")),
+        }
+    }
+
+    /// The approver's signed answer in a role.
     ///
     /// # Errors
     /// When the statement has no encoding.
-    pub fn sign(&self, answer: Answer, key: &SignerKey) -> Result<String, RecordError> {
+    pub fn sign_as(&self, answer: Answer, role: &Word, key: &SignerKey) -> Result<String, RecordError> {
         let action = self.action().ok_or(RecordError::Inconsistent("the action has no digest"))?;
         let statement = Statement {
             action,
             answer,
-            deadline: self.deadline,
+            deadline: self.hold.deadline,
             intent: self.intent,
             log: self.log.clone(),
-            role: self.role.clone(),
+            role: role.clone(),
             run: self.run,
             shown: self.shown(),
         };
         Ok(key.sign_note(&statement.text()?))
     }
 
-    /// Checks a signed answer to this request at the time `now`. Single use is the caller's to see to.
+    /// Checks that a signed answer is a genuine one to this request at the time `now`. Whether it counts beside those
+    /// before it, [`Approvals::count`] says.
     ///
     /// # Errors
     /// When the note is not an answer to this request by a listed approver in time.
@@ -213,40 +281,106 @@ impl Request {
         note: &str,
         approvers: &[Approver],
         now: UnixMillis,
-    ) -> Result<Answer, ApprovalError> {
-        // 1. A note with one signature, by a key that is listed for the role.
+    ) -> Result<Counted, ApprovalError> {
+        // 1. A note with one signature.
         let note = Note::parse(note.as_bytes(), ANSWER_BYTES_MAX).map_err(ApprovalError::Note)?;
         let [line] = note.signatures.as_slice() else { return Err(ApprovalError::Signatures) };
-        let keys: Vec<_> = approvers
-            .iter()
-            .filter(|approver| approver.may(&self.role, &self.agent))
-            .map(|approver| approver.key.clone())
-            .collect();
+        // 2. A statement about exactly this call, as it was shown, in a role that it needs.
+        let statement = Statement::parse(note.text)?;
+        if let Some(what) = self.about(&statement) {
+            return Err(ApprovalError::About(what));
+        }
+        // 3. By a key that is listed for that role.
+        let role = statement.role;
+        let keys = approvers.iter().filter(|approver| approver.may(&role, &self.agent));
+        let keys: Vec<_> = keys.map(|approver| approver.key.clone()).collect();
+        let unlisted = || ApprovalError::Approver { key: line.name.to_owned(), role: role.clone() };
         note.verify(&keys).map_err(|error| match error {
-            NoteError::NoKnownSignature => {
-                ApprovalError::Approver { key: line.name.to_owned(), role: self.role.clone() }
-            }
+            NoteError::NoKnownSignature => unlisted(),
             error => ApprovalError::Note(error),
         })?;
-        // 2. A statement about exactly this call, as it was shown.
-        let statement = Statement::parse(note.text)?;
+        let key = keys.into_iter().find(|key| key.name().as_str() == line.name && key.id() == line.id);
+        let key = key.ok_or_else(unlisted)?;
+        // 4. In time.
+        if now > self.hold.deadline {
+            return Err(ApprovalError::Late(self.hold.deadline));
+        }
+        Ok(Counted { answer: statement.answer, key, role })
+    }
+
+    /// What a statement says of something else than this request.
+    fn about(&self, statement: &Statement) -> Option<&'static str> {
         let same = [
             ("log", statement.log == self.log),
             ("run", statement.run == self.run),
             ("call", statement.intent == self.intent),
             ("action", Some(statement.action) == self.action()),
-            ("role", statement.role == self.role),
-            ("deadline", statement.deadline == self.deadline),
+            ("role", self.hold.count(&statement.role) > 0),
+            ("deadline", statement.deadline == self.hold.deadline),
             ("rendering", statement.shown == self.shown()),
         ];
-        if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
-            return Err(ApprovalError::About(what));
-        }
-        // 3. In time.
-        if now > self.deadline {
-            return Err(ApprovalError::Late(self.deadline));
-        }
-        Ok(statement.answer)
+        same.into_iter().find(|(_, same)| !same).map(|(what, _)| what)
+    }
+}
+
+/// Approvals that are needed, in words: `auditor, supervisor (2 people)`.
+#[must_use]
+pub fn list(needed: &[Needed]) -> String {
+    let words = needed.iter().map(|Needed { count, role }| match count {
+        1 => role.to_string(),
+        count => format!("{role} ({count} people)"),
+    });
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+}
+
+/// Name and role in an approval, as it states them.
+fn approved(note: &str) -> Option<(String, Word)> {
+    let note = Note::parse(note.as_bytes(), ANSWER_BYTES_MAX).ok()?;
+    let statement = Statement::parse(note.text).ok()?;
+    Some((note.signatures.first()?.name.to_owned(), statement.role))
+}
+
+/// A request with the answers that counted: what the kernel keeps of a call while it waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) request: Box<Request>,
+    pub(crate) approvals: Approvals,
+    /// Tells whoever waits for the call how far it is, once that is durable.
+    pub(crate) told: watch::Sender<Told>,
+}
+
+/// How far a held call is, on disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// The approvals that count so far.
+    pub(crate) approved: Vec<Text<ANSWER_BYTES_MAX>>,
+    pub(crate) end: Option<End>,
+}
+
+/// How a held call stopped waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Released by the approval record at this position.
+    Released(u64),
+    /// Refused; its outcome is recorded.
+    Refused,
+}
+
+impl Waiting {
+    pub(crate) fn new(request: Box<Request>) -> Self {
+        Self { request, approvals: Approvals::default(), told: watch::Sender::new(Told::default()) }
+    }
+
+    /// Checks and counts an answer.
+    pub(crate) fn take(
+        &mut self,
+        note: &str,
+        approvers: &[Approver],
+        now: UnixMillis,
+    ) -> Result<HoldProgress, ApprovalError> {
+        let counted = self.request.check(note, approvers, now)?;
+        Ok(self.approvals.count(&self.request.hold, counted)?)
     }
 }
 
@@ -280,12 +414,15 @@ mod tests {
         Request {
             agent: "airline/gpt-4o".parse().unwrap(),
             call: Call::Tool(ToolCall { args, id, name, proposed_by: None }),
-            deadline: at(1_764_000_060_000),
+            approved: Vec::new(),
+            hold: Hold {
+                approvals: vec![Needed { count: 1, role: "supervisor".parse().unwrap() }],
+                deadline: at(1_764_000_060_000),
+            },
             intent: Seq::new(4).unwrap(),
             log: "log.example".parse().unwrap(),
             object: STANDARD.encode(object.as_bytes()),
             reasons: vec!["refunds above 100 dollars".parse().unwrap()],
-            role: "supervisor".parse().unwrap(),
             rules: vec!["refund".parse().unwrap()],
             run: RunId::from_parts(at(1_764_000_000_000), &[1; 10]),
         }
@@ -322,11 +459,11 @@ mod tests {
         let request = request(b"{}");
         let (early, late) = (at(1_764_000_060_000), at(1_764_000_060_001));
         let good = request.sign(Answer::Approve, &boss).unwrap();
-        assert_eq!(request.check(&good, &approvers, early), Ok(Answer::Approve));
+        assert_eq!(request.check(&good, &approvers, early).map(|c| c.answer), Ok(Answer::Approve));
         let no = request.sign(Answer::Refuse, &boss).unwrap();
-        assert_eq!(request.check(&no, &approvers, early), Ok(Answer::Refuse));
+        assert_eq!(request.check(&no, &approvers, early).map(|c| c.answer), Ok(Answer::Refuse));
 
-        assert_eq!(request.check(&good, &approvers, late), Err(ApprovalError::Late(request.deadline)));
+        assert_eq!(request.check(&good, &approvers, late), Err(ApprovalError::Late(request.hold.deadline)));
         let by_role = request.sign(Answer::Approve, &key("auditor", 2)).unwrap();
         assert!(matches!(request.check(&by_role, &approvers, early), Err(ApprovalError::Approver { .. })));
         let by_name = request.sign(Answer::Approve, &key("boss", 9)).unwrap();
@@ -345,7 +482,7 @@ mod tests {
         let other = changed.sign(Answer::Approve, &boss).unwrap();
         assert_eq!(request.check(&other, &approvers, early), Err(ApprovalError::About("call")));
         changed = request.clone();
-        changed.deadline = at(1_764_000_090_000);
+        changed.hold.deadline = at(1_764_000_090_000);
         let other = changed.sign(Answer::Approve, &boss).unwrap();
         assert_eq!(request.check(&other, &approvers, early), Err(ApprovalError::About("deadline")));
         changed = request.clone();

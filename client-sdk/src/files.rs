@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Ending of a file that is being written.
 pub(crate) const PART_SUFFIX: &str = ".part";
@@ -13,8 +13,25 @@ pub(crate) const PART_SUFFIX: &str = ".part";
 /// # Errors
 /// When it cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let part = write_part(path, PART_SUFFIX.to_owned(), bytes)?;
+    std::fs::rename(&part, path)
+}
+
+/// The same for a file that does not exist yet, whoever else is about to make it.
+///
+/// # Errors
+/// `AlreadyExists` when it exists, or when it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    // Several may try at a time, so each has a part of its own.
+    let part = write_part(path, format!(".{}{PART_SUFFIX}", std::process::id()), bytes)?;
+    let linked = std::fs::hard_link(&part, path);
+    std::fs::remove_file(&part)?;
+    linked
+}
+
+fn write_part(path: &Path, suffix: String, bytes: &[u8]) -> Result<PathBuf, Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(PART_SUFFIX);
+    name.push(suffix);
     let part = path.with_file_name(name);
     // What lies there was left by a process that died, or by somebody who wants it written through a link.
     match std::fs::remove_file(&part) {
@@ -24,7 +41,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&part, path)
+    Ok(part)
 }
 
 /// Reads a regular file of at most `bytes_max` bytes. Follows no link, and waits for no pipe.
@@ -63,6 +80,10 @@ mod tests {
         assert_eq!(std::fs::read(at("secret")).unwrap(), b"secret");
         assert_eq!(std::fs::metadata(at("a")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read_plain(&at("a"), 4).unwrap(), b"text");
+        assert_eq!(write_new(&at("a"), b"more").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(read_plain(&at("a"), 4).unwrap(), b"text");
+        write_new(&at("new"), b"more").unwrap();
+        assert_eq!(std::fs::read(at("new")).unwrap(), b"more");
         assert!(read_plain(&at("a"), 3).is_err());
         symlink(at("secret"), at("link")).unwrap();
         assert!(read_plain(&at("link"), 100).is_err());

@@ -1,30 +1,33 @@
 //! Held calls: what happens between a policy's `hold` and an approver's answer.
 //!
-//! The request lies in `approvals/<run>.<seq>.request`, the answer is expected beside it as `….answer`. A statement
-//! that does not count is moved to `….rejected` and the call waits on.
+//! The request lies in `approvals/<run>.<seq>.request`, answers are expected beside it as `….answer`, `….2.answer` and
+//! so on, see [`Request::slots`]. A statement that does not count is moved to `….rejected` and the call waits on.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use sift_spec::meter::Amounts;
-use sift_spec::record::Call;
-use tokio::sync::oneshot;
+use sift_spec::record::{Call, HoldProgress};
+use tokio::sync::watch;
 
-use crate::approval::{ANSWER_BYTES_MAX, ANSWER_SUFFIX, ApprovalError, REQUEST_SUFFIX, Request};
+use crate::approval::{
+    ANSWER_BYTES_MAX, ANSWER_SUFFIX, ApprovalError, End, REQUEST_SUFFIX, Request, Told, Waiting,
+};
 use crate::call::Report;
 use crate::error::WaitError;
 use crate::files::{PART_SUFFIX, read_plain, write_whole};
 use crate::permit::Permit;
 use crate::run::Denial;
 use crate::shared::OpenCall;
-use crate::writer::Op;
 
-/// A call that waits for an approver. Dropping it cancels the call.
+/// A call that waits for approvals. Dropping it cancels the call.
 #[must_use = "a held call that nobody waits for is cancelled"]
 pub struct Held {
     /// `None` once the answer was taken.
     open: Option<OpenCall>,
     request: Request,
+    /// How far the call is, whoever gave the answers.
+    told: watch::Receiver<Told>,
     denial: Denial,
     call: Call,
     reserved: Amounts,
@@ -36,21 +39,23 @@ pub struct Held {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // matched at once, never kept
 pub enum Answered {
-    /// Approved: go ahead, once.
+    /// Approved by all whose approval it needs: go ahead, once.
     Permitted(Permit),
     /// Refused, or too late.
     Denied(Denial),
+    /// Approved, and further approvals are missing. [`Held::wait`] never gives this.
+    Waits(Held),
 }
 
-/// Where request and answer are. Both are removed when nobody waits any more.
+/// Where request and answers are. All are removed when nobody waits any more.
 struct Files {
     request: PathBuf,
-    answer: PathBuf,
+    answers: Vec<PathBuf>,
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for path in [&self.request, &self.answer] {
+        for path in self.answers.iter().chain([&self.request]) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -59,20 +64,22 @@ impl Drop for Files {
 impl Held {
     pub(crate) fn new(
         open: OpenCall,
-        request: Request,
+        waiting: Waiting,
         denial: Denial,
         call: Call,
         reserved: Amounts,
         bytes: Vec<u8>,
     ) -> Result<Self, std::io::Error> {
-        let stem = open.shared.approvals.join(request.stem());
-        let path = |suffix: &str| PathBuf::from(format!("{}{suffix}", stem.display()));
-        let files = Files { request: path(REQUEST_SUFFIX), answer: path(ANSWER_SUFFIX) };
+        let request = *waiting.request;
+        let dir = &open.shared.approvals;
+        let answers = (1..=request.slots()).map(|slot| request.answer_path(dir, slot)).collect();
+        let files = Files { request: dir.join(format!("{}{REQUEST_SUFFIX}", request.stem())), answers };
         write_whole(&files.request, request.text().as_bytes())?;
-        Ok(Self { open: Some(open), request, denial, call, reserved, bytes, files })
+        let told = waiting.told.subscribe();
+        Ok(Self { open: Some(open), request, told, denial, call, reserved, bytes, files })
     }
 
-    /// What the approver is asked.
+    /// What approvers are asked, and who has approved so far.
     #[must_use]
     pub const fn request(&self) -> &Request {
         &self.request
@@ -90,29 +97,28 @@ impl Held {
         self.reserved
     }
 
-    /// Waits for an answer in the approvals folder, at most until the deadline.
+    /// Waits until all approvals that the call needs have come, or a refusal, at most until the deadline. Looks for
+    /// answers in the approvals folder.
     ///
     /// # Errors
     /// When the run stops meanwhile.
     pub async fn wait(mut self) -> Result<Answered, WaitError> {
         loop {
-            if let Some(note) = read_answer(&self.files.answer) {
-                match self.take(&note).await {
-                    Err(WaitError::Statement(error)) => {
-                        tracing::warn!(request = %self.request.stem(), %error, "an answer does not count");
-                        let rejected = self.files.answer.with_extension("rejected");
-                        let _ = std::fs::rename(&self.files.answer, rejected);
-                    }
-                    answered => return answered,
-                }
+            for path in self.files.answers.clone() {
+                self.take_file(&path).await?;
+            }
+            if let Some(answered) = self.look().await? {
+                return Ok(answered);
             }
             let Some(open) = &self.open else { return Ok(self.deny("it was answered already")) };
             let (shared, run) = (&open.shared, &open.run);
             shared.check(run)?;
-            if shared.clock.now() > self.request.deadline {
-                return self.give_up("no approval came before the deadline").await;
+            if shared.clock.now() > self.request.hold.deadline {
+                return self.give_up("not all approvals came before the deadline").await;
             }
-            tokio::time::sleep(shared.poll).await;
+            // Answers may come by another way than the folder.
+            let poll = shared.poll;
+            let _ = tokio::time::timeout(poll, self.told.changed()).await;
         }
     }
 
@@ -123,8 +129,13 @@ impl Held {
     /// run has stopped.
     pub async fn answer(mut self, note: &str) -> Result<Answered, (Option<Self>, WaitError)> {
         match self.take(note).await {
-            Ok(answered) => Ok(answered),
-            Err(error @ WaitError::Statement(_)) => Err((Some(self), error)),
+            Ok(_) => {}
+            Err(error @ WaitError::Statement(_)) => return Err((Some(self), error)),
+            Err(error) => return Err((None, error)),
+        }
+        match self.look().await {
+            Ok(Some(answered)) => Ok(answered),
+            Ok(None) => Ok(Answered::Waits(self)),
             Err(error) => Err((None, error)),
         }
     }
@@ -143,25 +154,56 @@ impl Held {
         Ok(self.deny(why))
     }
 
-    async fn take(&mut self, note: &str) -> Result<Answered, WaitError> {
-        let Some(open) = &self.open else { return Err(ApprovalError::NotWaiting.into()) };
-        let (reply, answer) = oneshot::channel();
-        let (run, intent, note) = (open.run.id, open.intent, note.to_owned());
-        open.shared.send(Op::Answer { run, intent, note, reply })?;
-        let answered = open.shared.answer(answer).await?;
-        let (approved, position) = answered?;
-        let Some(mut open) = self.open.take() else { return Err(ApprovalError::NotWaiting.into()) };
-        if !approved {
-            // The outcome is recorded in the transaction that took the answer.
-            open.if_dropped = None;
-            return Ok(self.deny("the approver refused"));
+    /// Takes the answer in a file, if one is there. What does not count is put aside.
+    async fn take_file(&mut self, path: &Path) -> Result<(), WaitError> {
+        let Some(note) = read_answer(path) else { return Ok(()) };
+        match self.take(&note).await {
+            Ok(_) => {
+                let _ = std::fs::remove_file(path);
+                Ok(())
+            }
+            Err(WaitError::Statement(error)) => {
+                tracing::warn!(request = %self.request.stem(), %error, "an answer does not count");
+                let _ = std::fs::rename(path, path.with_extension("rejected"));
+                Ok(())
+            }
+            Err(stopped) => Err(stopped),
         }
-        open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
-        open.position = position;
-        let bytes = std::mem::take(&mut self.bytes);
-        let permit = Permit::new(open, self.call.clone(), self.reserved, bytes).until(self.request.deadline);
-        permit.await_receipt().await?;
-        Ok(Answered::Permitted(permit))
+    }
+
+    async fn take(&self, note: &str) -> Result<HoldProgress, WaitError> {
+        let Some(open) = &self.open else { return Err(ApprovalError::NotWaiting.into()) };
+        open.shared.give_answer(open.run.id, open.intent, note).await
+    }
+
+    /// Looks how far the call is. Ends when it waits no more.
+    async fn look(&mut self) -> Result<Option<Answered>, WaitError> {
+        let told = self.told.borrow_and_update().clone();
+        if told.approved.len() > self.request.approved.len() {
+            self.request.approved = told.approved;
+            // Who looks at the folder sees an older state until this is written; nothing else depends on it.
+            if let Err(error) = write_whole(&self.files.request, self.request.text().as_bytes()) {
+                tracing::warn!(request = %self.request.stem(), %error, "the request was not brought up to date");
+            }
+        }
+        let Some(end) = told.end else { return Ok(None) };
+        let Some(mut open) = self.open.take() else { return Err(ApprovalError::NotWaiting.into()) };
+        match end {
+            End::Refused => {
+                // The outcome is recorded in the transaction that took the answer.
+                open.if_dropped = None;
+                Ok(Some(self.deny("an approver refused")))
+            }
+            End::Released(position) => {
+                open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
+                open.position = position;
+                let bytes = std::mem::take(&mut self.bytes);
+                let permit = Permit::new(open, self.call.clone(), self.reserved, bytes);
+                let permit = permit.until(self.request.hold.deadline);
+                permit.await_receipt().await?;
+                Ok(Some(Answered::Permitted(permit)))
+            }
+        }
     }
 
     fn deny(&self, why: &str) -> Answered {

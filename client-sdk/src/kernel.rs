@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use sift_spec::bundle::Bundle;
-use sift_spec::record::Parent;
-use sift_spec::types::{AgentName, Hash, RunId, Text, UnixMillis, Word};
+use sift_spec::record::{HoldProgress, Parent};
+use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis, Word};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -18,7 +18,7 @@ use crate::bundles::{BundleStatus, Bundles, Registry, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Control, KernelStatus};
-use crate::error::{BundleError, OpenError, OpenRunError, Stop};
+use crate::error::{BundleError, OpenError, OpenRunError, Stop, WaitError};
 use crate::halt::{HaltScope, Halted};
 use crate::log::LogClient;
 use crate::permit::Child;
@@ -181,6 +181,17 @@ impl Kernel {
         shared.send(Op::Open(writer::OpenRun { agent, labels, parent, run, build, reply }))?;
         let run = shared.answer(answer).await??;
         Ok(Run::new(Arc::clone(shared), run))
+    }
+
+    /// Gives an approver's signed answer to a held call, wherever it came from. What the call then is, its [`Held`]
+    /// tells whoever waits for it; the answer here is how far it is.
+    ///
+    /// # Errors
+    /// [`WaitError::Statement`] when the answer does not count: the call waits on. Or the run has stopped.
+    ///
+    /// [`Held`]: crate::Held
+    pub async fn answer(&self, run: RunId, intent: Seq, statement: &str) -> Result<HoldProgress, WaitError> {
+        self.inner.shared.give_answer(run, intent, statement).await
     }
 
     /// Halts every run: nothing new is dispatched from the moment this is polled, and the `halt` records are durable

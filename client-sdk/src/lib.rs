@@ -89,7 +89,7 @@ pub use error::{
     BundleError, CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError,
     Stop, WaitError, cause_name,
 };
-pub use files::{read_plain, write_whole};
+pub use files::{read_plain, write_new, write_whole};
 pub use halt::{HaltScope, Halted};
 pub use held::{Answered, Held};
 pub use kernel::{Kernel, OpenRun};

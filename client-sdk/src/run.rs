@@ -141,13 +141,13 @@ impl Run {
     }
 
     async fn verdict(&self, recorded: Recorded, call: Call, bytes: Vec<u8>) -> Result<Verdict, ProposeError> {
-        let Recorded { seq, effect, rules, reasons, refusal, reserved, open, request } = recorded;
+        let Recorded { seq, effect, rules, reasons, refusal, reserved, open, waiting } = recorded;
         tracing::debug!(run = %self.run.id, %seq, %effect, ?rules, "decided");
         let denial = Denial { intent: seq, rules, reasons, refusal, unapproved: None };
         let Some(open) = open else { return Ok(Verdict::Denied(denial)) };
-        match request {
-            Some(request) => {
-                let held = Held::new(open, *request, denial, call, reserved, bytes);
+        match waiting {
+            Some(waiting) => {
+                let held = Held::new(open, waiting, denial, call, reserved, bytes);
                 Ok(Verdict::Held(held.map_err(ProposeError::Request)?))
             }
             None => {

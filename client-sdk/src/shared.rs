@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sift_rules::{CallInput, PolicyBundle, RunState, Verdict};
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::HaltCause;
+use sift_spec::record::{HaltCause, HoldProgress};
 use sift_spec::types::{AgentName, KeyName, RunId, Seq, UnixMillis};
 use tokio::sync::{oneshot, watch};
 
@@ -16,7 +16,7 @@ use crate::bundles::{Bundles, Rules};
 use crate::call::{Payload, Report};
 use crate::clock::Clock;
 use crate::config::{Approver, Mode, SpoolLimits};
-use crate::error::{CallError, Stop};
+use crate::error::{CallError, Stop, WaitError};
 use crate::halt::Roll;
 use crate::writer::{Finish, Op};
 
@@ -253,6 +253,18 @@ impl Shared {
     /// Waits for the writer's answer, which comes after its commit.
     pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Stop> {
         answer.await.map_err(|_| self.stopped().unwrap_or(Stop::Gone))
+    }
+
+    /// Gives the writer an approver's answer to a held call.
+    pub(crate) async fn give_answer(
+        &self,
+        run: RunId,
+        intent: Seq,
+        note: &str,
+    ) -> Result<HoldProgress, WaitError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Op::Answer { run, intent, note: note.to_owned(), reply })?;
+        self.answer(answer).await?
     }
 
     /// Waits until the log's receipt for the record at `position` is verified, where the mode asks for it.

@@ -9,6 +9,7 @@
 //! ([`crate::chain`]).
 
 mod canonical;
+mod hold;
 mod operator;
 mod statement;
 
@@ -18,6 +19,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use canonical::{only, parse_text, present, print_text};
+pub use hold::{
+    Approvals, CountError, Counted, HOLD_COUNT_MAX, HOLD_ROLES_MAX, Hold, HoldProgress, Needed, NeededError,
+};
 pub use operator::{Erase, Grant, KeyChange, KeyRole, OperatorBody, OperatorRecord, Policy, Revoke};
 pub use statement::{Answer, Statement};
 
@@ -367,16 +371,6 @@ impl std::fmt::Display for Effect {
     }
 }
 
-/// What a held call waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hold {
-    /// An approval counts only if it is recorded at or before this time of the kernel's clock.
-    pub deadline: UnixMillis,
-    /// The role the approver's key must have.
-    pub role: Word,
-}
-
 /// Why the budget refused a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -608,6 +602,9 @@ impl Body {
                     decision.hold.is_some() == (decision.effect == Effect::Hold),
                     "\"hold\" belongs to the effect hold, and only to it",
                 )?;
+                if let Some(hold) = &decision.hold {
+                    hold.check().map_err(|error| RecordError::Inconsistent(error.0))?;
+                }
                 demand(
                     intent.refusal.is_none() || decision.effect != Effect::Deny,
                     "the budget cannot refuse what the policy denied",

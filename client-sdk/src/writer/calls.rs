@@ -8,14 +8,14 @@ use sift_rules::ledger::{Reserve, Settle};
 use sift_rules::{LedgerError, RunState};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{
-    Answer, Approval, Body, Call, Decision, Effect, HaltCause, Intent, Outcome, Refusal, Status,
+    Approval, Body, Call, Decision, Effect, HaltCause, HoldProgress, Intent, Outcome, Refusal, Status,
 };
-use sift_spec::types::{RunId, Seq, ValueError};
+use sift_spec::types::{RunId, Seq, Text, ValueError};
 use tokio::sync::oneshot;
 
 use super::line::Waits;
 use super::{Finish, Finished, LiveCall, Propose, Recorded, Writer};
-use crate::approval::{ApprovalError, Request};
+use crate::approval::{ANSWER_BYTES_MAX, ApprovalError, End, Request, Waiting};
 use crate::call::{Prepared, Report};
 use crate::error::{CallError, ProposeError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall};
@@ -77,30 +77,30 @@ impl Writer {
             self.append_and(run.id, Body::Intent(Box::new(intent)), time, |state| {
                 state.on_intent(&input, effect)
             })?;
-        // 6. What is asked of an approver.
+        // 6. What is asked of approvers.
         let hold = decision.hold.clone().filter(|_| effect == Effect::Hold);
-        let request = hold.map(|hold| {
-            Box::new(Request {
+        let waiting = hold.map(|hold| {
+            Waiting::new(Box::new(Request {
                 agent: run.agent.clone(),
                 call: call.clone(),
-                deadline: hold.deadline,
+                approved: Vec::new(),
+                hold,
                 intent: intent_seq,
                 log: self.shared.log.clone(),
                 object: STANDARD.encode(payload.as_bytes()),
                 reasons: decision.reasons.clone(),
-                role: hold.role,
                 rules: decision.rules.clone(),
                 run: run.id,
-            })
+            }))
         });
         self.keep(position, [object, payload]);
         let open = (effect != Effect::Deny).then(|| {
-            let why = if request.is_some() {
+            let why = if waiting.is_some() {
                 Report::cancelled("nobody waits for the approval any more")
             } else {
                 Report::cancelled("the permit was dropped before the call started")
             };
-            let waits = request.clone().map_or(Waits::No, |request| Waits::For(Some(request)));
+            let waits = waiting.clone().map_or(Waits::No, Waits::For);
             if let Some(line) = self.lines.get_mut(&run.id) {
                 let live = LiveCall { call, input: Some(input), reserved, waits, opened: false };
                 line.calls.insert(intent_seq, live);
@@ -117,7 +117,7 @@ impl Writer {
             self.halt_run(run.id, HaltCause::WallClock, "the run has lasted as long as its limits allow");
         }
         let Decision { rules, reasons, .. } = decision;
-        Ok(Recorded { seq: intent_seq, effect, rules, reasons, refusal, reserved, open, request })
+        Ok(Recorded { seq: intent_seq, effect, rules, reasons, refusal, reserved, open, waiting })
     }
 
     fn decide_again(&mut self, run: &crate::shared::RunShared, prepared: &Prepared) -> Result<Decided, Stop> {
@@ -142,19 +142,20 @@ impl Writer {
         stop
     }
 
-    /// Takes an approver's answer. It counts once: the call it releases, or cancels, waits no more.
+    /// Takes an approver's answer. The last one needed releases the call, in the transaction that records it; a refusal
+    /// cancels it. Then it waits no more.
     pub(super) fn answer(
         &mut self,
         run: RunId,
         intent: Seq,
         note: &str,
-        reply: oneshot::Sender<Result<(bool, u64), WaitError>>,
+        reply: oneshot::Sender<Result<HoldProgress, WaitError>>,
     ) {
         let answer = self.try_answer(run, intent, note);
         self.reply(reply, answer);
     }
 
-    fn try_answer(&mut self, run: RunId, intent: Seq, note: &str) -> Result<(bool, u64), WaitError> {
+    fn try_answer(&mut self, run: RunId, intent: Seq, note: &str) -> Result<HoldProgress, WaitError> {
         let now = self.now();
         // What may have changed since the call was held.
         let of_run = Arc::clone(&self.lines.get(&run).ok_or(ApprovalError::NotWaiting)?.run);
@@ -165,17 +166,31 @@ impl Writer {
         }
         let line = self.lines.get_mut(&run).ok_or(ApprovalError::NotWaiting)?;
         let call = line.calls.get_mut(&intent).ok_or(ApprovalError::NotWaiting)?;
-        let Waits::For(Some(request)) = &call.waits else { return Err(ApprovalError::NotWaiting.into()) };
-        let answer = request.check(note, &self.shared.approvers, now)?;
-        let statement = note.parse().map_err(|_| ApprovalError::About("length"))?;
-        call.waits = Waits::No;
-        let body = Body::Approval(Approval { intent, statement });
+        let Waits::For(waiting) = &mut call.waits else { return Err(ApprovalError::NotWaiting.into()) };
+        let statement: Text<ANSWER_BYTES_MAX> = note.parse().map_err(|_| ApprovalError::About("length"))?;
+        let progress = waiting.take(note, &self.shared.approvers, now)?;
+        let told = waiting.told.clone();
+        if !matches!(progress, HoldProgress::Waits(_)) {
+            call.waits = Waits::No;
+        }
+        let body = Body::Approval(Approval { intent, statement: statement.clone() });
         let (_, position) = self.append(run, body, now)?;
-        if answer == Answer::Refuse {
-            let report = Report::cancelled("the approver refused");
+        if progress == HoldProgress::Refused {
+            let report = Report::cancelled("an approver refused");
             let _ = self.try_finish(Finish::new(run, intent, &report, None, None));
         }
-        Ok((answer == Answer::Approve, position))
+        let end = match &progress {
+            HoldProgress::Waits(_) => None,
+            HoldProgress::Refused => Some(End::Refused),
+            HoldProgress::Released => Some(End::Released(position)),
+        };
+        self.replies.push(Box::new(move || {
+            told.send_modify(|told| {
+                told.approved.extend((end != Some(End::Refused)).then_some(statement));
+                told.end = end;
+            });
+        }));
+        Ok(progress)
     }
 
     /// Records an outcome and settles the hold.

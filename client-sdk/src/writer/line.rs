@@ -7,10 +7,10 @@ use sift_rules::CallInput;
 use sift_spec::chain::RunHead;
 use sift_spec::entry::EntryError;
 use sift_spec::meter::Amounts;
-use sift_spec::record::{Call, Kind, Record, RecordError};
+use sift_spec::record::{Call, Kind, Needed, Record, RecordError};
 use sift_spec::types::{Hash, KeyName, Seq};
 
-use crate::approval::Request;
+use crate::approval::Waiting;
 use crate::shared::RunShared;
 
 /// A run without a `close`.
@@ -47,8 +47,10 @@ pub(crate) struct LiveCall {
 pub(crate) enum Waits {
     /// It may start.
     No,
-    /// It waits for an answer to this request; `None` after a restart.
-    For(Option<Box<Request>>),
+    /// It waits for answers.
+    For(Waiting),
+    /// It waited for these approvals when an earlier process stopped.
+    Since(Vec<Needed>),
 }
 
 impl Line {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::{CloseReason, Effect, HaltCause, ModelAnswer, Parent, Refusal, Status};
+use sift_spec::record::{CloseReason, Effect, HaltCause, HoldProgress, ModelAnswer, Parent, Refusal, Status};
 use sift_spec::types::{AgentName, RunId, Seq, Text, Word};
 use tokio::sync::oneshot;
 
 use super::Logged;
-use crate::approval::Request;
+use crate::approval::Waiting;
 use crate::call::{Prepared, Report};
 use crate::error::{OpenRunError, ProposeError, RunError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall, RunShared};
@@ -25,8 +25,7 @@ pub(crate) enum Op {
         run: RunId,
         intent: Seq,
         note: String,
-        /// Whether the call is released, and the position of the `approval` record.
-        reply: oneshot::Sender<Result<(bool, u64), WaitError>>,
+        reply: oneshot::Sender<Result<HoldProgress, WaitError>>,
     },
     Halt {
         /// One run, or all.
@@ -85,8 +84,8 @@ pub(crate) struct Recorded {
     pub(crate) reserved: Amounts,
     /// The call, unless it was denied.
     pub(crate) open: Option<OpenCall>,
-    /// What an approver is asked, if the call is held.
-    pub(crate) request: Option<Box<Request>>,
+    /// What approvers are asked, if the call is held.
+    pub(crate) waiting: Option<Waiting>,
 }
 
 /// Record an outcome, and settle the hold.

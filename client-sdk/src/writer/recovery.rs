@@ -10,11 +10,13 @@ use sift_rules::ledger::{self, Ledger};
 use sift_rules::{LedgerError, RunState};
 use sift_spec::entry::Entry;
 use sift_spec::meter::Amounts;
-use sift_spec::record::{Body, CloseReason, Effect, HaltCause, Record, Status};
+use sift_spec::note::Note;
+use sift_spec::record::{Answer, Body, CloseReason, Effect, HaltCause, Record, Statement, Status};
 use sift_spec::types::{Hash, RunId};
 
 use super::line::Waits;
 use super::{Finish, Line, LiveCall, Pending, Writer};
+use crate::approval::ANSWER_BYTES_MAX;
 use crate::bundles::{self, Rules};
 use crate::call::Report;
 use crate::clock::STEP_BACK_MS_MAX;
@@ -130,7 +132,9 @@ impl Writer {
             let reports: Vec<_> = calls
                 .into_iter()
                 .map(|(seq, call)| match call.waits {
-                    Waits::For(_) => (*seq, Report::cancelled("the kernel stopped before an approval")),
+                    Waits::For(_) | Waits::Since(_) => {
+                        (*seq, Report::cancelled("the kernel stopped before an approval"))
+                    }
                     Waits::No => {
                         (*seq, Report::unknown("the kernel stopped before the outcome was recorded"))
                     }
@@ -159,13 +163,25 @@ fn parse(position: u64, entry: Vec<u8>) -> Result<(Entry, Record), OpenError> {
 fn fold_body(line: &mut Line, record: &Record) -> Option<()> {
     match &record.body {
         Body::Intent(intent) if intent.effect() != Effect::Deny => {
-            let waits = if intent.effect() == Effect::Hold { Waits::For(None) } else { Waits::No };
+            let hold = intent.decision.hold.as_ref().filter(|_| intent.effect() == Effect::Hold);
+            let waits = hold.map_or(Waits::No, |hold| Waits::Since(hold.approvals.clone()));
             let (call, reserved) = (intent.call.clone(), intent.reserved);
             line.calls.insert(record.seq, LiveCall { call, input: None, reserved, waits, opened: false });
         }
         Body::Approval(approval) => {
-            // Answered: if it was refused, the outcome is in the same transaction and follows.
-            line.calls.get_mut(&approval.intent)?.waits = Waits::No;
+            let call = line.calls.get_mut(&approval.intent)?;
+            let Waits::Since(missing) = &mut call.waits else { return None };
+            // Only what counts was recorded. If it was refused, the outcome is in the same transaction and follows.
+            let statement = approval.statement.as_str();
+            let note = Note::parse(statement.as_bytes(), ANSWER_BYTES_MAX).ok()?;
+            let Statement { answer, role, .. } = Statement::parse(note.text).ok()?;
+            for needed in missing.iter_mut().filter(|needed| needed.role == role) {
+                needed.count = needed.count.saturating_sub(1);
+            }
+            missing.retain(|needed| needed.count > 0);
+            if answer == Answer::Refuse || missing.is_empty() {
+                call.waits = Waits::No;
+            }
         }
         Body::Outcome(outcome) => {
             line.calls.remove(&outcome.intent)?;

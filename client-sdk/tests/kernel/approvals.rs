@@ -84,7 +84,7 @@ async fn no_answer_in_time_is_a_denial() {
     let run = open_run(&kernel).await;
     let held = hold(&run, "{}").await;
     let note = held.request().sign(Answer::Approve, &boss()).unwrap();
-    let deadline = held.request().deadline;
+    let deadline = held.request().hold.deadline;
     house.clock.set(deadline);
     house.clock.advance_ms(1);
     let Err((Some(held), WaitError::Statement(ApprovalError::Late(_)))) = held.answer(&note).await else {
@@ -117,7 +117,7 @@ async fn what_changed_while_a_call_was_held_counts() {
     let run = open_run(&kernel).await;
     let held = hold(&run, "{}").await;
     let note = held.request().sign(Answer::Approve, &boss()).unwrap();
-    let deadline = held.request().deadline;
+    let deadline = held.request().hold.deadline;
     let Ok(Answered::Permitted(permit)) = held.answer(&note).await else { panic!() };
     house.clock.set(deadline);
     house.clock.advance_ms(1);

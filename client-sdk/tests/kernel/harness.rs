@@ -40,6 +40,15 @@ hold contains {"rule": "pay", "reason": "a person decides", "role": "supervisor"
 }
 "#;
 
+/// The same, and a tool that two supervisors and an auditor must approve.
+pub(crate) fn wire_policy() -> String {
+    let hold = r#"
+hold contains {"rule": "wire", "reason": "r", "role": "supervisor", "seconds": 60, "count": 2} if input.call.name == "wire"
+hold contains {"rule": "books", "reason": "r", "role": "auditor", "seconds": 90} if input.call.name == "wire"
+"#;
+    format!("{POLICY}{hold}")
+}
+
 pub(crate) const PRICES: &str = "[[model]]\nname = \"gpt-4o\"\ninput = 2_500_000\noutput = 10_000_000\n";
 
 pub(crate) fn at(ms: u64) -> UnixMillis {
@@ -66,9 +75,21 @@ pub(crate) fn boss() -> SignerKey {
     key("boss@acme.example", 3)
 }
 
+pub(crate) fn second_boss() -> SignerKey {
+    key("second@acme.example", 4)
+}
+
+pub(crate) fn auditor() -> SignerKey {
+    key("auditor@acme.example", 5)
+}
+
 pub(crate) fn bundle(budget: &str) -> Bundle {
+    bundle_of(POLICY, budget)
+}
+
+pub(crate) fn bundle_of(policy: &str, budget: &str) -> Bundle {
     Bundle::new([
-        ("policy.rego".to_owned(), POLICY.as_bytes().to_vec()),
+        ("policy.rego".to_owned(), policy.as_bytes().to_vec()),
         ("budget.toml".to_owned(), budget.as_bytes().to_vec()),
         ("prices.toml".to_owned(), PRICES.as_bytes().to_vec()),
     ])

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod approvals;
+mod approvals_several;
 mod budgets;
 mod bundles;
 mod halts;

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! `@id` is the rule's name: required, unique. `@reason` is for people. A `forbid` with `@hold` and `@seconds` does not
-//! deny: where the other policies allow the call, it makes it wait for an approval by that role.
+//! deny: where the other policies allow the call, it makes it wait for an approval by that role; with `@count("2")`, by
+//! two different approvers. Where several hold, every role is needed.
 //!
 //! | | |
 //! | --- | --- |
@@ -56,11 +57,12 @@ use cedar_policy::{
     RestrictedExpression as Expr, Schema, ValidationMode, Validator,
 };
 use serde_json::{Map, Value};
+use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
 use crate::cedar_value::{Shapes, convert, convert_object};
-use crate::verdict::{Fired, FiredHold, HOLD_SECONDS_MAX, HoldFor, Verdict};
+use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
 pub const ENGINE: &str = "cedar/cedar-policy-4.14.1";
@@ -107,7 +109,7 @@ struct Names {
 #[derive(Debug, Clone)]
 struct Rule {
     fired: Fired,
-    hold: Option<HoldFor>,
+    hold: Option<AskFor>,
 }
 
 /// The policies that can concern one action.
@@ -213,7 +215,9 @@ impl Rule {
         let id = id.ok_or_else(|| format!("{}: every policy needs @id(\"...\")", policy.id()))?;
         let rule: Text<128> = id.parse().map_err(|_| format!("@id({id:?}) is longer than 128 bytes"))?;
         let reason = policy.annotation("reason").map(Text::cut);
+        let count = policy.annotation("count");
         let hold = match (policy.annotation("hold"), policy.annotation("seconds")) {
+            (None, None) if count.is_some() => return Err(format!("{id}: @count without @hold")),
             (None, None) => None,
             (Some(_), Some(_)) if policy.effect() != CedarEffect::Forbid => {
                 return Err(format!("{id}: @hold belongs to a forbid policy"));
@@ -224,7 +228,11 @@ impl Rule {
                 let seconds = seconds.ok_or_else(|| {
                     format!("{id}: @seconds is not an integer from 1 to {HOLD_SECONDS_MAX}")
                 })?;
-                Some(HoldFor { role, seconds })
+                let count = count.map_or(Some(1), |count| count.parse().ok());
+                let count = count
+                    .filter(|count| (1..=HOLD_COUNT_MAX).contains(count))
+                    .ok_or_else(|| format!("{id}: @count is not an integer from 1 to {HOLD_COUNT_MAX}"))?;
+                Some(AskFor { needed: Needed { count, role }, seconds })
             }
             _ => return Err(format!("{id}: @hold and @seconds belong together")),
         };

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! `input` is the [`crate::PolicyInput`], `data` the bundle's `data.json`. `rule` is required; `reason` is required in
-//! `deny` and `hold`; `role` and `seconds` are required in `hold`; other members are errors.
+//! `deny` and `hold`; `role` and `seconds` are required in `hold`, which may have `count`, the number of different
+//! approvers (1 if it is not given); other members are errors. Where several rules hold, every role is needed.
 //!
 //! What differs by agent stands in the data under the agent's name, `data.agents[input.agent]`; what differs by run in
 //! the labels that the application opens it with, `input.run.labels`. What happened in the run: [`crate::seen`],
@@ -41,11 +42,12 @@ use regorus::rvm::program::Program;
 use regorus::rvm::vm::VmError;
 use regorus::{Engine, Value};
 use serde_json::Map;
+use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
 use crate::rego_strict::{failed_in, harden};
-use crate::verdict::{Fired, FiredHold, HOLD_SECONDS_MAX, HoldFor, Verdict};
+use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
 pub const ENGINE: &str = "rego/regorus-0.14.1";
@@ -221,7 +223,7 @@ fn read(answer: &Value) -> Result<Verdict, String> {
 struct Element {
     rule: Text<128>,
     reason: Option<Text<512>>,
-    hold: Option<HoldFor>,
+    hold: Option<AskFor>,
 }
 
 impl Element {
@@ -233,7 +235,7 @@ impl Element {
             Some(Value::String(text)) => Ok(Some(text.as_ref())),
             Some(_) => Err(format!("{name} is not a string")),
         };
-        let known = ["rule", "reason", "role", "seconds"];
+        let known = ["rule", "reason", "role", "seconds", "count"];
         if object.len() != known.into_iter().filter(|name| member(name).is_some()).count() {
             return Err("an unknown member".to_owned());
         }
@@ -242,13 +244,18 @@ impl Element {
         // A reason is for people, and so cut rather than refused.
         let reason = text("reason")?.map(Text::cut);
         let hold = match (text("role")?, member("seconds")) {
+            (None, None) if member("count").is_some() => return Err("count without role".to_owned()),
             (None, None) => None,
             (Some(role), Some(seconds)) => {
                 let role: Word = role.parse().map_err(|_| "role is not a word")?;
                 let seconds =
                     seconds.as_u64().ok().filter(|seconds| (1..=HOLD_SECONDS_MAX).contains(seconds));
                 let seconds = seconds.ok_or("seconds is not an integer from 1 to 604800")?;
-                Some(HoldFor { role, seconds })
+                let count = member("count")
+                    .map_or(Some(1), |count| count.as_u64().ok().and_then(|count| u32::try_from(count).ok()));
+                let count = count.filter(|count| (1..=HOLD_COUNT_MAX).contains(count));
+                let count = count.ok_or("count is not an integer from 1 to 16")?;
+                Some(AskFor { needed: Needed { count, role }, seconds })
             }
             _ => return Err("role and seconds belong together".to_owned()),
         };

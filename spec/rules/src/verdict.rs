@@ -1,8 +1,10 @@
 //! What a policy says about one call.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sift_spec::payload::Commitment;
-use sift_spec::record::{Decision, Effect, Hold, LIST_MAX};
+use sift_spec::record::{Decision, Effect, HOLD_ROLES_MAX, Hold, LIST_MAX, Needed};
 use sift_spec::types::{INTEGER_MAX, Text, UnixMillis, Word};
 
 use crate::json;
@@ -12,9 +14,6 @@ pub const DEFAULT_DENY: &str = "sift.default-deny";
 
 /// The rule of a denial because the policy could not be evaluated.
 pub const EVALUATION_ERROR: &str = "sift.evaluation-error";
-
-/// The rule of a denial because rules asked for approvals by different roles.
-pub const CONFLICTING_HOLDS: &str = "sift.conflicting-holds";
 
 /// Longest time in seconds that a call may wait for an approval: seven days.
 pub const HOLD_SECONDS_MAX: u64 = 7 * 24 * 3600;
@@ -43,8 +42,8 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HoldFor {
-    /// The role of the approver.
-    pub role: Word,
+    /// Whose approvals it needs, all of them: sorted by role, each role once, 1 to 8.
+    pub approvals: Vec<Needed>,
     /// Seconds from the decision to the deadline, from 1 to [`HOLD_SECONDS_MAX`].
     pub seconds: u64,
 }
@@ -60,7 +59,15 @@ pub(crate) struct Fired {
 #[derive(Debug, Clone)]
 pub(crate) struct FiredHold {
     pub(crate) fired: Fired,
-    pub(crate) hold: HoldFor,
+    pub(crate) hold: AskFor,
+}
+
+/// Whose approvals one rule asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct AskFor {
+    pub(crate) needed: Needed,
+    /// Seconds from the decision to the deadline, from 1 to [`HOLD_SECONDS_MAX`].
+    pub(crate) seconds: u64,
 }
 
 impl Verdict {
@@ -75,9 +82,9 @@ impl Verdict {
     #[must_use]
     pub fn into_decision(self, input: Commitment, time: UnixMillis) -> Decision {
         let Self { effect, hold, rules, reasons } = self;
-        let hold = hold.map(|HoldFor { role, seconds }| {
+        let hold = hold.map(|HoldFor { approvals, seconds }| {
             let deadline = time.get().saturating_add(seconds.saturating_mul(1000)).min(INTEGER_MAX);
-            Hold { deadline: UnixMillis::new(deadline).unwrap_or(time), role }
+            Hold { approvals, deadline: UnixMillis::new(deadline).unwrap_or(time) }
         });
         Decision { effect, hold, input, reasons, rules }
     }
@@ -87,13 +94,18 @@ impl Verdict {
         if !deny.is_empty() {
             return Self::of(Effect::Deny, None, deny);
         }
-        let mut holds = hold.iter().map(|held| &held.hold);
-        if let Some(first) = holds.next() {
-            if holds.any(|other| other.role != first.role) {
-                return Self::single(Effect::Deny, CONFLICTING_HOLDS, "conflicting holds");
+        if let Some(seconds) = hold.iter().map(|held| held.hold.seconds).min() {
+            // Every role that any rule asks for, by as many as the rule that asks for most.
+            let mut most: BTreeMap<Word, u32> = BTreeMap::new();
+            for Needed { count, role } in hold.iter().map(|held| &held.hold.needed) {
+                let so_far = most.entry(role.clone()).or_default();
+                *so_far = (*so_far).max(*count);
             }
-            let seconds = hold.iter().map(|held| held.hold.seconds).min().unwrap_or(first.seconds);
-            let hold_for = HoldFor { role: first.role.clone(), seconds };
+            if most.len() > HOLD_ROLES_MAX {
+                return Self::evaluation_error("rules ask for the approvals of more than 8 roles");
+            }
+            let approvals = most.into_iter().map(|(role, count)| Needed { count, role }).collect();
+            let hold_for = HoldFor { approvals, seconds };
             return Self::of(Effect::Hold, Some(hold_for), hold.into_iter().map(|held| held.fired).collect());
         }
         if allow.is_empty() {
@@ -141,8 +153,12 @@ mod tests {
         Fired { rule: Text::cut(rule), reason: Some(Text::cut(&format!("because of {rule}"))) }
     }
 
+    fn needed(count: u32, role: &str) -> Needed {
+        Needed { count, role: role.parse().unwrap() }
+    }
+
     fn held(rule: &str, role: &str, seconds: u64) -> FiredHold {
-        FiredHold { fired: fired(rule), hold: HoldFor { role: role.parse().unwrap(), seconds } }
+        FiredHold { fired: fired(rule), hold: AskFor { needed: needed(1, role), seconds } }
     }
 
     fn names(verdict: &Verdict) -> Vec<&str> {
@@ -162,13 +178,26 @@ mod tests {
     }
 
     #[test]
-    fn holds_share_a_role_and_the_shortest_deadline_counts() {
+    fn holds_add_up_and_the_shortest_deadline_counts() {
         let verdict = Verdict::combine(vec![], vec![held("x", "boss", 90), held("y", "boss", 30)], vec![]);
-        assert_eq!(verdict.hold, Some(HoldFor { role: "boss".parse().unwrap(), seconds: 30 }));
+        assert_eq!(verdict.hold, Some(HoldFor { approvals: vec![needed(1, "boss")], seconds: 30 }));
         assert_eq!(names(&verdict), ["x", "y"]);
-        let verdict = Verdict::combine(vec![], vec![held("x", "boss", 90), held("y", "auditor", 30)], vec![]);
-        assert_eq!((verdict.effect, names(&verdict)), (Effect::Deny, vec![CONFLICTING_HOLDS]));
-        assert_eq!(verdict.reasons[0].as_str(), "conflicting holds");
+        // Every role, the highest count of each, whatever the order in which rules fired.
+        let mut two = held("z", "boss", 60);
+        two.hold.needed.count = 2;
+        let rules = [held("x", "boss", 90), held("y", "auditor", 30), two];
+        for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [2, 1, 0]] {
+            let rules = order.map(|at| rules[at].clone()).to_vec();
+            let verdict = Verdict::combine(vec![], rules, vec![]);
+            let approvals = vec![needed(1, "auditor"), needed(2, "boss")];
+            assert_eq!(verdict.hold, Some(HoldFor { approvals, seconds: 30 }));
+            assert_eq!((verdict.effect, names(&verdict)), (Effect::Hold, vec!["x", "y", "z"]));
+        }
+        let many = |n: usize| (0..n).map(|n| held("x", &format!("r{n}"), 9)).collect();
+        let verdict = Verdict::combine(vec![], many(8), vec![]);
+        assert_eq!(verdict.hold.unwrap().approvals.len(), 8);
+        let verdict = Verdict::combine(vec![], many(9), vec![]);
+        assert_eq!((verdict.effect, names(&verdict)), (Effect::Deny, vec![EVALUATION_ERROR]));
     }
 
     #[test]

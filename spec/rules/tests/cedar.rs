@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{cedar, compile, denied_by_error, input, names, tool};
-use sift_rules::verdict::{CONFLICTING_HOLDS, DEFAULT_DENY};
+use common::{cedar, compile, denied_by_error, input, names, needed, tool};
+use sift_rules::verdict::DEFAULT_DENY;
 use sift_rules::{Verdict, decide};
 use sift_spec::record::Effect;
 
@@ -27,7 +27,7 @@ forbid (principal, action == Tool::Action::"refund", resource) when { context.ar
     assert_eq!((small.effect, names(&small)), (Effect::Allow, vec!["small"]));
     let middle = verdict(policy, r#"{"amount":101}"#);
     assert_eq!((middle.effect, names(&middle)), (Effect::Hold, vec!["middle"]));
-    assert_eq!(middle.hold.map(|hold| (hold.role.to_string(), hold.seconds)), Some(("boss".to_owned(), 60)));
+    assert_eq!(needed(&middle), ("1 boss".to_owned(), 60));
     let large = verdict(policy, r#"{"amount":1001}"#);
     assert_eq!((large.effect, names(&large)), (Effect::Deny, vec!["large"]));
     assert_eq!(large.reasons[0].as_str(), "above 1000");
@@ -160,7 +160,7 @@ fn arrays_and_objects_by_path() {
 }
 
 #[test]
-fn conflicting_holds_deny() {
+fn holds_of_several_roles_add_up() {
     let hold = |id: &str, role: &str, seconds: u32| {
         format!(
             "@id(\"{id}\") @hold(\"{role}\") @seconds(\"{seconds}\") forbid (principal, action, resource);\n"
@@ -171,8 +171,14 @@ fn conflicting_holds_deny() {
         (same.effect, names(&same), same.hold.as_ref().unwrap().seconds),
         (Effect::Hold, vec!["a", "b"], 30)
     );
-    let differ = verdict(&(ALL.to_owned() + &hold("a", "boss", 90) + &hold("b", "auditor", 30)), "{}");
-    assert_eq!((differ.effect, names(&differ)), (Effect::Deny, vec![CONFLICTING_HOLDS]));
+    let several = ALL.to_owned() + &hold("a", "boss", 90) + &hold("b", "auditor", 30);
+    assert_eq!(needed(&verdict(&several, "{}")), ("1 auditor, 1 boss".to_owned(), 30));
+    let two = hold("c", "boss", 60).replace("@seconds", "@count(\"2\") @seconds");
+    let verdict = verdict(&(several + &two), "{}");
+    assert_eq!(
+        (needed(&verdict), names(&verdict)),
+        (("1 auditor, 2 boss".to_owned(), 30), vec!["a", "b", "c"])
+    );
 }
 
 #[test]
@@ -188,6 +194,9 @@ fn annotations_are_checked() {
         ("@hold", format!("@id(\"a\") @hold(\"The Boss\") @seconds(\"5\") forbid {scope}")),
         ("@seconds", format!("@id(\"a\") @hold(\"boss\") @seconds(\"0\") forbid {scope}")),
         ("@seconds", format!("@id(\"a\") @hold(\"boss\") @seconds(\"x\") forbid {scope}")),
+        ("@count", format!("@id(\"a\") @hold(\"boss\") @seconds(\"5\") @count(\"0\") forbid {scope}")),
+        ("@count", format!("@id(\"a\") @hold(\"boss\") @seconds(\"5\") @count(\"17\") forbid {scope}")),
+        ("@count", format!("@id(\"a\") @count(\"2\") forbid {scope}")),
         ("templates", "@id(\"a\") permit (principal == ?principal, action, resource);".to_owned()),
     ] {
         let error = compile(&[("p.cedar", &policy)]).unwrap_err().to_string();

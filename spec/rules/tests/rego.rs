@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{compile, denied_by_error, input, names, rego, tool};
+use common::{compile, denied_by_error, input, names, needed, rego, tool};
 use sift_rules::input::INPUT_BYTES_MAX;
-use sift_rules::verdict::{CONFLICTING_HOLDS, DEFAULT_DENY, EVALUATION_ERROR};
+use sift_rules::verdict::{DEFAULT_DENY, EVALUATION_ERROR};
 use sift_rules::{Verdict, decide};
 use sift_spec::record::Effect;
 
@@ -33,7 +33,7 @@ hold contains {"rule": "middle", "reason": "ask", "role": "boss", "seconds": 60}
     assert_eq!((small.effect, names(&small)), (Effect::Allow, vec!["small"]));
     let middle = verdict(policy, r#"{"amount":101}"#);
     assert_eq!((middle.effect, names(&middle)), (Effect::Hold, vec!["middle"]));
-    assert_eq!(middle.hold.map(|hold| (hold.role.to_string(), hold.seconds)), Some(("boss".to_owned(), 60)));
+    assert_eq!(needed(&middle), ("1 boss".to_owned(), 60));
     let large = verdict(policy, r#"{"amount":501}"#);
     assert_eq!((large.effect, names(&large)), (Effect::Deny, vec!["large"]));
     assert_eq!(large.reasons[0].as_str(), "501 is above 500");
@@ -42,14 +42,19 @@ hold contains {"rule": "middle", "reason": "ask", "role": "boss", "seconds": 60}
 }
 
 #[test]
-fn conflicting_holds_deny() {
+fn holds_of_several_roles_add_up() {
     let policy = r#"
 package sift
 hold contains {"rule": "a", "reason": "a", "role": "boss", "seconds": 60}
 hold contains {"rule": "b", "reason": "b", "role": "auditor", "seconds": 60}
 "#;
-    let verdict = verdict(policy, "{}");
-    assert_eq!((verdict.effect, names(&verdict)), (Effect::Deny, vec![CONFLICTING_HOLDS]));
+    assert_eq!(needed(&verdict(policy, "{}")), ("1 auditor, 1 boss".to_owned(), 60));
+    let two = r#"hold contains {"rule": "c", "reason": "c", "role": "boss", "seconds": 30, "count": 2}"#;
+    let verdict = verdict(&format!("{policy}{two}"), "{}");
+    assert_eq!(
+        (needed(&verdict), names(&verdict)),
+        (("1 auditor, 2 boss".to_owned(), 30), vec!["a", "b", "c"])
+    );
 }
 
 #[test]
@@ -112,6 +117,13 @@ fn malformed_elements_deny() {
         r#"hold contains {"rule": "a", "reason": "r", "role": "boss", "seconds": 604801}"#,
         r#"hold contains {"rule": "a", "reason": "r", "role": "boss", "seconds": 1.5}"#,
         r#"hold contains {"rule": "a", "role": "boss", "seconds": 5}"#,
+        r#"hold contains {"rule": "a", "reason": "r", "role": "boss", "seconds": 5, "count": 0}"#,
+        r#"hold contains {"rule": "a", "reason": "r", "role": "boss", "seconds": 5, "count": 17}"#,
+        r#"hold contains {"rule": "a", "reason": "r", "role": "boss", "seconds": 5, "count": 1.5}"#,
+        r#"hold contains {"rule": "a", "reason": "r", "role": "boss", "seconds": 5, "count": "2"}"#,
+        r#"hold contains {"rule": "a", "reason": "r", "count": 2}"#,
+        r#"deny contains {"rule": "a", "reason": "r", "count": 2}"#,
+        r#"allow contains {"rule": "a", "count": 2}"#,
         r#"allow := true"#,
         r#"allow := {"rule": "a"}"#,
     ] {

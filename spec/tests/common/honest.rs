@@ -16,8 +16,8 @@ use sift_spec::receipt::Receipt;
 use sift_spec::record::{
     AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Grant, Halt,
     HaltCause, Hold, InputBound, Intent, KeyChange, KeyRole, Kind, LimitRefusal, Limits, MeterLimit,
-    ModelAnswer, ModelCall, Open, OperatorBody, OperatorRecord, Outcome, Parent, Policy, Record, Refusal,
-    Revoke, Scope, Statement, Status, ToolCall, Window,
+    ModelAnswer, ModelCall, Needed, Open, OperatorBody, OperatorRecord, Outcome, Parent, Policy, Record,
+    Refusal, Revoke, Scope, Statement, Status, ToolCall, Window,
 };
 use sift_spec::tree::MemoryTree;
 use sift_spec::trust::TrustPolicy;
@@ -130,7 +130,10 @@ pub(crate) fn objects() -> Vec<(Object, Commitment)> {
 }
 
 fn decision(effect: Effect, input: &Commitment, rule: &str, reason: &str) -> Decision {
-    let hold = (effect == Effect::Hold).then(|| Hold { deadline: at_ms(600_000), role: p("supervisor") });
+    let hold = (effect == Effect::Hold).then(|| Hold {
+        approvals: vec![Needed { count: 1, role: p("supervisor") }],
+        deadline: at_ms(600_000),
+    });
     let reasons = if reason.is_empty() { vec![] } else { vec![p(reason)] };
     Decision { effect, hold, input: input.clone(), reasons, rules: vec![p(rule)] }
 }

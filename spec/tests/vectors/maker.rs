@@ -184,6 +184,19 @@ fn notes(maker: &mut Maker) {
     }
 }
 
+/// Whose approvals the example's held call needs.
+const SUPERVISOR: &str = r#"[{"count":1,"role":"supervisor"}]"#;
+
+fn needed(list: &[(u32, &str)]) -> String {
+    let items = list.iter().map(|(count, role)| format!(r#"{{"count":{count},"role":"{role}"}}"#));
+    format!("[{}]", items.collect::<Vec<_>>().join(","))
+}
+
+fn nine_roles() -> String {
+    let names: Vec<String> = (0..9).map(|n| format!("r{n}")).collect();
+    needed(&names.iter().map(|name| (1, name.as_str())).collect::<Vec<_>>())
+}
+
 fn records(maker: &mut Maker, log: &Honest) {
     let mut honest: Vec<(&str, String, String)> = Vec::new();
     for (at, entry) in log.entries.iter().enumerate() {
@@ -201,6 +214,13 @@ fn records(maker: &mut Maker, log: &Honest) {
     let (statement, _) = log.approval.split_once("\n\n").unwrap();
     honest.push(("approval", "approve".to_owned(), format!("{statement}\n")));
     honest.push(("approval", "refuse".to_owned(), format!("{statement}\n").replace("approve", "refuse")));
+    let held = log.record(3).record().unwrap().text().unwrap();
+    for (name, list) in [
+        ("held-for-several", needed(&[(1, "auditor"), (16, "supervisor")])),
+        ("held-for-8-roles", needed(&(0..8).map(|n| (1, &"abcdefgh"[n..=n])).collect::<Vec<_>>())),
+    ] {
+        honest.push(("record", name.to_owned(), held.replace(SUPERVISOR, &list)));
+    }
     for (number, (object, name, text)) in honest.iter().enumerate() {
         maker.ok(object, name, text.as_str());
         let (header, json) = text.trim_end().split_once('\n').unwrap();
@@ -261,6 +281,12 @@ fn records(maker: &mut Maker, log: &Honest) {
         ("outcome-of-the-future", text(2).replace("\"intent\":1", "\"intent\":9")),
         ("approval-of-itself", text(4).replace("\"intent\":3,\"statement\"", "\"intent\":4,\"statement\"")),
         ("call-proposed-by-itself", text(3).replace("\"proposed_by\":1", "\"proposed_by\":3")),
+        ("hold-for-nobody", text(3).replace(SUPERVISOR, "[]")),
+        ("hold-for-none-of-a-role", text(3).replace(SUPERVISOR, &needed(&[(0, "supervisor")]))),
+        ("hold-for-17-of-a-role", text(3).replace(SUPERVISOR, &needed(&[(17, "supervisor")]))),
+        ("hold-for-a-role-twice", text(3).replace(SUPERVISOR, &needed(&[(1, "a"), (2, "a")]))),
+        ("hold-not-sorted-by-role", text(3).replace(SUPERVISOR, &needed(&[(1, "b"), (1, "a")]))),
+        ("hold-for-9-roles", text(3).replace(SUPERVISOR, &nine_roles())),
         ("allow-with-hold", text(3).replace("\"effect\":\"hold\"", "\"effect\":\"allow\"")),
         ("deny-with-reserve", text(1).replace("\"effect\":\"allow\"", "\"effect\":\"deny\"")),
         ("refused-with-reserve", text(7).replace("\"reserved\":{}", "\"reserved\":{\"tool_calls\":1}")),

@@ -7,6 +7,7 @@ use sift_rules::{CallInput, Decider, PolicyBundle, RunState, identity};
 use sift_spec::bundle::Bundle;
 use sift_spec::entry::Entry;
 use sift_spec::meter::{Amounts, Usage};
+use sift_spec::note::SignerKey;
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::record::{
     AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Hold,
@@ -16,8 +17,8 @@ use sift_spec::record::{
 use sift_spec::types::{Hash, Seq, Text, UnixMillis};
 
 use super::{
-    Draft, LOG, START_MS, Scenario, agent, approver_key, bytes_hash, grant, kernel_key, millis, publish,
-    run_id, seq,
+    Draft, LOG, START_MS, Scenario, agent, approver_key, auditor_key, bytes_hash, grant, kernel_key, millis,
+    publish, run_id, second_key, seq,
 };
 
 pub const POLICY: &str = r#"package sift
@@ -34,6 +35,16 @@ allow contains {"rule": "lookup"} if {
 hold contains {"rule": "refund", "reason": "a person decides", "role": "supervisor", "seconds": 600} if {
     input.call.kind == "tool"
     input.call.name == "refund"
+}
+
+hold contains {"rule": "two", "reason": "two of them", "role": "supervisor", "seconds": 600, "count": 2} if {
+    input.call.kind == "tool"
+    input.call.name == "wire"
+}
+
+hold contains {"rule": "books", "reason": "and the books", "role": "auditor", "seconds": 900} if {
+    input.call.kind == "tool"
+    input.call.name == "wire"
 }
 
 deny contains {"rule": "delete", "reason": "accounts stay"} if {
@@ -161,10 +172,10 @@ impl Kernel {
         let bytes = self.state.input(input.clone(), seq, time).to_bytes();
         let verdict = self.decider.decide(&bytes);
         let commitment = self.commit("policy-input", &bytes);
-        let hold = verdict
-            .hold
-            .as_ref()
-            .map(|hold| Hold { deadline: millis(time.get() + hold.seconds * 1000), role: hold.role.clone() });
+        let hold = verdict.hold.as_ref().map(|hold| Hold {
+            approvals: hold.approvals.clone(),
+            deadline: millis(time.get() + hold.seconds * 1000),
+        });
         let (mut reserved, mut refusal) = (Amounts::ZERO, None);
         if verdict.effect != Effect::Deny {
             match self.policy.need(&input) {
@@ -215,7 +226,12 @@ impl Kernel {
         self.drafts.push(Draft::new(Body::Outcome(Box::new(outcome)), time));
     }
 
+    /// An answer by the supervisor, who alone counts for most calls.
     pub fn answer(&mut self, intent: Seq, answer: Answer) {
+        self.answer_as(intent, answer, &approver_key(), "supervisor");
+    }
+
+    pub fn answer_as(&mut self, intent: Seq, answer: Answer, key: &SignerKey, role: &str) {
         let (_, held) = &self.calls[&intent];
         let hold = held.decision.hold.clone().unwrap();
         let statement = Statement {
@@ -224,12 +240,12 @@ impl Kernel {
             deadline: hold.deadline,
             intent,
             log: LOG.parse().unwrap(),
-            role: hold.role,
+            role: role.parse().unwrap(),
             run: run_id(1),
             shown: bytes_hash(7),
         };
         let time = self.now();
-        self.drafts.push(Draft::new(approval(intent, &statement), time));
+        self.drafts.push(Draft::new(approval_by(intent, &statement, key), time));
     }
 
     pub fn beat(&mut self) {
@@ -268,7 +284,11 @@ pub fn beat(records: u64) -> Body {
 }
 
 pub fn approval(intent: Seq, statement: &Statement) -> Body {
-    let note = approver_key().sign_note(&statement.text().unwrap());
+    approval_by(intent, statement, &approver_key())
+}
+
+pub fn approval_by(intent: Seq, statement: &Statement, key: &SignerKey) -> Body {
+    let note = key.sign_note(&statement.text().unwrap());
     Body::Approval(Approval { intent, statement: note.parse().unwrap() })
 }
 
@@ -313,6 +333,25 @@ pub fn honest() -> Scenario {
     kernel.finish(call, Status::Ok, br#"{"id":"R1","paid":0}"#, None);
     kernel.tool("lookup", br#"{"id":"R1"}"#);
     kernel.close()
+}
+
+/// A run with a call that two supervisors and an auditor approve.
+///
+/// ```text
+///  0 open   1 intent wire   2 approve ann   3 approve auditor   4 approve second   5 outcome   6 close
+/// ```
+pub fn wired() -> Scenario {
+    let mut kernel = Kernel::open(BUDGET);
+    let call = kernel.tool("wire", br#"{"amount":900}"#);
+    kernel.answer(call, Answer::Approve);
+    kernel.answer_as(call, Answer::Approve, &auditor_key(), "auditor");
+    kernel.answer_as(call, Answer::Approve, &second_key(), "supervisor");
+    kernel.finish(call, Status::Ok, br#"{"ok":true}"#, None);
+    let mut scenario = kernel.close();
+    let role = |word: &str| KeyRole::Approver(word.parse().unwrap());
+    let more = [grant(&second_key(), role("supervisor")), grant(&auditor_key(), role("auditor"))];
+    scenario.operator_before.extend(more);
+    scenario
 }
 
 /// The shortest run.

@@ -45,6 +45,13 @@ pub fn kernel_key() -> SignerKey {
 pub fn approver_key() -> SignerKey {
     key("acme.example/ann", KeyType::Ed25519, 4)
 }
+/// Another supervisor.
+pub fn second_key() -> SignerKey {
+    key("acme.example/bob", KeyType::Ed25519, 7)
+}
+pub fn auditor_key() -> SignerKey {
+    key("acme.example/cid", KeyType::Ed25519, 8)
+}
 pub fn witness_key() -> SignerKey {
     key("witness.example", KeyType::Cosignature, 5)
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod mutations;
+mod several;
 
 use common::kernel::{BUDGET, Kernel, honest, tiny};
 use common::{Draft, index, seq, trust};

@@ -4,8 +4,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use sift_client::approval::{ANSWER_SUFFIX, APPROVALS_DIR, REQUEST_BYTES_MAX, REQUEST_SUFFIX, Request};
-use sift_client::{read_plain, utc, write_whole};
+use sift_client::approval::{APPROVALS_DIR, REQUEST_BYTES_MAX, REQUEST_SUFFIX, Request, list as list_needed};
+use sift_client::{read_plain, utc, write_new};
 use sift_spec::record::Answer;
 
 use crate::args::{Approve, InDir};
@@ -31,8 +31,8 @@ pub(crate) fn list(args: &InDir, json: bool) -> Result<(), Failure> {
             .iter()
             .map(|(path, request)| {
                 json!({
-                    "request": path, "run": request.run, "intent": request.intent, "role": request.role,
-                    "deadline": request.deadline, "agent": request.agent, "call": request.call,
+                    "request": path, "run": request.run, "intent": request.intent, "hold": request.hold,
+                    "approved": request.approved, "agent": request.agent, "call": request.call,
                     "reasons": request.reasons,
                 })
             })
@@ -44,7 +44,7 @@ pub(crate) fn list(args: &InDir, json: bool) -> Result<(), Failure> {
         anstream::println!("Nothing waits for an approval.");
     }
     for (path, request) in rows {
-        anstream::println!("{}\n{}", path.display(), request.rendering());
+        anstream::println!("{}\n{}{}", path.display(), request.rendering(), request.status());
     }
     Ok(())
 }
@@ -54,7 +54,7 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
     let request = read(&args.request)?;
     let rendering = request.rendering();
     if !json {
-        anstream::println!("{rendering}");
+        anstream::println!("{rendering}\n{}", request.status());
     }
     let answer = if args.refuse { Answer::Refuse } else { Answer::Approve };
     let Some(key) = args.key.as_ref().filter(|_| !args.show_only) else {
@@ -67,13 +67,16 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
     };
     confirm(args, &request, json)?;
     let key = sift_client::signer::read_key(key).map_err(environment)?;
-    let note = request.sign(answer, &key).map_err(environment)?;
-    let name = args.request.file_name().and_then(|name| name.to_str());
-    let stem = name.and_then(|name| name.strip_suffix(REQUEST_SUFFIX));
-    let stem = stem.ok_or_else(|| environment(format!("the name of a request ends in {REQUEST_SUFFIX}")))?;
-    let path = args.request.with_file_name(format!("{stem}{ANSWER_SUFFIX}"));
-    write_whole(&path, note.as_bytes())
-        .map_err(|error| environment(format!("{}: {error}", path.display())))?;
+    let role = match (&args.role, request.hold.approvals.as_slice()) {
+        (Some(role), _) => role,
+        (None, [only]) => &only.role,
+        (None, several) => {
+            let why = format!("say in which role you answer, --role: {}", list_needed(several));
+            return Err(environment(why));
+        }
+    };
+    let note = request.sign_as(answer, role, &key).map_err(environment)?;
+    let path = put(&args.request, &request, &note)?;
     if json {
         print_json(&json!({ "answer": answer, "file": path, "shown": request.shown(), "statement": note }));
     } else {
@@ -82,12 +85,27 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
             "{done} signed by {}. It counts until {}, if the kernel lists this key for the role {}.\n\
              The statement is in {}, where the kernel looks for it.",
             key.verifier().name(),
-            utc(request.deadline),
-            request.role,
+            utc(request.hold.deadline),
+            role,
             path.display()
         );
     }
     Ok(())
+}
+
+/// Puts a statement beside its request, in the first place that is free: nobody's answer is overwritten.
+fn put(request_path: &Path, request: &Request, note: &str) -> Result<PathBuf, Failure> {
+    let dir = request_path.parent().unwrap_or(Path::new("."));
+    for slot in 1..=request.slots() {
+        let path = request.answer_path(dir, slot);
+        match write_new(&path, note.as_bytes()) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(environment(format!("{}: {error}", path.display()))),
+        }
+    }
+    let why = "answers that the kernel has not taken fill all places; is it running?";
+    Err(environment(format!("{}: {why}", dir.display())))
 }
 
 /// The statement says what its signer was shown, so somebody has to have seen it.

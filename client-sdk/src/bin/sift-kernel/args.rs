@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
 use sift_client::Mode;
 use sift_connect::Connect;
-use sift_spec::types::{AgentName, AgentScope, KeyName, RunId};
+use sift_spec::types::{AgentName, AgentScope, KeyName, RunId, Word};
 
 use crate::policy::PolicyCommand;
 
@@ -143,9 +143,10 @@ pub(crate) struct Replay {
     /// What an intent needs before its call is dispatched; default as in kernel.toml.
     #[arg(long)]
     pub(crate) mode: Option<ModeArg>,
-    /// Approve held calls with this key, which must be listed as approver in kernel.toml.
+    /// Approve held calls with this key, which must be listed as approver in kernel.toml; several where calls need
+    /// several approvals.
     #[arg(long, value_name = "KEYFILE")]
-    pub(crate) approve_with: Option<PathBuf>,
+    pub(crate) approve_with: Vec<PathBuf>,
     /// Wait so long for somebody to approve a held call (sift-kernel approve); then it is cancelled.
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     pub(crate) hold_seconds: u64,
@@ -272,6 +273,9 @@ pub(crate) struct Approve {
     /// The approver's key.
     #[arg(long, value_name = "FILE", required_unless_present = "show_only")]
     pub(crate) key: Option<PathBuf>,
+    /// The role in which to answer, where the call needs approvals of several.
+    #[arg(long)]
+    pub(crate) role: Option<Word>,
     /// Refuse instead of approving.
     #[arg(long)]
     pub(crate) refuse: bool,

@@ -12,7 +12,7 @@ use sift_client::{
 };
 use sift_spec::meter::Usage;
 use sift_spec::note::SignerKey;
-use sift_spec::record::Answer;
+use sift_spec::record::{Answer, Needed};
 use sift_spec::types::{RunId, Seq, Word};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -35,7 +35,7 @@ const NOTES_MAX: usize = 3;
 struct Stage {
     kernel: Kernel,
     args: Replay,
-    approver: Option<SignerKey>,
+    approvers: Vec<SignerKey>,
 }
 
 /// A conversation that was replayed.
@@ -54,8 +54,8 @@ pub(crate) async fn replay(args: &Replay, json: bool) -> Result<(), Failure> {
         conversations.extend(crate::recording::read(file)?);
     }
     conversations.truncate(args.limit.unwrap_or(usize::MAX));
-    let approver = args.approve_with.as_deref().map(sift_client::signer::read_key).transpose();
-    let approver = approver.map_err(environment)?;
+    let approvers = args.approve_with.iter().map(|path| sift_client::signer::read_key(path));
+    let approvers = approvers.collect::<Result<_, _>>().map_err(environment)?;
     let file = KernelFile::read(&args.dir).map_err(environment)?;
     let mut config = file.config(&args.dir, &args.bundle).map_err(environment)?;
     config.build = concat!("sift-kernel/", env!("CARGO_PKG_VERSION"), " replay").to_owned();
@@ -67,7 +67,7 @@ pub(crate) async fn replay(args: &Replay, json: bool) -> Result<(), Failure> {
     let kernel = Kernel::open(config, key, SystemClock).await.map_err(environment)?;
 
     let start = Instant::now();
-    let stage = Arc::new(Stage { kernel: kernel.clone(), args: args.clone(), approver });
+    let stage = Arc::new(Stage { kernel: kernel.clone(), args: args.clone(), approvers });
     let replayed = all(&stage, conversations).await?;
     let replay_seconds = start.elapsed().as_secs_f64();
     let drained = kernel.drain(Duration::from_secs(DRAIN_SECONDS_MAX)).await;
@@ -337,7 +337,7 @@ impl Scene<'_> {
                         self.withhold(what, &denial);
                         Ok(None)
                     }
-                    None => {
+                    Some(Answered::Waits(_)) | None => {
                         let seconds = self.stage.args.hold_seconds;
                         let unapproved = Some(format!("nobody answered within {seconds} seconds"));
                         self.withhold(what, &Denial { unapproved, ..policy });
@@ -350,10 +350,8 @@ impl Scene<'_> {
 
     /// Asks for an approval, as the arguments say; `None` when nobody answered in time.
     async fn ask(&self, held: Held) -> Result<Option<Answered>, Failure> {
-        if let Some(key) = &self.stage.approver {
-            let note = held.request().sign(Answer::Approve, key).map_err(environment)?;
-            let answered = held.answer(&note).await;
-            return answered.map(Some).map_err(|(_, error)| environment(format!("--approve-with: {error}")));
+        if !self.stage.approvers.is_empty() {
+            return self.approve(held).await.map(Some);
         }
         if self.stage.args.hold_seconds == 0 {
             let gave_up = held.give_up("nobody was asked: a replay without an approver").await;
@@ -364,6 +362,26 @@ impl Scene<'_> {
             // What was waiting was dropped, which cancels the call.
             Err(_) => Ok(None),
         }
+    }
+
+    /// Approves with every key of the arguments, each in the first role in which it counts.
+    async fn approve(&self, mut held: Held) -> Result<Answered, Failure> {
+        let mut why = "their approvals do not suffice".to_owned();
+        for key in &self.stage.approvers {
+            for Needed { role, .. } in held.request().hold.approvals.clone() {
+                let note = held.request().sign_as(Answer::Approve, &role, key).map_err(environment)?;
+                match held.answer(&note).await {
+                    Ok(Answered::Waits(still)) => {
+                        held = still;
+                        break;
+                    }
+                    Ok(answered) => return Ok(answered),
+                    Err((Some(still), error)) => (held, why) = (still, error.to_string()),
+                    Err((None, error)) => return Err(environment(error)),
+                }
+            }
+        }
+        Err(environment(format!("--approve-with: {why}")))
     }
 
     fn withhold(&mut self, what: &str, denial: &Denial) {

@@ -41,6 +41,13 @@ pub(crate) fn names(verdict: &Verdict) -> Vec<&str> {
     verdict.rules.iter().map(Text::as_str).collect()
 }
 
+/// Whose approvals a hold needs, and its seconds.
+pub(crate) fn needed(verdict: &Verdict) -> (String, u64) {
+    let hold = verdict.hold.as_ref().expect("a hold");
+    let words: Vec<String> = hold.approvals.iter().map(ToString::to_string).collect();
+    (words.join(", "), hold.seconds)
+}
+
 /// Whether a verdict is the denial of a failed evaluation, with a reason.
 pub(crate) fn denied_by_error(verdict: &Verdict) -> bool {
     verdict.effect == Effect::Deny && names(verdict) == [EVALUATION_ERROR] && verdict.reasons.len() == 1
