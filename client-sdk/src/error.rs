@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sift_rules::{CompileError, LedgerError};
 use sift_spec::payload::PayloadError;
-use sift_spec::record::{HaltCause, RecordError};
+use sift_spec::record::{HaltCause, Needed, RecordError};
 use sift_spec::types::{Hash, RunId, Seq, UnixMillis, ValueError};
 
 use crate::approval::ApprovalError;
@@ -289,6 +289,9 @@ pub enum WaitError {
     /// The statement given is not an answer to this call; the call still waits.
     #[error("not an answer to this call: {0}")]
     Statement(#[from] ApprovalError),
+    /// The statement counts and is recorded; the call waits for these approvals as well.
+    #[error("the answer counts; the call waits for more: {}", crate::approval::list(.0))]
+    More(Vec<Needed>),
 }
 
 /// Why a run was not closed, halted or given a beat.

@@ -43,8 +43,6 @@ pub enum Answered {
     Permitted(Permit),
     /// Refused, or too late.
     Denied(Denial),
-    /// Approved, and further approvals are missing. [`Held::wait`] never gives this.
-    Waits(Held),
 }
 
 /// Where request and answers are. All are removed when nobody waits any more.
@@ -125,18 +123,20 @@ impl Held {
     /// Gives an approver's signed answer directly.
     ///
     /// # Errors
-    /// [`WaitError::Statement`] when it does not count: then the call still waits, and `self` is given back. Or the
-    /// run has stopped.
+    /// [`WaitError::Statement`] when it does not count, [`WaitError::More`] when it counts and others are missing: then
+    /// the call still waits, and `self` is given back. Or the run has stopped.
     pub async fn answer(mut self, note: &str) -> Result<Answered, (Option<Self>, WaitError)> {
-        match self.take(note).await {
-            Ok(_) => {}
+        let progress = match self.take(note).await {
+            Ok(progress) => progress,
             Err(error @ WaitError::Statement(_)) => return Err((Some(self), error)),
             Err(error) => return Err((None, error)),
-        }
-        match self.look().await {
-            Ok(Some(answered)) => Ok(answered),
-            Ok(None) => Ok(Answered::Waits(self)),
-            Err(error) => Err((None, error)),
+        };
+        match (self.look().await, progress) {
+            (Ok(Some(answered)), _) => Ok(answered),
+            (Ok(None), HoldProgress::Waits(missing)) => Err((Some(self), WaitError::More(missing))),
+            // Told before it is answered, so this does not happen.
+            (Ok(None), _) => Err((None, ApprovalError::NotWaiting.into())),
+            (Err(error), _) => Err((None, error)),
         }
     }
 

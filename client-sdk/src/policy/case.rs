@@ -37,8 +37,8 @@
 //! cannot rest on a history that its policy would not have let happen.
 //!
 //! `expect` has `effect`, which counts the budget's refusals as denials, and may have `rules` (all that decided, in any
-//! order), `reasons`, `hold` (`role` and `seconds`), and `refused`, the limit that the budget refuses by, as in
-//! `run tool_calls per run`, `identical_calls`, `wall_clock`, or `no price for gpt-4o`.
+//! order), `reasons`, `hold` (`approvals`, each with `count` and `role`, and `seconds`), and `refused`, the limit that the
+//! budget refuses by, as in `run tool_calls per run`, `identical_calls`, `wall_clock`, or `no price for gpt-4o`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

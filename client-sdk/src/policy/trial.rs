@@ -194,7 +194,9 @@ fn compare(case: &Case, ruling: &Ruling) -> Vec<Difference> {
         differ("reasons", list(&mut reasons.iter().map(String::as_str)), found);
     }
     if let Some(hold) = &expect.hold {
-        let words = |hold: &sift_rules::HoldFor| format!("{} within {} seconds", hold.role, hold.seconds);
+        let words = |hold: &sift_rules::HoldFor| {
+            format!("{} within {} seconds", crate::approval::list(&hold.approvals), hold.seconds)
+        };
         differ("hold", words(hold), verdict.hold.as_ref().map_or_else(|| "none".to_owned(), words));
     }
     if let Some(refused) = &expect.refused {

@@ -238,8 +238,8 @@ impl Connection {
                     intent: request.intent,
                     handle: handle.clone(),
                     request: request.stem(),
-                    role: request.role.clone(),
-                    deadline: request.deadline,
+                    approvals: request.hold.approvals.clone(),
+                    deadline: request.hold.deadline,
                     reasons: request.reasons.clone(),
                 }));
                 self.keep(&handle, Slot::Held(Box::new(held)))?;
@@ -363,7 +363,7 @@ fn propose(error: ProposeError) -> Failed {
 fn waited(error: WaitError) -> Failed {
     match error {
         WaitError::Stopped(stop) => stopped(stop),
-        error @ WaitError::Statement(_) => Failed::new("kernel", Fault::Kernel, error),
+        error @ (WaitError::Statement(_) | WaitError::More(_)) => Failed::new("kernel", Fault::Kernel, error),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sift_rules::json;
 use sift_spec::meter::{Amounts, Meter, Usage};
-use sift_spec::record::{CloseReason, Status};
+use sift_spec::record::{CloseReason, Needed, Status};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
 use super::Limits;
@@ -290,7 +290,8 @@ pub(super) struct HeldCall {
     pub(super) intent: Seq,
     pub(super) handle: String,
     pub(super) request: String,
-    pub(super) role: Word,
+    /// Whose approvals it needs.
+    pub(super) approvals: Vec<Needed>,
     pub(super) deadline: UnixMillis,
     pub(super) reasons: Vec<Text<512>>,
 }

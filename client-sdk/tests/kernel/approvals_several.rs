@@ -57,7 +57,7 @@ fn approve(request: &Request, role: &str, key: &SignerKey) -> String {
 async fn counts(held: Held, role: &str, key: &SignerKey) -> Held {
     let note = approve(held.request(), role, key);
     match held.answer(&note).await {
-        Ok(Answered::Waits(held)) => held,
+        Err((Some(held), WaitError::More(_))) => held,
         other => panic!("{other:?}"),
     }
 }

@@ -161,7 +161,7 @@ fn test_says_what_differs_and_what_no_case_reaches() {
         r#"[{ "name": "pays", "call": { "tool": "pay" }, "expect": { "effect": "allow" } },
             { "name": "history", "given": [{ "call": { "tool": "pay" } }], "call": { "tool": "read" }, "expect": { "effect": "allow" } },
             { "name": "held", "given": [{ "call": { "tool": "pay" }, "effect": "hold", "result": null }], "call": { "tool": "pay" },
-              "expect": { "effect": "hold", "hold": { "role": "boss", "seconds": 61 } } }]"#,
+              "expect": { "effect": "hold", "hold": { "approvals": [{ "count": 1, "role": "boss" }], "seconds": 61 } } }]"#,
     );
     let (code, report) = bench.json(&["test", "b"]);
     assert_eq!((code, &report["passed"], &report["failed"]), (1, &json!(2), &json!(3)), "{report}");
@@ -196,7 +196,7 @@ fn cases_that_cannot_be_read_are_refused_by_name() {
         (format!("[{{ \"name\": \"a\", {call} }}, {{ \"name\": \"a\", {call} }}]"), "used twice"),
         (format!("[{{ \"name\": \"a\", \"name\": \"b\", {call} }}]"), "twice"),
         (r#"[{ "name": "a", "call": { "tool": "t", "model": "m" }, "expect": { "effect": "allow" } }]"#.to_owned(), "a call is"),
-        (r#"[{ "name": "a", "call": { "tool": "t" }, "expect": { "effect": "allow", "hold": { "role": "x", "seconds": 1 } } }]"#.to_owned(), "hold belongs"),
+        (r#"[{ "name": "a", "call": { "tool": "t" }, "expect": { "effect": "allow", "hold": { "approvals": [{ "count": 1, "role": "x" }], "seconds": 1 } } }]"#.to_owned(), "hold belongs"),
         (format!("[{{ \"name\": \"a\", \"depth\": 65, {call} }}]"), "depth"),
         (format!("[{{ \"name\": \"a\", \"given\": [{{ \"call\": {{ \"tool\": \"t\" }}, \"repeat\": 0 }}], {call} }}]"), "given[0]: repeat"),
         ("{}".to_owned(), "not a list"),

@@ -317,7 +317,8 @@ async fn a_held_call_waits_for_its_approver() {
     };
     // Approved: it goes ahead with the bytes that the approver saw.
     let held = client.tool(&run, "pay", true);
-    assert_eq!((&held["is"], &held["role"]), (&json!("held"), &json!("supervisor")), "{held}");
+    let needed = json!([{ "count": 1, "role": "supervisor" }]);
+    assert_eq!((&held["is"], &held["approvals"]), (&json!("held"), &needed), "{held}");
     assert_eq!(kind(&client.ask(json!({ "op": "start", "handle": held["handle"] }))), "wrong_state");
     client.send(json!({ "op": "wait", "handle": held["handle"], "start": true }));
     answer(&held, &[]);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sift_client::config::{KEY_FILE, KernelFile};
 use sift_client::{
     Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, OpenRunError, Payload, Permit,
-    ProposeError, Report, Run, Stop, SystemClock, ToolCall, Verdict,
+    ProposeError, Report, Run, Stop, SystemClock, ToolCall, Verdict, WaitError,
 };
 use sift_spec::meter::Usage;
 use sift_spec::note::SignerKey;
@@ -337,7 +337,7 @@ impl Scene<'_> {
                         self.withhold(what, &denial);
                         Ok(None)
                     }
-                    Some(Answered::Waits(_)) | None => {
+                    None => {
                         let seconds = self.stage.args.hold_seconds;
                         let unapproved = Some(format!("nobody answered within {seconds} seconds"));
                         self.withhold(what, &Denial { unapproved, ..policy });
@@ -371,11 +371,11 @@ impl Scene<'_> {
             for Needed { role, .. } in held.request().hold.approvals.clone() {
                 let note = held.request().sign_as(Answer::Approve, &role, key).map_err(environment)?;
                 match held.answer(&note).await {
-                    Ok(Answered::Waits(still)) => {
+                    Ok(answered) => return Ok(answered),
+                    Err((Some(still), WaitError::More(_))) => {
                         held = still;
                         break;
                     }
-                    Ok(answered) => return Ok(answered),
                     Err((Some(still), error)) => (held, why) = (still, error.to_string()),
                     Err((None, error)) => return Err(environment(error)),
                 }
