@@ -36,7 +36,7 @@ fn ledger(criterion: &mut Criterion) -> Result<(), AnyError> {
             random[..4].copy_from_slice(&u32::to_be_bytes(number));
             let (agent, time) = ("airline/gpt-4o".parse()?, UnixMillis::new(STARTED)?);
             let run = RunId::from_parts(time, &random);
-            ledger.open(&Open { agent, limits: limits.clone(), parent: None, run, time })?;
+            ledger.open(&Open { agent, depth: 0, limits: limits.clone(), parent: None, run, time })?;
             runs.push(run);
         }
         let mut count = 0;

@@ -166,6 +166,7 @@ pub fn sign_run(
         labels: BTreeMap::from([("env".parse()?, Text::cut("bench"))]),
         limits: subject.limits.clone(),
         log: subject.log.clone(),
+        delegation: None,
         parent: None,
         policy: subject.policy,
     })))?;
@@ -176,7 +177,7 @@ pub fn sign_run(
     }
     let counts = [(Kind::Open, 1), (Kind::Intent, calls), (Kind::Outcome, calls)];
     let census = counts.into_iter().filter(|(_, count)| *count > 0).collect();
-    chain.push(Body::Close(Close { census, reason: CloseReason::Done, settled }))?;
+    chain.push(Body::Close(Close { below: Amounts::ZERO, census, reason: CloseReason::Done, settled }))?;
     Ok(chain.entries)
 }
 
@@ -245,7 +246,15 @@ impl Chain<'_> {
         self.push(Body::Intent(Box::new(Intent { call, decision, refusal: None, reserved: held })))?;
         let result = Some(self.commit("result", "application/json", 803));
         let status = Status::Ok;
-        self.push(Body::Outcome(Box::new(Outcome { error: None, intent, model, result, settled, status })))?;
+        self.push(Body::Outcome(Box::new(Outcome {
+            close: None,
+            error: None,
+            intent,
+            model,
+            result,
+            settled,
+            status,
+        })))?;
         Ok(settled)
     }
 

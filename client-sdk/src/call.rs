@@ -5,7 +5,7 @@ use serde_json::Value;
 use sift_rules::{CallInput, PolicyBundle, identity};
 use sift_spec::meter::Usage;
 use sift_spec::payload::{Commitment, Object, SALT_BYTES};
-use sift_spec::record::{self, Call, InputBound, ModelAnswer, Status};
+use sift_spec::record::{self, CLOSE_BYTES_MAX, Call, Delegate, InputBound, ModelAnswer, Status};
 use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis, ValueError};
 
 use crate::error::CallError;
@@ -86,6 +86,23 @@ pub struct AgentCall {
     pub agent: AgentName,
     /// What it is told to do.
     pub task: Payload,
+    /// Present when the sub-agent runs under another kernel, which [`crate::InFlight::delegate`] lets open its run.
+    /// The budget is held from this call's permission to its outcome, in every scope.
+    pub delegate: Option<Delegate>,
+}
+
+impl AgentCall {
+    /// A sub-agent that runs under this kernel.
+    #[must_use]
+    pub const fn new(agent: AgentName, task: Payload) -> Self {
+        Self { agent, task, delegate: None }
+    }
+
+    /// The same under another kernel.
+    #[must_use]
+    pub fn at(self, delegate: Delegate) -> Self {
+        Self { delegate: Some(delegate), ..self }
+    }
 }
 
 /// Anything that an agent may propose.
@@ -174,7 +191,12 @@ impl Prepared {
                 let mut random = [0; 10];
                 getrandom::fill(&mut random).map_err(|error| CallError::Random(error.to_string()))?;
                 let run = RunId::from_parts(time, &random);
-                let call = Call::Agent(record::AgentCall { agent: asked.agent.clone(), run, task });
+                let call = Call::Agent(record::AgentCall {
+                    agent: asked.agent.clone(),
+                    delegate: asked.delegate.clone(),
+                    run,
+                    task,
+                });
                 Ok(Self::of(call, None, object))
             }
         }
@@ -231,25 +253,26 @@ pub struct Report {
     pub(crate) error: Option<Text<512>>,
     pub(crate) result: Option<Payload>,
     pub(crate) model: Option<ModelAnswer>,
+    pub(crate) close: Option<Text<CLOSE_BYTES_MAX>>,
 }
 
 impl Report {
     /// It answered.
     #[must_use]
     pub const fn ok(result: Payload) -> Self {
-        Self { status: Status::Ok, error: None, result: Some(result), model: None }
+        Self { status: Status::Ok, error: None, result: Some(result), model: None, close: None }
     }
 
     /// It answered with an error.
     #[must_use]
     pub fn error(why: &str) -> Self {
-        Self { status: Status::Error, error: Some(Text::cut(why)), result: None, model: None }
+        Self { status: Status::Error, error: Some(Text::cut(why)), result: None, model: None, close: None }
     }
 
     /// It did not answer in time, and may have acted.
     #[must_use]
     pub fn timeout(why: &str) -> Self {
-        Self { status: Status::Timeout, error: Some(Text::cut(why)), result: None, model: None }
+        Self { status: Status::Timeout, error: Some(Text::cut(why)), result: None, model: None, close: None }
     }
 
     /// The same with the bytes that came back.
@@ -275,14 +298,30 @@ impl Report {
         self
     }
 
+    /// The same with the `close` entry of a sub-agent's run that was delegated to another kernel, exactly as that
+    /// kernel signed it. With it the sub-agent's own sums are settled; without it, or where it does not verify, the
+    /// whole hold is.
+    #[must_use]
+    pub fn with_close(mut self, entry: &str) -> Self {
+        // Longer than any close: not one, and so as good as none.
+        self.close = entry.parse().ok();
+        self
+    }
+
     /// Nobody knows whether it acted.
     pub(crate) fn unknown(why: &str) -> Self {
-        Self { status: Status::Unknown, error: Some(Text::cut(why)), result: None, model: None }
+        Self { status: Status::Unknown, error: Some(Text::cut(why)), result: None, model: None, close: None }
     }
 
     /// It was not dispatched.
     pub(crate) fn cancelled(why: &str) -> Self {
-        Self { status: Status::Cancelled, error: Some(Text::cut(why)), result: None, model: None }
+        Self {
+            status: Status::Cancelled,
+            error: Some(Text::cut(why)),
+            result: None,
+            model: None,
+            close: None,
+        }
     }
 
     /// How the call ended.

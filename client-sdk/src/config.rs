@@ -46,6 +46,22 @@ impl Approver {
     }
 }
 
+/// Another kernel, with which sub-agents' runs are delegated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its key.
+    pub key: VerifierKey,
+    /// For whose runs its delegations and its closes count; for all agents where there are none.
+    pub agents: Vec<AgentScope>,
+}
+
+impl Peer {
+    /// Whether its word counts for an agent.
+    pub(crate) fn may(&self, agent: &AgentName) -> bool {
+        self.agents.is_empty() || self.agents.iter().any(|scope| scope.covers(agent))
+    }
+}
+
 /// How far the log may be behind before runs halt. Counts the records of all runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -84,6 +100,8 @@ pub struct Config {
     pub bundle_dir: Option<PathBuf>,
     /// Who may answer held calls.
     pub approvers: Vec<Approver>,
+    /// Other kernels, with which sub-agents' runs are delegated.
+    pub kernels: Vec<Peer>,
     /// What must be true of an intent before its call is dispatched.
     pub mode: Mode,
     /// How far the log may be behind.
@@ -108,6 +126,7 @@ impl Config {
             bundle,
             bundle_dir: None,
             approvers: Vec::new(),
+            kernels: Vec::new(),
             mode: Mode::default(),
             spool: SpoolLimits::default(),
             beat: Some(Duration::from_secs(60)),
@@ -156,6 +175,20 @@ pub struct KernelFile {
     /// Who may answer held calls.
     #[serde(default, rename = "approver")]
     pub approvers: Vec<ApproverEntry>,
+    /// Other kernels, with which sub-agents' runs are delegated.
+    #[serde(default, rename = "kernel", skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<PeerEntry>,
+}
+
+/// A `[[kernel]]` of `kernel.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerEntry {
+    /// The other kernel's key, as its `sift-kernel init` printed it.
+    pub vkey: String,
+    /// For whose runs its delegations and its closes count, such as `airline/*`; for all agents if it is not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
 }
 
 /// An `[[approver]]` of `kernel.toml`.
@@ -203,10 +236,19 @@ impl KernelFile {
             Ok(Approver { role, key, agents })
         });
         let approvers = approvers.collect::<Result<_, ConfigError>>()?;
+        let kernels = self.kernels.iter().map(|entry| {
+            let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
+            let key = entry.vkey.parse().map_err(|error| wrong(format!("kernel: {error}")))?;
+            let agents = entry.agents.iter().map(|scope| scope.parse()).collect::<Result<_, _>>();
+            let agents = agents.map_err(|error| wrong(format!("kernel {key}: {error}")))?;
+            Ok(Peer { key, agents })
+        });
+        let kernels = kernels.collect::<Result<_, ConfigError>>()?;
         let config = Config::new(dir, &self.log_url, trust, bundle);
         Ok(Config {
             bundle_dir: Some(bundle_dir.to_owned()),
             approvers,
+            kernels,
             mode: self.mode,
             spool: self.spool,
             connect: self.connect,

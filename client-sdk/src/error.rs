@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use sift_rules::{CompileError, LedgerError};
 use sift_spec::payload::PayloadError;
-use sift_spec::record::{HaltCause, Needed, RecordError};
-use sift_spec::types::{Hash, RunId, Seq, UnixMillis, ValueError};
+use sift_spec::record::{DelegationError, HaltCause, Needed, RecordError};
+use sift_spec::types::{AgentName, Hash, KeyName, RunId, Seq, UnixMillis, ValueError};
 
 use crate::approval::ApprovalError;
 use crate::config::ConfigError;
@@ -212,9 +212,15 @@ pub enum OpenRunError {
         /// The run.
         run: RunId,
     },
+    /// The delegation is not one that this kernel may use.
+    #[error("the delegation cannot be used: {0}")]
+    Delegation(#[from] DelegationRefused),
     /// No record can state the labels that were given.
     #[error("no open record can hold it: {0}")]
     Record(#[from] RecordError),
+    /// Both a call of this kernel and a delegation are said to start the run.
+    #[error("a run has one parent: a call of this kernel, or a delegation by another")]
+    TwoParents,
     /// The agent is not the one whose start was permitted.
     #[error("the permitted sub-agent is {permitted}, not {given}")]
     OtherAgent {
@@ -226,6 +232,57 @@ pub enum OpenRunError {
     /// The operating system gives no randomness for an identifier.
     #[error("the operating system gives no randomness: {0}")]
     Random(String),
+}
+
+/// Why a delegation does not open a run here. Nothing was opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DelegationRefused {
+    /// Not a signed delegation.
+    #[error(transparent)]
+    Malformed(#[from] DelegationError),
+    /// Its key is not listed for the agent that delegates.
+    #[error(
+        "{key} is not listed as a kernel that may delegate for the agent {agent}; add it to kernel.toml if it is"
+    )]
+    Unknown {
+        /// Name in the signature line.
+        key: String,
+        /// Agent of the run above.
+        agent: AgentName,
+    },
+    /// The listed key did not sign it.
+    #[error("the signature of {0} does not verify: the delegation was changed, or is forged")]
+    Forged(KeyName),
+    /// It is for something else.
+    #[error("it is for {what} {theirs}, not {ours}")]
+    About {
+        /// What it is for.
+        what: &'static str,
+        /// What it names.
+        theirs: String,
+        /// What it should name.
+        ours: String,
+    },
+    /// Its deadline has passed.
+    #[error("its deadline was {}", crate::clock::utc(*.0))]
+    Expired(UnixMillis),
+    /// Bundle and delegation together have more limits than a record states.
+    #[error("the bundle's limits and the delegation's are more than 64; remove some from budget.toml")]
+    Limits,
+}
+
+/// Why a permitted call was not delegated. Nothing was signed, and its hold stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DelegateError {
+    /// The run or the kernel does not go on.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// The call does not delegate, or did before.
+    #[error("this call starts no sub-agent at another kernel, or was delegated before: that is done once")]
+    NotPermitted,
+    /// The text has no encoding.
+    #[error("no delegation can state it: {0}")]
+    Record(#[from] RecordError),
 }
 
 /// Why a proposal cannot be recorded. The caller is at fault; nothing happened.
@@ -300,6 +357,14 @@ pub enum RunError {
     /// The run or the kernel does not go on.
     #[error(transparent)]
     Stopped(#[from] Stop),
+    /// Runs below a delegated one are not closed; what they use counts in its close.
+    #[error(
+        "runs below run {run} are not closed yet; close them first, as what they use counts in its close"
+    )]
+    RunsBelow {
+        /// The run.
+        run: RunId,
+    },
     /// Calls are under way; their outcome must be recorded first.
     #[error("{} calls of run {run} have no outcome yet, the first at seq {first}", .count)]
     CallsOutstanding {

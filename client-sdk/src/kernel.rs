@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use sift_spec::bundle::Bundle;
-use sift_spec::record::{HoldProgress, Parent};
+use sift_spec::entry::Entry;
+use sift_spec::record::{Body, HoldProgress, Parent};
 use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis, Word};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -18,6 +19,7 @@ use crate::bundles::{BundleStatus, Bundles, Registry, Rules};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Control, KernelStatus};
+use crate::delegation::Delegated;
 use crate::error::{BundleError, OpenError, OpenRunError, Stop, WaitError};
 use crate::halt::{HaltScope, Halted};
 use crate::log::LogClient;
@@ -25,7 +27,7 @@ use crate::permit::Child;
 use crate::run::Run;
 use crate::shared::{Progress, Shared};
 use crate::signer::Signer;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::upkeep;
 use crate::uploader::Uploader;
 use crate::writer::{self, Op, Writer};
@@ -52,15 +54,23 @@ pub struct OpenRun {
     pub agent: AgentName,
     /// Free labels: environment, ticket, tenant. Policies see them.
     pub labels: BTreeMap<Word, Text<256>>,
-    /// The permitted call of another run that starts this one.
+    /// The permitted call of another run of this kernel that starts this one.
     pub parent: Option<Child>,
+    /// The note by which another kernel delegates the run, from [`crate::InFlight::delegate`] there.
+    pub delegation: Option<String>,
 }
 
 impl OpenRun {
     /// A run without labels or parent.
     #[must_use]
     pub const fn of(agent: AgentName) -> Self {
-        Self { agent, labels: BTreeMap::new(), parent: None }
+        Self { agent, labels: BTreeMap::new(), parent: None, delegation: None }
+    }
+
+    /// A sub-agent's run that another kernel has delegated to this one. It opens once.
+    #[must_use]
+    pub fn delegated(agent: AgentName, note: impl Into<String>) -> Self {
+        Self { delegation: Some(note.into()), ..Self::of(agent) }
     }
 
     /// The same with one more label.
@@ -117,6 +127,8 @@ impl Kernel {
             mode: config.mode,
             spool: config.spool,
             approvers: config.approvers.clone(),
+            kernels: config.kernels.clone(),
+            signer: signer.verifier().name().clone(),
             approvals,
             poll: config.poll,
             ops,
@@ -164,11 +176,19 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel has stopped, the ledger refuses (nested too deeply, parent closed), or the agent is not the one
-    /// that was permitted.
+    /// that was permitted. [`OpenRunError::Delegation`] when a delegation was not made by a listed kernel for this one,
+    /// or is too late.
     pub async fn open_run(&self, open: OpenRun) -> Result<Run, OpenRunError> {
         let shared = &self.inner.shared;
-        let OpenRun { agent, labels, parent } = open;
+        let OpenRun { agent, labels, parent, delegation } = open;
+        let delegation = delegation.map(|note| Delegated::read(&note, &agent, shared)).transpose()?;
         let (run, parent) = match parent {
+            _ if delegation.is_some() => {
+                // A run has one parent, here or elsewhere.
+                let delegation = delegation.as_ref().filter(|_| parent.is_none());
+                let delegation = delegation.ok_or(OpenRunError::TwoParents)?;
+                (delegation.run(), Some(delegation.parent()))
+            }
             Some(child) if child.agent != agent => {
                 let (permitted, given) = (child.agent.to_string(), agent.to_string());
                 return Err(OpenRunError::OtherAgent { permitted, given });
@@ -178,7 +198,7 @@ impl Kernel {
         };
         let (reply, answer) = oneshot::channel();
         let build = self.inner.build.clone();
-        shared.send(Op::Open(writer::OpenRun { agent, labels, parent, run, build, reply }))?;
+        shared.send(Op::Open(writer::OpenRun { agent, labels, parent, delegation, run, build, reply }))?;
         let run = shared.answer(answer).await??;
         Ok(Run::new(Arc::clone(shared), run))
     }
@@ -238,6 +258,19 @@ impl Kernel {
         let reached = progress.wait_for(|progress| progress.logged >= target || progress.over);
         let reached = tokio::time::timeout(patience, reached).await;
         reached.is_ok_and(|reached| reached.is_ok_and(|progress| progress.logged >= target))
+    }
+
+    /// The `close` entry of a run, as this kernel signed it: what the kernel that delegated the run settles with
+    /// ([`crate::Report::with_close`]). `None` when the run is not closed, or not of this kernel.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn closing(&self, run: RunId) -> Result<Option<String>, StoreError> {
+        let last = self.inner.store.run(run)?.pop().map(|stored| stored.entry);
+        let entry = last.and_then(|bytes| Entry::parse(bytes).ok());
+        let entry =
+            entry.filter(|entry| entry.record().is_some_and(|record| matches!(record.body, Body::Close(_))));
+        Ok(entry.and_then(|entry| String::from_utf8(entry.into_bytes()).ok()))
     }
 
     /// The kernel's store, for reading.

@@ -58,6 +58,7 @@ mod call;
 mod clock;
 pub mod config;
 pub mod control;
+mod delegation;
 mod error;
 pub mod evidence;
 pub mod failpoint;
@@ -84,10 +85,10 @@ pub use call::{
     AgentCall, METHOD_UTF8_BYTES, ModelCall, OUTPUT_TOKENS_MAX, Payload, Proposal, Report, ToolCall,
 };
 pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock, utc};
-pub use config::{Approver, Config, Mode, SpoolLimits};
+pub use config::{Approver, Config, Mode, Peer, SpoolLimits};
 pub use error::{
-    BundleError, CallError, DispatchError, EvidenceError, OpenError, OpenRunError, ProposeError, RunError,
-    Stop, WaitError, cause_name,
+    BundleError, CallError, DelegateError, DelegationRefused, DispatchError, EvidenceError, OpenError,
+    OpenRunError, ProposeError, RunError, Stop, WaitError, cause_name,
 };
 pub use files::{read_plain, write_new, write_whole};
 pub use halt::{HaltScope, Halted};
@@ -95,5 +96,5 @@ pub use held::{Answered, Held};
 pub use kernel::{Kernel, OpenRun};
 pub use permit::{Child, Done, InFlight, Permit};
 pub use run::{Denial, Run, Verdict};
-pub use sift_spec::record::{CloseReason, Effect, HaltCause, Status};
+pub use sift_spec::record::{CloseReason, Delegate, Effect, HaltCause, Status};
 pub use signer::{SignError, Signer};

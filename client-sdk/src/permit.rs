@@ -27,12 +27,14 @@ use std::sync::Arc;
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{Call, Parent};
 use sift_spec::types::{AgentName, RunId, Seq, UnixMillis};
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::call::Report;
-use crate::error::{DispatchError, Stop};
+use crate::error::{DelegateError, DispatchError, Stop};
 use crate::failpoint;
 use crate::shared::{OpenCall, UnderWay};
+use crate::writer::Op;
 
 /// The right to make one call, once.
 #[must_use = "the call of a permit that is dropped is cancelled"]
@@ -245,7 +247,22 @@ impl InFlight {
         }
     }
 
-    /// The start of the sub-agent, if the call is one; once.
+    /// Lets the kernel that the call names open the sub-agent's run, once: the signed note to hand over to it.
+    ///
+    /// What that kernel lets the sub-agent use is held here already. When its run has ended, hand its `close` entry to
+    /// [`Report::with_close`]; without it the whole hold is settled.
+    ///
+    /// # Errors
+    /// When the call does not delegate or was delegated before, or the run has stopped.
+    pub async fn delegate(&mut self) -> Result<String, DelegateError> {
+        let (reply, answer) = oneshot::channel();
+        let (run, intent) = (self.open.run.id, self.open.intent);
+        self.open.shared.check(&self.open.run)?;
+        self.open.shared.send(Op::Delegate { run, intent, reply })?;
+        self.open.shared.answer(answer).await?
+    }
+
+    /// The start of the sub-agent, if the call is one that runs under this kernel; once.
     #[must_use]
     pub const fn child(&mut self) -> Option<Child> {
         self.child.take()
@@ -254,7 +271,10 @@ impl InFlight {
 
 fn child(call: &Call, open: &OpenCall) -> Option<Child> {
     let Call::Agent(call) = call else { return None };
-    let depth = open.run.depth().saturating_add(1);
+    if call.delegate.is_some() {
+        return None;
+    }
+    let depth = open.run.depth.saturating_add(1);
     let parent = Parent { depth, run: open.run.id, seq: open.intent };
     Some(Child { agent: call.agent.clone(), run: call.run, parent })
 }

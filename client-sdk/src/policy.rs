@@ -27,6 +27,7 @@ use sift_spec::record::Refusal;
 #[must_use]
 pub fn refusal_name(refusal: &Refusal) -> String {
     match refusal {
+        Refusal::Depth(_) => "depth".to_owned(),
         Refusal::Identical(_) => "identical_calls".to_owned(),
         Refusal::Limit(limit) => {
             format!("{} {} per {}", word(&limit.scope), limit.meter, word(&limit.window))

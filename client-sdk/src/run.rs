@@ -9,7 +9,8 @@ use sift_spec::record::{Call, CloseReason, Effect, HaltCause, Refusal};
 use sift_spec::types::{AgentName, RunId, Seq, Text, ValueError};
 use tokio::sync::oneshot;
 
-use crate::call::{Prepared, Proposal};
+use crate::call::{AgentCall, Prepared, Proposal};
+use crate::config::Peer;
 use crate::error::{CallError, ProposeError, RunError, Stop};
 use crate::failpoint;
 use crate::held::Held;
@@ -59,6 +60,9 @@ impl fmt::Display for Denial {
             return write!(f, "not approved: {why}");
         }
         match &self.refusal {
+            Some(Refusal::Depth(limit)) => {
+                return write!(f, "over budget: nested {} deep, of {} allowed", limit.have, limit.limit);
+            }
             Some(Refusal::Identical(limit)) => {
                 return write!(f, "over budget: {} identical calls were made, the limit", limit.have);
             }
@@ -129,6 +133,7 @@ impl Run {
             let (what, why) = ("proposed_by", "not an earlier record of this run");
             return Err(CallError::Value(ValueError { what, why }).into());
         }
+        self.check_delegate(&proposal)?;
         let prepared = Prepared::new(&proposal, self.run.bundle(), self.shared.clock.now())?;
         let (call, bytes) = (prepared.call.clone(), proposal.into_bytes());
         let decided = self.shared.decide(&self.run, &prepared.input)?;
@@ -138,6 +143,22 @@ impl Run {
         self.shared.send(Op::Propose(Box::new(propose)))?;
         let recorded = self.shared.answer(answer).await??;
         self.verdict(recorded, call, bytes).await
+    }
+
+    /// Whether a sub-agent's run can be delegated at all: its close must be checked here one day.
+    fn check_delegate(&self, proposal: &Proposal) -> Result<(), CallError> {
+        let Proposal::Agent(AgentCall { agent, delegate: Some(delegate), .. }) = proposal else {
+            return Ok(());
+        };
+        let refuse = |what, why| Err(CallError::Value(ValueError { what, why }));
+        let known = |peer: &Peer| *peer.key.name() == delegate.kernel && peer.may(agent);
+        if !self.shared.kernels.iter().any(known) {
+            return refuse("delegate.kernel", "not listed in kernel.toml as a kernel for this agent");
+        }
+        if delegate.deadline <= self.shared.clock.now() {
+            return refuse("delegate.deadline", "not in the future");
+        }
+        Ok(())
     }
 
     async fn verdict(&self, recorded: Recorded, call: Call, bytes: Vec<u8>) -> Result<Verdict, ProposeError> {
@@ -229,7 +250,7 @@ mod tests {
         let (looked, done) = (Arc::clone(&run.run), Arc::new(AtomicBool::new(false)));
         let over = Arc::clone(&done);
         let look = std::thread::spawn(move || {
-            let call = CallInput::Agent { name: "a".parse().unwrap() };
+            let call = CallInput::Agent { delegate: None, name: "a".parse().unwrap() };
             while !over.load(Ordering::Relaxed) {
                 let view = looked.view();
                 let denied = view.state.input(call.clone(), view.next, view.time).run.calls.denied;

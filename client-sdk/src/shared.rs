@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use sift_rules::{CallInput, PolicyBundle, RunState, Verdict};
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::{HaltCause, HoldProgress};
+use sift_spec::record::{HaltCause, HoldProgress, Limits};
 use sift_spec::types::{AgentName, KeyName, RunId, Seq, UnixMillis};
 use tokio::sync::{oneshot, watch};
 
 use crate::bundles::{Bundles, Rules};
 use crate::call::{Payload, Report};
 use crate::clock::Clock;
-use crate::config::{Approver, Mode, SpoolLimits};
+use crate::config::{Approver, Mode, Peer, SpoolLimits};
 use crate::error::{CallError, Stop, WaitError};
 use crate::halt::Roll;
 use crate::writer::{Finish, Op};
@@ -52,6 +52,10 @@ pub(crate) struct Shared {
     pub(crate) mode: Mode,
     pub(crate) spool: SpoolLimits,
     pub(crate) approvers: Vec<Approver>,
+    /// Other kernels, whose delegations and closes count.
+    pub(crate) kernels: Vec<Peer>,
+    /// Name of this kernel's key.
+    pub(crate) signer: KeyName,
     /// Folder of requests and answers.
     pub(crate) approvals: PathBuf,
     pub(crate) poll: Duration,
@@ -74,6 +78,10 @@ pub(crate) struct RunShared {
     above: Option<Arc<RunShared>>,
     /// Time of its `open` record.
     pub(crate) started: UnixMillis,
+    /// Its limits, as its `open` record states them.
+    pub(crate) limits: Limits,
+    /// Nesting depth: 0 for a run without parent.
+    pub(crate) depth: u32,
     /// Calls that were started and have not ended.
     under_way: AtomicU64,
     /// What decides for it, from its `open` record to its end.
@@ -117,11 +125,12 @@ impl RunShared {
         above: Option<Arc<Self>>,
         state: RunState,
         started: UnixMillis,
+        (depth, limits): (u32, Limits),
         rules: Arc<Rules>,
     ) -> Self {
         let view = RunView { state, next: Seq::ZERO, time: started, stop: None };
         let under_way = AtomicU64::new(0);
-        Self { id, agent, above, started, under_way, rules, view: Mutex::new(view) }
+        Self { id, agent, above, started, limits, depth, under_way, rules, view: Mutex::new(view) }
     }
 
     /// How many calls were started and have not ended.
@@ -136,7 +145,7 @@ impl RunShared {
 
     /// How long it may last.
     pub(crate) fn wall_clock_ms(&self) -> Option<u64> {
-        self.bundle().budget().limits().wall_clock_ms.map(UnixMillis::get)
+        self.limits.wall_clock_ms.map(UnixMillis::get)
     }
 
     /// The run and the runs above it, nearest first.
@@ -144,9 +153,9 @@ impl RunShared {
         std::iter::successors(Some(self), |run| run.above.as_deref())
     }
 
-    /// Nesting depth: 0 for a run without parent.
-    pub(crate) fn depth(&self) -> u32 {
-        self.lineage().skip(1).fold(0, |depth, _| depth.saturating_add(1))
+    /// Whether a limit of the run, or of one above it, is on money.
+    pub(crate) fn limits_money(&self) -> bool {
+        self.lineage().any(|run| run.limits.limits_money())
     }
 
     /// Whether `run` is above this one.

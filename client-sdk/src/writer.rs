@@ -8,6 +8,7 @@
 //! [`runs`], those on the log's answers in [`receipts`].
 
 mod calls;
+mod delegate;
 mod line;
 mod ops;
 mod receipts;
@@ -86,6 +87,8 @@ enum AppendError {
     Sign(#[from] SignError),
     #[error("a record has no encoding: {0}")]
     Entry(#[from] EntryError),
+    #[error("a delegation has no encoding: {0}")]
+    Record(#[from] RecordError),
 }
 
 impl Writer {
@@ -141,6 +144,7 @@ impl Writer {
             Op::Propose(propose) => self.propose(*propose),
             Op::Finish(finish) => self.finish(finish),
             Op::Answer { run, intent, note, reply } => self.answer(run, intent, &note, reply),
+            Op::Delegate { run, intent, reply } => self.delegate(run, intent, reply),
             Op::Halt { run, cause, detail, reply } => self.halt(run, cause, &detail, reply),
             Op::Tick => self.tick(),
             Op::Beat { silent_ms } => self.beat(silent_ms),

@@ -7,7 +7,7 @@ use sift_spec::entry::Entry;
 use sift_spec::evidence::{PACK_BYTES_MAX, Pack, PackError};
 use sift_spec::keys::KeyRing;
 use sift_spec::note::{KeyId, Note};
-use sift_spec::record::{Body, ENTRY_BYTES_MAX, Record};
+use sift_spec::record::{Body, ENTRY_BYTES_MAX, Record, SignedDelegation};
 use sift_spec::types::{KeyName, LeafIndex, RunId};
 
 use crate::store::{ChainId, Store, StoreError};
@@ -79,6 +79,9 @@ pub(crate) fn pack(store: &Store, view: &View, run: RunId) -> Result<Vec<u8>, Ev
 fn authority(entry: &Entry, keys: &KeyRing, indices: &mut BTreeSet<LeafIndex>) {
     let commitments = entry.record().map(Record::commitments).unwrap_or_default();
     indices.extend(commitments.iter().filter_map(|payload| keys.erasure(&payload.digest)));
+    if let Some(Body::Open(open)) = entry.record().map(|record| &record.body) {
+        indices.extend(keys.published(&open.policy));
+    }
     let mut key = |name: &KeyName, id: KeyId| {
         if let Some(known) = keys.get(name, id) {
             indices.insert(known.granted);
@@ -87,7 +90,15 @@ fn authority(entry: &Entry, keys: &KeyRing, indices: &mut BTreeSet<LeafIndex>) {
     };
     key(entry.signer(), entry.key_id());
     match entry.record().map(|record| &record.body) {
-        Some(Body::Open(open)) => indices.extend(keys.published(&open.policy)),
+        Some(Body::Open(open)) => {
+            // Who delegated the run. What is not a delegation is the verifier's to find.
+            let note = open.delegation.as_ref().and_then(|note| SignedDelegation::parse(note.as_str()).ok());
+            note.iter().for_each(|signed| key(&signed.signer, signed.key_id));
+        }
+        Some(Body::Outcome(outcome)) => {
+            let close = outcome.close.as_ref().map(|close| Entry::parse(close.as_str().as_bytes().to_vec()));
+            close.into_iter().flatten().for_each(|entry| key(entry.signer(), entry.key_id()));
+        }
         Some(Body::Approval(approval)) => {
             // A statement that is no note is the verifier's to find; here it only has no key.
             if let Ok(note) = Note::parse(approval.statement.as_str().as_bytes(), ENTRY_BYTES_MAX) {

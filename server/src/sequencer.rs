@@ -433,6 +433,7 @@ mod tests {
             labels,
             limits: Limits::default(),
             log: "test.example/log".parse().unwrap(),
+            delegation: None,
             parent: None,
             policy: Hash::from_bytes([1; 32]),
         };

@@ -9,6 +9,7 @@
 //! ([`crate::chain`]).
 
 mod canonical;
+mod delegation;
 mod hold;
 mod operator;
 mod statement;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use canonical::{only, parse_text, present, print_text};
+pub use delegation::{DELEGATION_BYTES_MAX, Delegation, DelegationError, Delegator, SignedDelegation};
 pub use hold::{
     Approvals, CountError, Counted, HOLD_COUNT_MAX, HOLD_ROLES_MAX, Hold, HoldProgress, Needed, NeededError,
 };
@@ -36,9 +38,14 @@ pub const RECORD_HEADER: &str = "sift/record@v1";
 pub const OPERATOR_HEADER: &str = "sift/operator@v1";
 /// First line of an approver's statement.
 pub const APPROVAL_HEADER: &str = "sift/approval@v1";
+/// First line of a kernel's delegation.
+pub const DELEGATION_HEADER: &str = "sift/delegation@v1";
 
 /// An entry, and so a whole note, is at most this long: C2SP tlog-tiles prefixes it with 16 bits.
 pub const ENTRY_BYTES_MAX: usize = 65_535;
+
+/// Longest `close` entry in bytes that an outcome can hold; every one is shorter.
+pub const CLOSE_BYTES_MAX: usize = 8192;
 
 /// Most rules, reasons, labels or scopes that one record lists.
 pub const LIST_MAX: usize = 64;
@@ -154,6 +161,9 @@ impl std::fmt::Display for Kind {
 pub struct Open {
     /// Build of the kernel: name, version and digest of its program where known.
     pub build: Text<256>,
+    /// The whole note `sift/delegation@v1` by which another kernel started this run.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub delegation: Option<Text<DELEGATION_BYTES_MAX>>,
     /// Policy engine and version that decides, such as `rego/regorus-0.14.1`.
     pub engine: Text<64>,
     /// Free labels of the operator: environment, ticket, tenant.
@@ -196,6 +206,14 @@ pub struct Limits {
     /// Longest duration of a run in milliseconds of the kernel's clock.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub wall_clock_ms: Option<UnixMillis>,
+}
+
+impl Limits {
+    /// Whether any limit is on money, so that models need a price.
+    #[must_use]
+    pub fn limits_money(&self) -> bool {
+        self.meters.iter().any(|limit| limit.meter == Meter::MicroUsd)
+    }
 }
 
 /// At most `limit` of `meter` in `scope` within `window`.
@@ -285,10 +303,25 @@ pub enum Call {
 pub struct AgentCall {
     /// Name of the sub-agent.
     pub agent: AgentName,
+    /// Present when the sub-agent runs under another kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub delegate: Option<Delegate>,
     /// The run it will have.
     pub run: RunId,
     /// What it is told to do.
     pub task: Commitment,
+}
+
+/// To whom a sub-agent's run is delegated, and with what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delegate {
+    /// The most that the sub-agent and everything below it may use; held as part of the call's worst case.
+    pub budget: Amounts,
+    /// Until when the run may open, and let calls through.
+    pub deadline: UnixMillis,
+    /// Name of the key of the one kernel that may open the run.
+    pub kernel: KeyName,
 }
 
 /// A request to a model.
@@ -375,6 +408,8 @@ impl std::fmt::Display for Effect {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Refusal {
+    /// A sub-agent would be nested too deeply.
+    Depth(DepthRefusal),
     /// Too many calls of this run with the same tool and arguments.
     Identical(Identical),
     /// A limit over a meter would be passed.
@@ -383,6 +418,16 @@ pub enum Refusal {
     Unpriced(Unpriced),
     /// The run has lasted too long.
     WallClock(WallClock),
+}
+
+/// A sub-agent of a run at the deepest nesting that is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DepthRefusal {
+    /// Depth of the run that asks.
+    pub have: u32,
+    /// Deepest nesting that it, or a run above it, allows.
+    pub limit: u32,
 }
 
 /// Too many identical calls.
@@ -435,6 +480,9 @@ pub struct WallClock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
+    /// The whole `close` entry of the sub-agent's run, as its kernel signed it; for a call that delegates.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub close: Option<Text<CLOSE_BYTES_MAX>>,
     /// What went wrong; present unless the status is `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub error: Option<Text<512>>,
@@ -540,6 +588,9 @@ pub struct Beat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Close {
+    /// What the runs below this one at the same kernel have settled; only in a run that was delegated.
+    #[serde(default, skip_serializing_if = "Amounts::is_zero")]
+    pub below: Amounts,
     /// How many records of each kind precede this one; kinds that do not occur are left out.
     pub census: BTreeMap<Kind, u64>,
     /// Why it ended.
@@ -585,7 +636,8 @@ impl Body {
                 demand(open.limits.meters.len() <= LIST_MAX, "more than 64 limits")?;
                 let sorted = open.limits.meters.windows(2).all(|pair| pair[0].key() < pair[1].key());
                 demand(sorted, "limits are not sorted by scope, window and meter, each once")?;
-                demand(open.parent.is_none_or(|parent| parent.depth > 0), "a parent's depth is at least 1")
+                demand(open.parent.is_none_or(|parent| parent.depth > 0), "a parent's depth is at least 1")?;
+                demand(open.delegation.is_none() || open.parent.is_some(), "a delegated run has a parent")
             }
             Self::Intent(intent) => {
                 let decision = &intent.decision;
@@ -620,7 +672,7 @@ impl Body {
                     outcome.error.is_some() == (outcome.status != Status::Ok),
                     "\"error\" says what went wrong, unless the status is ok",
                 )?;
-                let answered = outcome.model.is_some() || outcome.result.is_some();
+                let answered = outcome.model.is_some() || outcome.result.is_some() || outcome.close.is_some();
                 demand(
                     outcome.status != Status::Cancelled || !answered,
                     "a call that was not dispatched has no answer and no result",

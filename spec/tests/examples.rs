@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::honest::{
-    Honest, approver_key, bundle, kernel_key, log_key, objects, p, run, stranger_key, trust_text,
+    Honest, approver_key, bundle, delegation, kernel_key, log_key, objects, p, run, stranger_key, trust_text,
 };
 use common::index;
 use sift_spec::bundle::Bundle;
@@ -19,7 +19,7 @@ use sift_spec::keys::KeyRing;
 use sift_spec::note::{NOTE_BYTES_MAX, Note, VerifierKey};
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::receipt::Receipt;
-use sift_spec::record::{Body, Kind, OperatorBody, Statement};
+use sift_spec::record::{Body, Kind, OperatorBody, SignedDelegation, Statement};
 use sift_spec::trust::TrustPolicy;
 
 const SPEC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/SPEC.md");
@@ -67,6 +67,7 @@ fn printed() -> BTreeMap<&'static str, String> {
         ("record-close", record(10)),
         ("action", format!("{action}\n")),
         ("approval", log.approval.clone()),
+        ("delegation", kernel_key().sign_note(&delegation().text().unwrap())),
         ("operator-grant", entry(0)),
         ("operator-grant-approver", entry(1)),
         ("operator-policy", entry(2)),
@@ -240,6 +241,9 @@ fn examples_parse_and_verify_from_the_text_alone() {
             assert_eq!(Some(statement.action), action);
         }
     }
+    let delegated = SignedDelegation::parse(get("delegation")).unwrap();
+    assert!(delegated.is_signed_by(&kernel));
+    assert_eq!(delegated.delegation, delegation());
     assert!(run_head.unwrap().is_closed());
     assert_eq!(kinds, Kind::ALL.into_iter().collect(), "an example of every kind");
     assert_eq!(Some(sift_spec::hash::action_digest(line("action"))), action);

@@ -4,18 +4,18 @@
 
 mod common;
 
-use common::honest::{Honest, kernel_key, more_records, p, stranger_key, witness_key};
+use common::honest::{Honest, delegation, kernel_key, more_records, p, stranger_key, witness_key};
 use common::json::{Json, refused_changes};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sift_spec::entry::{Content, Entry, EntryError};
 use sift_spec::record::{
-    APPROVAL_HEADER, Body, ENTRY_BYTES_MAX, Intent, OPERATOR_HEADER, OperatorRecord, RECORD_HEADER, Record,
-    RecordError, Statement,
+    APPROVAL_HEADER, Body, DELEGATION_HEADER, Delegation, ENTRY_BYTES_MAX, Intent, OPERATOR_HEADER,
+    OperatorRecord, RECORD_HEADER, Record, RecordError, Statement,
 };
 use sift_spec::types::{Hash, RunId, Seq, Text, UnixMillis};
 
-/// A text and what reads it: prints what it read, so that one function serves all three kinds.
+/// A text and what reads it: prints what it read, so that one function serves all four kinds.
 struct Case {
     name: String,
     header: &'static str,
@@ -26,6 +26,7 @@ fn read(header: &str, text: &str) -> Result<String, RecordError> {
     match header {
         RECORD_HEADER => Record::parse(text)?.text(),
         OPERATOR_HEADER => OperatorRecord::parse(text)?.text(),
+        DELEGATION_HEADER => Delegation::parse(text)?.text(),
         _ => Statement::parse(text)?.text(),
     }
 }
@@ -49,6 +50,8 @@ fn cases() -> Vec<Case> {
     }
     let (text, _) = log.approval.split_once("\n\n").unwrap();
     cases.push(Case { name: "statement".to_owned(), header: APPROVAL_HEADER, text: format!("{text}\n") });
+    let text = delegation().text().unwrap();
+    cases.push(Case { name: "delegation".to_owned(), header: DELEGATION_HEADER, text });
     cases
 }
 
@@ -61,7 +64,7 @@ fn honest_records_are_read_and_printed_again() {
     for case in cases() {
         assert_eq!(read(case.header, &case.text).as_ref(), Ok(&case.text), "{}", case.name);
         assert_eq!(Json::of(json(&case)).print(), json(&case), "{}: members are sorted", case.name);
-        for header in [RECORD_HEADER, OPERATOR_HEADER, APPROVAL_HEADER] {
+        for header in [RECORD_HEADER, OPERATOR_HEADER, APPROVAL_HEADER, DELEGATION_HEADER] {
             if header != case.header {
                 assert!(matches!(read(header, &case.text), Err(RecordError::Header(_))), "{}", case.name);
             }

@@ -207,7 +207,12 @@ async fn what_does_not_follow() {
     scene.refuses("another log's run", open.bytes(), ProblemKind::WrongLog).await;
     let fresh = scene.writer.run(1);
     let census = [(sift_spec::record::Kind::Open, 1)].into();
-    let close = Close { census, reason: CloseReason::Done, settled: sift_spec::meter::Amounts::ZERO };
+    let close = Close {
+        below: sift_spec::meter::Amounts::ZERO,
+        census,
+        reason: CloseReason::Done,
+        settled: sift_spec::meter::Amounts::ZERO,
+    };
     let headless = Record {
         body: Body::Close(close),
         seq: Seq::new(1).unwrap(),

@@ -139,7 +139,12 @@ impl Writer {
         }
         let census = [(Kind::Open, 1), (Kind::Intent, calls), (Kind::Outcome, calls)];
         let census: BTreeMap<Kind, u64> = census.into_iter().filter(|(_, n)| *n > 0).collect();
-        bodies.push(Body::Close(Close { census, reason: CloseReason::Done, settled: Amounts::ZERO }));
+        bodies.push(Body::Close(Close {
+            below: Amounts::ZERO,
+            census,
+            reason: CloseReason::Done,
+            settled: Amounts::ZERO,
+        }));
         let mut records: Vec<Record> = Vec::new();
         for (seq, body) in (0..).zip(bodies) {
             let prev = records.last().map(|last| self.sign(last).leaf());
@@ -171,6 +176,7 @@ impl Writer {
             labels: BTreeMap::new(),
             limits: Limits::default(),
             log: self.log.parse().expect("an origin"),
+            delegation: None,
             parent: None,
             policy: bundle().digest(),
         }
@@ -212,5 +218,13 @@ fn intent(n: u64, args: Commitment) -> Intent {
 
 fn outcome(intent: Seq) -> Outcome {
     let result = Some(commitment("result", intent.get()));
-    Outcome { error: None, intent, model: None, result, settled: Amounts::ZERO, status: Status::Ok }
+    Outcome {
+        close: None,
+        error: None,
+        intent,
+        model: None,
+        result,
+        settled: Amounts::ZERO,
+        status: Status::Ok,
+    }
 }

@@ -84,6 +84,7 @@ codes! {
         OutcomeMissing = "outcome-missing", "A call was let through and no record says what became of it.";
         OutcomeUnexpected = "outcome-unexpected", "An outcome answers no call that was let through, one that has an outcome already, or as a model would for a call that asks none.";
         HaltIgnored = "halt-ignored", "A call was let through, or approved and run, after the run was halted.";
+        DelegationInvalid = "delegation-invalid", "A delegation is not one of the run that it opened, or the close that settles a delegated call is not one of its run.";
         CloseDiffers = "close-differs", "The close record does not state what the records before it add up to.";
     }
 }
@@ -108,6 +109,7 @@ codes! {
         BoundUnchecked = "bound-unchecked", "That a model's input is at most its stated bound is the kernel's word: the method is not one that is made again here.";
         SumUnchecked = "sum-unchecked", "Limits over an agent, a kernel or nested runs need the other runs' records.";
         CancelledUnproven = "cancelled-unproven", "That a call was not dispatched is the kernel's word: nothing in the run kept it from being dispatched.";
+        DelegatorUnproven = "delegator-unproven", "That a kernel's key counted for what it delegated, or closed, needs the operator's entries that grant it.";
         ParentUnchecked = "parent-unchecked", "That another run started this one needs the other run's records.";
         SemanticsUnchecked = "semantics-unchecked", "Decisions, budgets, approvals and payloads are checked per run, from its pack.";
     }

@@ -11,6 +11,7 @@ mod authority;
 mod budget;
 mod call;
 mod decision;
+mod delegation;
 mod ending;
 mod entries;
 mod payload;
@@ -107,8 +108,14 @@ fn verify_story(story: &Story<'_>, pack: Pack, authority: &authority::Authority,
     grounds.step(|report| budget::verify(story, bundle.as_ref(), &payloads, report));
     // 12. Every call that was let through has one outcome, nothing follows a halt, and the close adds up.
     grounds.step(|report| ending::verify(story, &released, report));
+    // 13. The run was delegated by a kernel that may, and what it delegated is settled as the other kernels signed.
+    grounds.step(|report| delegation::verify(story, authority, report));
     if let Some(parent) = story.open.parent {
-        let detail = format!("said to be started by call {} of run {}", parent.seq, parent.run);
+        let by = format!("by call {} of run {}", parent.seq, parent.run);
+        let detail = match story.open.delegation {
+            Some(_) => format!("delegated {by}: that it held the budget is seen in that run's pack"),
+            None => format!("said to be started {by}"),
+        };
         grounds.report.leave(Gap::ParentUnchecked, Concern::run(story.run), detail);
     }
     story.count(grounds.report);

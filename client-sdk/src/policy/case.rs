@@ -215,7 +215,7 @@ impl CaseCall {
                 Ok((CallInput::Model { input_tokens, max_output, model: model.clone(), provider }, None))
             }
             (None, None, Some(name)) if no_args && no_model => {
-                Ok((CallInput::Agent { name: name.clone() }, None))
+                Ok((CallInput::Agent { delegate: None, name: name.clone() }, None))
             }
             _ => {
                 Err("a call is a tool with args, a model with its provider and tokens, or an agent"

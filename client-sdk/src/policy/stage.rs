@@ -93,7 +93,7 @@ impl<'a> Stage<'a> {
     pub fn open(&mut self, opened: Opened) -> Result<(), LedgerError> {
         let Opened { run, agent, parent, depth, time, labels } = opened;
         let limits = self.bundle.budget().limits().clone();
-        let open = Open { agent: agent.clone(), limits, parent, run, time: self.at(time) };
+        let open = Open { agent: agent.clone(), depth, limits, parent, run, time: self.at(time) };
         self.ledger.open(&open)?;
         let state = RunState::new(agent, run, depth, time, labels, self.bundle.facts());
         self.states.insert(run, state);

@@ -199,6 +199,9 @@ impl Connection {
                     let why = "calls of this run have no outcome yet; finish or cancel them first";
                     Err(Failed::new("outstanding", Fault::Client, why))
                 }
+                Err(error @ RunError::RunsBelow { .. }) => {
+                    Err(Failed::new("outstanding", Fault::Client, error))
+                }
                 Err(RunError::Stopped(stop)) => Err(stopped(stop)),
             },
         }
@@ -219,7 +222,7 @@ impl Connection {
             }
             None => None,
         };
-        let opened = self.server.kernel.open_run(OpenRun { agent, labels, parent }).await;
+        let opened = self.server.kernel.open_run(OpenRun { labels, parent, ..OpenRun::of(agent) }).await;
         opened.map_err(|error| match error {
             OpenRunError::Stopped(stop) => stopped(stop),
             OpenRunError::Random(_) => Failed::new("kernel", Fault::Kernel, error),

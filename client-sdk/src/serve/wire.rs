@@ -126,7 +126,7 @@ impl Propose {
                 Ok(ModelCall { provider, model, request: request.read()?.0, max_output }.into())
             }
             (None, None, Some(Agent { name, task, media })) => {
-                Ok(AgentCall { agent: name, task: task.payload(media)? }.into())
+                Ok(AgentCall::new(name, task.payload(media)?).into())
             }
             _ => Err(Failed::malformed("propose exactly one of tool, model, agent")),
         }

@@ -50,7 +50,7 @@ impl Writer {
         let decision = verdict.into_decision(commitment, time);
         let need = match decision.effect {
             Effect::Deny => Ok(Amounts::ZERO),
-            Effect::Allow | Effect::Hold => run.bundle().need(&input),
+            Effect::Allow | Effect::Hold => run.bundle().need_where(run.limits_money(), &input),
         };
         let (reserved, refusal) =
             need.map_or_else(|refusal| (Amounts::ZERO, Some(refusal)), |need| (need, None));
@@ -206,31 +206,36 @@ impl Writer {
     }
 
     fn try_finish(&mut self, finish: Finish) -> Result<Finished, Stop> {
-        let Finish { run, intent, status, error, model, result, reply: _ } = finish;
+        let Finish { run, intent, status, error, model, result, close, reply: _ } = finish;
         let line = self.lines.get_mut(&run).ok_or(Stop::Closed)?;
         let live = line.calls.remove(&intent).ok_or(Stop::Closed)?;
         let of_run = Arc::clone(&line.run);
         let time = self.now();
         let mut model = model.filter(|_| matches!(live.call, Call::Model(_)));
+        // What another kernel's word shows that a sub-agent there has used.
+        let mut closed = close.and_then(|entry| Some((self.closed(&live, entry.as_str())?, entry)));
+        closed = closed.filter(|_| !matches!(status, Status::Cancelled | Status::Unknown));
         // What is not known to be less counts in full: an error or a timeout may have been billed.
         let mut settled = match (&live.call, &model, status) {
             (_, _, Status::Cancelled) => Amounts::ZERO,
+            (Call::Agent(_), ..) => closed.as_ref().map_or(live.reserved, |(settled, _)| *settled),
             (Call::Model(asked), Some(answer), Status::Ok | Status::Error) => {
                 of_run.bundle().billed(asked.provider.as_str(), asked.model.as_str(), &answer.usage)
             }
             _ => live.reserved,
         };
         let mut over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
-        let uncountable = model.is_some() && matches!(over, Err(LedgerError::Overflow));
+        let uncountable = (model.is_some() || closed.is_some()) && matches!(over, Err(LedgerError::Overflow));
         if uncountable {
-            // No sum can hold what the provider says: the call counts as one that said nothing, and the run halts.
-            (model, settled) = (None, live.reserved);
+            // No sum can hold what it says: the call counts as one that said nothing, and the run halts.
+            (model, closed, settled) = (None, None, live.reserved);
             over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
         }
         let over = over.map_err(|error| self.contradiction(&error.to_string()))?.over;
         let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
         let (object, commitment) = result.unzip();
-        let outcome = Outcome { error, intent, model, result: commitment, settled, status };
+        let close = closed.map(|(_, entry)| entry);
+        let outcome = Outcome { close, error, intent, model, result: commitment, settled, status };
         let learn = |state: &mut RunState| {
             live.input.iter().for_each(|input| state.on_outcome(input, status, &bytes));
         };

@@ -26,6 +26,8 @@ pub(crate) struct Line {
     pub(crate) settled: Amounts,
     /// Calls that were let through or held and have no outcome, by seq of their intent.
     pub(crate) calls: BTreeMap<Seq, LiveCall>,
+    /// Whether another kernel delegated it.
+    pub(crate) delegated: bool,
     /// Whether it has a `halt`.
     pub(crate) halted: bool,
     /// Whether the log refused one of its records: what follows cannot be logged either.
@@ -39,7 +41,7 @@ pub(crate) struct LiveCall {
     pub(crate) input: Option<CallInput>,
     pub(crate) reserved: Amounts,
     pub(crate) waits: Waits,
-    /// Whether the sub-agent that it starts has opened its run, which it may once.
+    /// Whether the sub-agent that it starts has opened its run, or its run was delegated, which is done once.
     pub(crate) opened: bool,
 }
 
@@ -54,9 +56,10 @@ pub(crate) enum Waits {
 }
 
 impl Line {
-    pub(crate) fn new(run: Arc<RunShared>) -> Self {
+    pub(crate) fn new(run: Arc<RunShared>, delegated: bool) -> Self {
         Self {
             run,
+            delegated,
             head: None,
             last: None,
             census: BTreeMap::new(),

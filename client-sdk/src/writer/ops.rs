@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::{CloseReason, Effect, HaltCause, HoldProgress, ModelAnswer, Parent, Refusal, Status};
+use sift_spec::record::{
+    CLOSE_BYTES_MAX, CloseReason, Effect, HaltCause, HoldProgress, ModelAnswer, Parent, Refusal, Status,
+};
 use sift_spec::types::{AgentName, RunId, Seq, Text, Word};
 use tokio::sync::oneshot;
 
 use super::Logged;
 use crate::approval::Waiting;
 use crate::call::{Prepared, Report};
-use crate::error::{OpenRunError, ProposeError, RunError, Stop, WaitError};
+use crate::delegation::Delegated;
+use crate::error::{DelegateError, OpenRunError, ProposeError, RunError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall, RunShared};
 use crate::store::Fork;
 
@@ -26,6 +29,12 @@ pub(crate) enum Op {
         intent: Seq,
         note: String,
         reply: oneshot::Sender<Result<HoldProgress, WaitError>>,
+    },
+    /// Signs the delegation of a permitted call.
+    Delegate {
+        run: RunId,
+        intent: Seq,
+        reply: oneshot::Sender<Result<String, DelegateError>>,
     },
     Halt {
         /// One run, or all.
@@ -61,6 +70,8 @@ pub(crate) struct OpenRun {
     pub(crate) agent: AgentName,
     pub(crate) labels: BTreeMap<Word, Text<256>>,
     pub(crate) parent: Option<Parent>,
+    /// By which another kernel starts the run; `parent` is then a run of that kernel.
+    pub(crate) delegation: Option<Delegated>,
     pub(crate) run: RunId,
     pub(crate) build: Text<256>,
     pub(crate) reply: oneshot::Sender<Result<Arc<RunShared>, OpenRunError>>,
@@ -96,6 +107,8 @@ pub(crate) struct Finish {
     pub(crate) error: Option<Text<512>>,
     pub(crate) model: Option<ModelAnswer>,
     pub(crate) result: Option<(Object, Commitment)>,
+    /// What is said to be the close of a sub-agent's run at another kernel.
+    pub(crate) close: Option<Text<CLOSE_BYTES_MAX>>,
     pub(crate) reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
 }
 
@@ -116,8 +129,8 @@ impl Finish {
         result: Option<(Object, Commitment)>,
         reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
     ) -> Self {
-        let Report { status, error, model, .. } = report.clone();
-        Self { run, intent, status, error, model, result, reply }
+        let Report { status, error, model, close, .. } = report.clone();
+        Self { run, intent, status, error, model, result, close, reply }
     }
 }
 

@@ -83,10 +83,11 @@ impl Writer {
                 let (rules, stop) = self.rules_of(&open.policy);
                 let state =
                     RunState::new(agent.clone(), run, depth, record.time, labels, rules.bundle().facts());
-                let shared = RunShared::new(run, agent, None, state, record.time, rules);
+                let place = (depth, open.limits.clone());
+                let shared = RunShared::new(run, agent, None, state, record.time, place, rules);
                 // Nothing is decided by a bundle that was not in force at its `open`.
                 stop.into_iter().for_each(|stop| drop(shared.stop(stop)));
-                line = Some(Line::new(Arc::new(shared)));
+                line = Some(Line::new(Arc::new(shared), open.delegation.is_some()));
             }
             let line = line.as_mut().ok_or_else(|| wrong("a run does not start with its open record"))?;
             let leaf = entry.leaf();
@@ -124,10 +125,11 @@ impl Writer {
     /// Closes every run that an earlier process left open.
     fn abandon(&mut self) -> Result<(), OpenError> {
         let failed = |error: &dyn std::fmt::Display| OpenError::Recovery(error.to_string());
-        // Runs below others are younger: they are closed first.
-        let mut runs: Vec<RunId> = self.lines.keys().copied().collect();
+        // Runs below others are closed first: what they settle may count in the close of those above.
+        let mut runs: Vec<(u32, RunId)> =
+            self.lines.values().map(|line| (line.run.depth, line.run.id)).collect();
         runs.sort_unstable_by(|a, b| b.cmp(a));
-        for run in runs {
+        for (_, run) in runs {
             let calls: Vec<_> = self.lines.get(&run).into_iter().flat_map(|line| &line.calls).collect();
             let reports: Vec<_> = calls
                 .into_iter()
@@ -200,8 +202,10 @@ fn apply(ledger: &mut Ledger, record: &Record) -> Result<(), String> {
     match &record.body {
         Body::Open(open) => {
             let (agent, limits) = (record.agent.clone(), open.limits.clone());
-            let parent = open.parent.map(|parent| parent.run);
-            ledger.open(&ledger::Open { agent, limits, parent, run, time }).map_err(text)
+            // What a delegated run may spend is held where it was delegated.
+            let depth = open.parent.map_or(0, |parent| parent.depth);
+            let parent = open.parent.filter(|_| open.delegation.is_none()).map(|parent| parent.run);
+            ledger.open(&ledger::Open { agent, depth, limits, parent, run, time }).map_err(text)
         }
         Body::Intent(intent) if intent.effect() != Effect::Deny => {
             // Counts of identical calls are of no use to runs that are about to be closed.

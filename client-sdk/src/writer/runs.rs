@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use sift_rules::ledger;
 use sift_rules::{LedgerError, RunState};
+use sift_spec::meter::Amounts;
 use sift_spec::record::{Beat, Body, Call, CloseReason, HaltCause, Open, Parent};
 use sift_spec::types::{AgentName, RunId, Text};
 use tokio::sync::oneshot;
 
 use super::line::Waits;
 use super::{Close, Line, LiveCall, OpenRun, Writer};
+use crate::delegation::Delegated;
 use crate::error::{OpenRunError, RunError, Stop};
 use crate::shared::RunShared;
 
@@ -23,7 +25,7 @@ impl Writer {
     }
 
     fn try_open_run(&mut self, open: OpenRun) -> Result<Arc<RunShared>, OpenRunError> {
-        let OpenRun { agent, labels, parent, run, build, reply: _ } = open;
+        let OpenRun { agent, labels, parent, delegation, run, build, reply: _ } = open;
         let time = self.now();
         if let Some(stop) = self.shared.stopped() {
             return Err(stop.into());
@@ -32,13 +34,18 @@ impl Writer {
         if self.lines.contains_key(&run) || self.batch.closed.contains(&run) || self.is_stored(run)? {
             return Err(LedgerError::RunExists(run).into());
         }
-        let above = parent.map(|parent| self.parent_of(&parent, run, &agent)).transpose()?;
+        let here = parent.filter(|_| delegation.is_none());
+        let above = here.map(|parent| self.parent_of(&parent, run, &agent)).transpose()?;
         // What is in force now decides for the run to its end.
         let rules = self.shared.bundles.in_force();
         let bundle = rules.bundle();
-        let limits = bundle.budget().limits().clone();
+        let limits = match &delegation {
+            Some(delegation) => delegation.limits(bundle.budget().limits(), time)?,
+            None => bundle.budget().limits().clone(),
+        };
         let body = Body::Open(Box::new(Open {
             build,
+            delegation: delegation.as_ref().map(Delegated::note),
             engine: Text::cut(bundle.engine()),
             labels: labels.clone(),
             limits: limits.clone(),
@@ -49,17 +56,19 @@ impl Writer {
         self.fits(run, &agent, body.clone(), time)?;
         let depth = parent.map_or(0, |parent| parent.depth);
         let state = RunState::new(agent.clone(), run, depth, time, labels, bundle.facts());
-        let shared = Arc::new(RunShared::new(run, agent.clone(), above, state, time, rules));
+        let place = (depth, limits.clone());
+        let shared = Arc::new(RunShared::new(run, agent.clone(), above, state, time, place, rules));
         self.shared.roll().enter(&shared)?;
-        let parent_run = parent.map(|parent| parent.run);
-        if let Err(error) = self.ledger.open(&ledger::Open { agent, limits, parent: parent_run, run, time }) {
+        let above = here.map(|parent| parent.run);
+        let open = ledger::Open { agent, depth, limits, parent: above, run, time };
+        if let Err(error) = self.ledger.open(&open) {
             self.shared.roll().leave(run);
             return Err(error.into());
         }
-        if let Some(call) = parent.and_then(|parent| self.live_call(&parent)) {
+        if let Some(call) = here.and_then(|parent| self.live_call(&parent)) {
             call.opened = true;
         }
-        self.lines.insert(run, Line::new(Arc::clone(&shared)));
+        self.lines.insert(run, Line::new(Arc::clone(&shared), delegation.is_some()));
         self.append(run, body, time)?;
         Ok(shared)
     }
@@ -80,7 +89,10 @@ impl Writer {
         agent: &AgentName,
     ) -> Result<Arc<RunShared>, OpenRunError> {
         let permitted = self.live_call(parent).is_some_and(|live| {
-            let starts = matches!(&live.call, Call::Agent(call) if call.run == run && call.agent == *agent);
+            let starts = matches!(
+                &live.call,
+                Call::Agent(call) if call.run == run && call.agent == *agent && call.delegate.is_none()
+            );
             starts && !live.opened && matches!(live.waits, Waits::No)
         });
         let above = self.lines.get(&parent.run).filter(|_| permitted).map(|line| Arc::clone(&line.run));
@@ -141,11 +153,7 @@ impl Writer {
         self.reply(reply, closed);
     }
 
-    pub(super) fn try_close(
-        &mut self,
-        run: RunId,
-        reason: CloseReason,
-    ) -> Result<sift_spec::meter::Amounts, RunError> {
+    pub(super) fn try_close(&mut self, run: RunId, reason: CloseReason) -> Result<Amounts, RunError> {
         let time = self.now();
         let line = self.lines.get(&run).ok_or(RunError::Stopped(Stop::Closed))?;
         if let Some(first) = line.calls.keys().next() {
@@ -157,9 +165,19 @@ impl Writer {
             _ => reason,
         };
         let (census, settled) = (line.census.clone(), line.settled);
+        let mut below = Amounts::ZERO;
+        if line.delegated {
+            // The kernel that delegated the run settles with its close, so nothing below it may come later.
+            if self.ledger.has_below(run) {
+                return Err(RunError::RunsBelow { run });
+            }
+            let all = self.ledger.settled(run).and_then(|all| all.checked_sub(&settled));
+            let wrong = "a run has settled more than the ledger knows";
+            below = all.ok_or_else(|| RunError::Stopped(self.contradiction(wrong)))?;
+        }
         let closed = self.ledger.close(&ledger::Close { run, time });
         closed.map_err(|error: LedgerError| RunError::Stopped(self.contradiction(&error.to_string())))?;
-        let body = Body::Close(sift_spec::record::Close { census, reason, settled });
+        let body = Body::Close(sift_spec::record::Close { below, census, reason, settled });
         self.append(run, body, time)?;
         if let Some(line) = self.lines.remove(&run) {
             line.run.stop(Stop::Closed);

@@ -172,7 +172,7 @@ async fn a_sub_agent_counts_in_the_run_above() {
     let house = House::new("[run]\ndepth = 1\nagents = 5\ntool_calls = 2\n").await;
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
-    let agent = || AgentCall { agent: "airline/helper".parse().unwrap(), task: Payload::text("help") };
+    let agent = || AgentCall::new("airline/helper".parse().unwrap(), Payload::text("help"));
     let Verdict::Permitted(permit) = run.propose(agent()).await.unwrap() else { panic!() };
     let mut in_flight = permit.start().unwrap();
     let open = OpenRun { parent: in_flight.child(), ..OpenRun::of("airline/helper".parse().unwrap()) };
@@ -186,7 +186,7 @@ async fn a_sub_agent_counts_in_the_run_above() {
     let Verdict::Denied(denial) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
     assert!(matches!(denial.refusal, Some(Refusal::Limit(_))), "the calls of the child count above");
     let Verdict::Denied(denial) = child.propose(agent()).await.unwrap() else { panic!() };
-    assert!(matches!(denial.refusal, Some(Refusal::Limit(_))), "nested too deeply");
+    assert!(matches!(denial.refusal, Some(Refusal::Depth(_))), "nested too deeply");
     child.close(CloseReason::Done).await.unwrap();
     in_flight.finish(Report::ok(Payload::text("helped"))).await.unwrap();
     run.close(CloseReason::Done).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_sub_agent_opens_while_its_call_is_under_way_and_under_its_own_name() 
     let run = open_run(&kernel).await;
     let helper = "airline/helper";
     let start = async || {
-        let call = AgentCall { agent: helper.parse().unwrap(), task: Payload::text("help") };
+        let call = AgentCall::new(helper.parse().unwrap(), Payload::text("help"));
         let Verdict::Permitted(permit) = run.propose(call).await.unwrap() else { panic!() };
         permit.start().unwrap()
     };
@@ -220,7 +220,7 @@ async fn a_halt_reaches_every_run_below() {
     let run = open_run(&kernel).await;
     let helper = "airline/helper";
     let start = async |run: Run| {
-        let call = AgentCall { agent: helper.parse().unwrap(), task: Payload::text("help") };
+        let call = AgentCall::new(helper.parse().unwrap(), Payload::text("help"));
         let Verdict::Permitted(permit) = run.propose(call).await.unwrap() else { panic!() };
         permit.start().unwrap()
     };

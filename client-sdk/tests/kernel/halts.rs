@@ -209,7 +209,7 @@ async fn a_halt_reaches_the_runs_below_and_their_calls() {
     let house = House::new("").await;
     let kernel = house.open().await;
     let run = open_run(&kernel).await;
-    let call = AgentCall { agent: "helper/one".parse().unwrap(), task: Payload::text("help") };
+    let call = AgentCall::new("helper/one".parse().unwrap(), Payload::text("help"));
     let Verdict::Permitted(start) = run.propose(call).await.unwrap() else { panic!() };
     let mut start = start.start().unwrap();
     let open = OpenRun { parent: start.child(), ..OpenRun::of("helper/one".parse().unwrap()) };

@@ -139,6 +139,12 @@ pub(crate) async fn open_run(kernel: &Kernel) -> Run {
     kernel.open_run(OpenRun::of("airline/gpt-4o".parse().unwrap())).await.unwrap()
 }
 
+/// The records of a run, as the store of any kernel has them.
+pub(crate) fn parsed(kernel: &Kernel, run: RunId) -> Vec<Record> {
+    let stored = kernel.store().run(run).unwrap().into_iter();
+    stored.map(|stored| Entry::parse(stored.entry).unwrap().record().unwrap().clone()).collect()
+}
+
 /// The records of a run, as the store has them.
 pub(crate) fn records(kernel: &Kernel, run: RunId) -> Vec<Record> {
     let stored = kernel.store().run(run).unwrap();
@@ -165,7 +171,7 @@ pub(crate) fn kinds(kernel: &Kernel, run: RunId) -> Vec<&'static str> {
 
 /// The last outcome of a run.
 pub(crate) fn last_outcome(kernel: &Kernel, run: RunId) -> sift_spec::record::Outcome {
-    let outcome = records(kernel, run).into_iter().rev().find_map(|record| match record.body {
+    let outcome = parsed(kernel, run).into_iter().rev().find_map(|record| match record.body {
         Body::Outcome(outcome) => Some(*outcome),
         _ => None,
     });

@@ -6,6 +6,7 @@ mod approvals;
 mod approvals_several;
 mod budgets;
 mod bundles;
+mod delegation;
 mod halts;
 mod harness;
 mod log;

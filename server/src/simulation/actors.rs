@@ -152,6 +152,7 @@ impl Actors {
             labels: BTreeMap::new(),
             limits: Limits::default(),
             log: if rng.once_in(20) { "another.example/log" } else { ORIGIN }.parse().expect("an origin"),
+            delegation: None,
             parent: None,
             // Policy 1 is published at some time, or never.
             policy: bundle(u64::from(rng.once_in(5))),
@@ -246,7 +247,12 @@ impl Actors {
         let beats = self.runs[run].records.len() as u64 - 1;
         let census =
             [(Kind::Open, 1), (Kind::Beat, beats)].into_iter().filter(|(_, count)| *count > 0).collect();
-        let close = Body::Close(Close { census, reason: CloseReason::Done, settled: Amounts::ZERO });
+        let close = Body::Close(Close {
+            below: Amounts::ZERO,
+            census,
+            reason: CloseReason::Done,
+            settled: Amounts::ZERO,
+        });
         self.append(run, close);
         if self.runs[run].sent + 1 == self.runs[run].records.len() {
             self.runs[run].sent += 1;

@@ -1,7 +1,8 @@
-//! The texts of records, operator's records and approval statements (SPEC §3, §4).
+//! The texts of records, operator's records, approval statements and delegations (SPEC §3, §4).
 
 use sift_spec::record::{
-    APPROVAL_HEADER, ENTRY_BYTES_MAX, OPERATOR_HEADER, OperatorRecord, RECORD_HEADER, Record, Statement,
+    APPROVAL_HEADER, DELEGATION_HEADER, Delegation, ENTRY_BYTES_MAX, OPERATOR_HEADER, OperatorRecord,
+    RECORD_HEADER, Record, Statement,
 };
 
 use super::json::check_text;
@@ -24,6 +25,11 @@ pub(crate) fn record(bytes: &[u8]) {
     if let Ok(statement) = Statement::parse(text) {
         assert_eq!(statement.text().as_deref(), Ok(text), "exactly one encoding");
         check_text(APPROVAL_HEADER, text);
+        readings += 1;
+    }
+    if let Ok(delegation) = Delegation::parse(text) {
+        assert_eq!(delegation.text().as_deref(), Ok(text), "exactly one encoding");
+        check_text(DELEGATION_HEADER, text);
         readings += 1;
     }
     assert!(readings <= 1, "no text is two kinds of note");

@@ -60,7 +60,7 @@ impl Budget {
     /// Whether any limit is on money, so that models need a price.
     #[must_use]
     pub fn limits_money(&self) -> bool {
-        self.limits.meters.iter().any(|limit| limit.meter == Meter::MicroUsd)
+        self.limits.limits_money()
     }
 
     /// Reads `budget.toml`. `file` is its name, for errors.

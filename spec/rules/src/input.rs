@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sift_spec::record::Call;
+use sift_spec::record::{Call, Delegate};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
 use crate::json;
@@ -38,6 +38,9 @@ pub struct PolicyInput {
 pub enum CallInput {
     /// Start a sub-agent.
     Agent {
+        /// To which kernel its run is delegated, until when, and what it may spend there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delegate: Option<Delegate>,
         /// Name of the sub-agent.
         name: AgentName,
     },
@@ -71,7 +74,7 @@ impl CallInput {
     #[must_use]
     pub fn of(call: &Call, args: &[u8]) -> Self {
         match call {
-            Call::Agent(call) => Self::Agent { name: call.agent.clone() },
+            Call::Agent(call) => Self::Agent { delegate: call.delegate.clone(), name: call.agent.clone() },
             Call::Model(call) => Self::Model {
                 input_tokens: call.input.tokens,
                 max_output: call.max_output,

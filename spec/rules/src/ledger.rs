@@ -7,8 +7,10 @@
 //! call is billed more than was held for it, and that [`Settled::over`] reports.
 //!
 //! An operation that returns an error has changed nothing. Size is bounded by the live runs, what they hold, and one
-//! bucket a minute for each window. Depth of nesting is refused as [`Refusal::Limit`] on [`Meter::Agents`] with the
-//! depth as `have`, because a sub-agent is what would pass it.
+//! bucket a minute for each window.
+//!
+//! A run that another kernel delegated is opened without a run above it, at its depth and under its narrowed limits:
+//! what it may spend is held in the ledger of the kernel that delegated it.
 //!
 //! Out of scope: prices ([`crate::price`]), and who may open a run.
 
@@ -16,7 +18,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sift_spec::meter::{Amounts, Meter};
-use sift_spec::record::{Identical, LimitRefusal, Limits, MeterLimit, Refusal, Scope, WallClock, Window};
+use sift_spec::record::{
+    DepthRefusal, Identical, LimitRefusal, Limits, MeterLimit, Refusal, Scope, WallClock, Window,
+};
 use sift_spec::types::{AgentName, Hash, RunId, Seq, UnixMillis};
 
 use crate::window::{DAY_BUCKETS, HOUR_BUCKETS, Trailing};
@@ -90,6 +94,9 @@ pub enum Event {
 pub struct Open {
     /// The agent.
     pub agent: AgentName,
+    /// Depth of a run that another kernel delegated; not looked at where there is a run above it here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
     /// The run's limits, those of scope agent and kernel included.
     pub limits: Limits,
     /// The run above it.
@@ -99,6 +106,11 @@ pub struct Open {
     pub run: RunId,
     /// Time of the `open` record.
     pub time: UnixMillis,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde asks for
+const fn is_zero(depth: &u32) -> bool {
+    *depth == 0
 }
 
 /// A call needs its worst case.
@@ -236,7 +248,7 @@ impl Ledger {
         if self.runs.contains_key(&open.run) {
             return Err(LedgerError::RunExists(open.run));
         }
-        let mut depth = 0;
+        let mut depth = open.depth;
         if let Some(parent) = open.parent {
             let above = self.live(parent)?;
             depth = above.depth.checked_add(1).ok_or(LedgerError::Overflow)?;
@@ -380,6 +392,28 @@ impl Ledger {
         self.runs.get(&run).map(|run| run.account.settled)
     }
 
+    /// Whether runs below this one are not closed yet.
+    #[must_use]
+    pub fn has_below(&self, run: RunId) -> bool {
+        self.runs.get(&run).is_some_and(|run| run.children > 0)
+    }
+
+    /// The strictest limit on depth of a run and the runs above it.
+    #[must_use]
+    pub fn depth_limit(&self, run: RunId) -> Option<u32> {
+        let runs = self.lineage(run).into_iter();
+        runs.filter_map(|id| self.runs.get(&id).and_then(|run| run.limits.depth)).min()
+    }
+
+    /// The last time at which the wall clocks of a run and the runs above it let a call through.
+    #[must_use]
+    pub fn lasts_until(&self, run: RunId) -> Option<UnixMillis> {
+        let runs = self.lineage(run).into_iter().filter_map(|id| self.runs.get(&id));
+        let ends =
+            runs.filter_map(|run| Some(run.opened.get().saturating_add(run.limits.wall_clock_ms?.get())));
+        ends.min().and_then(|end| UnixMillis::new(end).ok())
+    }
+
     /// Seqs of a live run that hold something, with what they hold, in their order.
     pub fn holds(&self, run: RunId) -> impl Iterator<Item = (Seq, Amounts)> + '_ {
         self.runs.get(&run).into_iter().flat_map(|run| run.holds.iter().map(|(seq, held)| (*seq, *held)))
@@ -417,12 +451,6 @@ impl Ledger {
     fn lineage(&self, run: RunId) -> Vec<RunId> {
         let above = |id: &RunId| self.runs.get(id).and_then(|run| run.parent);
         std::iter::successors(Some(run), above).collect()
-    }
-
-    /// The strictest limit on depth of a run and the runs above it.
-    fn depth_limit(&self, run: RunId) -> Option<u32> {
-        let runs = self.lineage(run).into_iter();
-        runs.filter_map(|id| self.runs.get(&id).and_then(|run| run.limits.depth)).min()
     }
 
     fn accounts<'a>(&'a self, lineage: &'a [RunId], agent: &AgentName) -> impl Iterator<Item = &'a Account> {
@@ -467,14 +495,7 @@ impl Ledger {
         if let Some(limit) =
             self.depth_limit(reserve.run).filter(|limit| agents > 0 && asking.depth >= *limit)
         {
-            return Ok(Some(Refusal::Limit(LimitRefusal {
-                have: u64::from(asking.depth),
-                limit: u64::from(limit),
-                meter: Meter::Agents,
-                need: 1,
-                scope: Scope::Run,
-                window: Window::Run,
-            })));
+            return Ok(Some(Refusal::Depth(DepthRefusal { have: asking.depth, limit })));
         }
         let agent = self.agents.get(&asking.agent);
         for (run, own) in runs().zip(std::iter::once(true).chain(std::iter::repeat(false))) {

@@ -9,16 +9,30 @@ use crate::bundle::PolicyBundle;
 use crate::input::CallInput;
 
 impl PolicyBundle {
-    /// The worst case of a call, to be reserved before it: one call, or one sub-agent; for a model also the tokens of
-    /// every class at their bound, and the money at the dearest class and tier.
+    /// The worst case of a call under the bundle's own limits.
     ///
     /// # Errors
-    /// [`Refusal::Unpriced`] when the budget limits money and the model has no price, or one beyond all bounds.
+    /// As [`PolicyBundle::need_where`].
     pub fn need(&self, call: &CallInput) -> Result<Amounts, Refusal> {
-        let CallInput::Model { input_tokens, max_output, model, provider } = call else {
-            let meter =
-                if matches!(call, CallInput::Agent { .. }) { Meter::Agents } else { Meter::ToolCalls };
-            return Ok(Amounts::ZERO.with(meter, 1));
+        self.need_where(self.budget().limits_money(), call)
+    }
+
+    /// The worst case of a call, to be reserved before it: one call, or one sub-agent with all that is delegated to it;
+    /// for a model also the tokens of every class at their bound, and the money at the dearest class and tier.
+    /// `limits_money` says whether any limit of the run, or of a run above it, is on money.
+    ///
+    /// # Errors
+    /// [`Refusal::Unpriced`] when money is limited and the model has no price, or one beyond all bounds.
+    pub fn need_where(&self, limits_money: bool, call: &CallInput) -> Result<Amounts, Refusal> {
+        let (input_tokens, max_output, model, provider) = match call {
+            CallInput::Model { input_tokens, max_output, model, provider } => {
+                (input_tokens, max_output, model, provider)
+            }
+            CallInput::Tool { .. } => return Ok(Amounts::ZERO.with(Meter::ToolCalls, 1)),
+            CallInput::Agent { delegate, .. } => {
+                let budget = delegate.as_ref().map_or(Amounts::ZERO, |delegate| delegate.budget);
+                return Ok(budget.with(Meter::Agents, budget.get(Meter::Agents).saturating_add(1)));
+            }
         };
         let tokens = Amounts::ZERO
             .with(Meter::ModelCalls, 1)
@@ -30,7 +44,7 @@ impl PolicyBundle {
             .with(Meter::Tokens, input_tokens.saturating_add(*max_output));
         match self.prices().worst_case(provider.as_str(), model.as_str(), *input_tokens, *max_output) {
             Some(money) => Ok(tokens.with(Meter::MicroUsd, money.get())),
-            None if self.budget().limits_money() => Err(Refusal::Unpriced(Unpriced { model: model.clone() })),
+            None if limits_money => Err(Refusal::Unpriced(Unpriced { model: model.clone() })),
             None => Ok(tokens),
         }
     }

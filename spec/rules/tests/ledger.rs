@@ -30,7 +30,14 @@ fn limits(meters: Vec<MeterLimit>) -> Limits {
 }
 
 fn open(n: u8, parent: Option<u8>, limits: Limits, time: u64) -> Open {
-    Open { agent: "a".parse().unwrap(), limits, parent: parent.map(run), run: run(n), time: at(time) }
+    Open {
+        agent: "a".parse().unwrap(),
+        depth: 0,
+        limits,
+        parent: parent.map(run),
+        run: run(n),
+        time: at(time),
+    }
 }
 
 fn reserve(n: u8, seq: u64, amounts: Amounts, time: u64) -> Reserve {
@@ -91,7 +98,7 @@ fn identical_calls_wall_clock_and_depth() {
     ledger.reserve(&reserve(1, 3, agent, 500)).unwrap().unwrap();
     ledger.open(&open(2, Some(1), Limits::default(), 600)).unwrap();
     assert!(
-        matches!(ledger.reserve(&reserve(2, 1, agent, 600)), Ok(Err(Refusal::Limit(found))) if found.meter == Meter::Agents),
+        matches!(ledger.reserve(&reserve(2, 1, agent, 600)), Ok(Err(Refusal::Depth(found))) if (found.have, found.limit) == (1, 1)),
         "the depth allowed by the run above counts"
     );
     let deeper = ledger.open(&open(3, Some(2), Limits::default(), 600));

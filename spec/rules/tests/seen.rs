@@ -380,7 +380,7 @@ fn without_entries_the_input_has_no_such_members() {
     assert!(!text.contains("seen") && !text.contains("marks"), "{text}");
     // With them it has every set, also for calls that are no tool's.
     let run = Run::new();
-    let model = CallInput::Agent { name: "a/b".parse().unwrap() };
+    let model = CallInput::Agent { delegate: None, name: "a/b".parse().unwrap() };
     let input = run.state.input(model, Seq::new(1).unwrap(), UnixMillis::new(1_764_000_000_001).unwrap());
     assert_eq!(input.run.seen.unwrap().len(), 4);
 }

@@ -114,7 +114,7 @@ fn counters() {
     for n in 0..100 {
         state.on_intent(&call(&format!("denied-{n}"), "{}"), Effect::Deny);
     }
-    let agent = CallInput::Agent { name: "a/c".parse().unwrap() };
+    let agent = CallInput::Agent { delegate: None, name: "a/c".parse().unwrap() };
     state.on_intent(&agent, Effect::Allow);
     let run = document(&state, tool).run;
     assert_eq!((run.calls.tool, run.calls.agent, run.calls.denied, run.calls.held), (2, 1, 101, 1));

@@ -14,10 +14,10 @@ use sift_spec::payload::{Commitment, Object};
 use sift_spec::proof::{Proof, TreeHead, prove_inclusion, prove_multi_inclusion};
 use sift_spec::receipt::Receipt;
 use sift_spec::record::{
-    AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Grant, Halt,
-    HaltCause, Hold, InputBound, Intent, KeyChange, KeyRole, Kind, LimitRefusal, Limits, MeterLimit,
-    ModelAnswer, ModelCall, Needed, Open, OperatorBody, OperatorRecord, Outcome, Parent, Policy, Record,
-    Refusal, Revoke, Scope, Statement, Status, ToolCall, Window,
+    AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Delegate, Delegation,
+    Delegator, Effect, Erase, Grant, Halt, HaltCause, Hold, InputBound, Intent, KeyChange, KeyRole, Kind,
+    LimitRefusal, Limits, MeterLimit, ModelAnswer, ModelCall, Needed, Open, OperatorBody, OperatorRecord,
+    Outcome, Parent, Policy, Record, Refusal, Revoke, Scope, Statement, Status, ToolCall, Window,
 };
 use sift_spec::tree::MemoryTree;
 use sift_spec::trust::TrustPolicy;
@@ -165,6 +165,7 @@ fn bodies() -> Vec<Body> {
         ]),
         limits,
         log: p(LOG),
+        delegation: None,
         parent: None,
         policy: bundle().digest(),
     };
@@ -198,6 +199,7 @@ fn bodies() -> Vec<Body> {
             reserved: hold,
         })),
         Body::Outcome(Box::new(Outcome {
+            close: None,
             error: None,
             intent: seq(1),
             model: Some(answer),
@@ -218,6 +220,7 @@ fn bodies() -> Vec<Body> {
         })),
         Body::Approval(Approval { intent: seq(3), statement: p("") }),
         Body::Outcome(Box::new(Outcome {
+            close: None,
             error: None,
             intent: seq(3),
             model: None,
@@ -247,6 +250,7 @@ fn bodies() -> Vec<Body> {
         Body::Beat(Beat { records: 8 }),
         Body::Halt(Halt { cause: HaltCause::Operator, detail: p("stopped from the console") }),
         Body::Close(Close {
+            below: Amounts::ZERO,
             census: BTreeMap::from([
                 (Kind::Approval, 1),
                 (Kind::Beat, 1),
@@ -272,6 +276,26 @@ pub(crate) fn statement(action: Hash) -> Statement {
         role: p("supervisor"),
         run: run(),
         shown: shown_digest("cancel_reservation {\"reservation\":\"ABC123\"}\n"),
+    }
+}
+
+/// A sub-agent's run that the example run lets another kernel open.
+pub(crate) fn delegation() -> Delegation {
+    Delegation {
+        agent: p("airline/helper"),
+        budget: Amounts::ZERO
+            .with(Meter::MicroUsd, 200_000)
+            .with(Meter::ModelCalls, 4)
+            .with(Meter::OutputTokens, 4096)
+            .with(Meter::Tokens, 20_000)
+            .with(Meter::ToolCalls, 10),
+        deadline: at_ms(900_000),
+        depth: 1,
+        depth_limit: Some(2),
+        kernel: p("acme.example/kernel/2"),
+        log: p(LOG),
+        parent: Delegator { agent: agent(), run: run(), seq: seq(5) },
+        run: RunId::from_parts(at_ms(2_000), &[0x6b; 10]),
     }
 }
 
@@ -425,13 +449,56 @@ pub(crate) fn more_records() -> Vec<(String, Record)> {
     child.parent = Some(Parent { depth: 1, run: run(), seq: seq(4) });
     child.labels.clear();
     child.limits = Limits::default();
+    let delegation = delegation();
+    let mut delegated = child.clone();
+    delegated.parent = Some(Parent { depth: 1, run: delegation.parent.run, seq: delegation.parent.seq });
+    delegated.delegation = Some(p(&kernel_key().sign_note(&delegation.text().unwrap())));
+    delegated.limits = delegation.limits(&open.limits, at_ms(0)).unwrap();
+    let opened =
+        Record { agent: delegation.agent.clone(), run: delegation.run, ..base(Body::Open(delegated), 0) };
     all.push(("open-child".to_owned(), base(Body::Open(child), 0)));
-    let call = Call::Agent(AgentCall { agent: p("airline/helper"), run: run(), task: objects[0].1.clone() });
+    all.push(("open-delegated".to_owned(), opened));
+    let mut call =
+        AgentCall { agent: delegation.agent.clone(), delegate: None, run: run(), task: objects[0].1.clone() };
     let allow = decision(Effect::Allow, &objects[4].1, "agents.listed", "");
     let reserved = Amounts::ZERO.with(Meter::Agents, 1);
-    let intent = Intent { call, decision: allow.clone(), refusal: None, reserved };
+    let intent = Intent { call: Call::Agent(call.clone()), decision: allow.clone(), refusal: None, reserved };
     all.push(("intent-agent".to_owned(), base(Body::Intent(Box::new(intent.clone())), 5)));
+    let Delegation { budget, deadline, kernel, .. } = delegation.clone();
+    call.run = delegation.run;
+    call.delegate = Some(Delegate { budget, deadline, kernel });
+    let reserved = budget.with(Meter::Agents, 1);
+    let intent_delegate = Intent { call: Call::Agent(call), reserved, ..intent.clone() };
+    all.push(("intent-delegate".to_owned(), base(Body::Intent(Box::new(intent_delegate)), 5)));
+    // What the other kernel closed the run with, and what is settled for it here.
+    let (own, below) = (Amounts::ZERO.with(Meter::ModelCalls, 2), Amounts::ZERO.with(Meter::ToolCalls, 3));
+    let close = Record {
+        agent: delegation.agent,
+        run: delegation.run,
+        ..base(
+            Body::Close(Close {
+                below,
+                census: BTreeMap::from([(Kind::Intent, 2), (Kind::Open, 1), (Kind::Outcome, 2)]),
+                reason: CloseReason::Done,
+                settled: own,
+            }),
+            5,
+        )
+    };
+    let entry = Entry::sign(&close, &kernel_key()).unwrap();
+    all.push(("close-delegated".to_owned(), close));
+    let outcome = Outcome {
+        close: Some(p(std::str::from_utf8(entry.bytes()).unwrap())),
+        error: None,
+        intent: seq(5),
+        model: None,
+        result: None,
+        settled: own.checked_add(&below).unwrap().with(Meter::Agents, 1),
+        status: Status::Ok,
+    };
+    all.push(("outcome-delegate".to_owned(), base(Body::Outcome(Box::new(outcome)), 6)));
     let refusals = [
+        ("depth", Refusal::Depth(sift_spec::record::DepthRefusal { have: 2, limit: 2 })),
         ("identical", Refusal::Identical(sift_spec::record::Identical { have: 3, limit: 3 })),
         ("unpriced", Refusal::Unpriced(sift_spec::record::Unpriced { model: p("gpt-9") })),
         (
@@ -448,6 +515,7 @@ pub(crate) fn more_records() -> Vec<(String, Record)> {
     }
     for status in [Status::Cancelled, Status::Error, Status::Timeout, Status::Unknown] {
         let outcome = Outcome {
+            close: None,
             error: Some(p("the tool did not answer")),
             intent: seq(5),
             model: None,

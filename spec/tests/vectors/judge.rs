@@ -13,7 +13,7 @@ use sift_spec::note::{NOTE_BYTES_MAX, Note, VerifierKey};
 use sift_spec::payload::Object;
 use sift_spec::proof::{Proof, TreeHead, verify_consistency, verify_inclusion, verify_multi_inclusion};
 use sift_spec::receipt::Receipt;
-use sift_spec::record::{Body, OperatorRecord, Record, Statement};
+use sift_spec::record::{Body, Delegation, OperatorRecord, Record, Statement};
 use sift_spec::tile::{TilePath, parse_entries};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{Hash, LeafIndex, TreeSize};
@@ -54,6 +54,7 @@ pub(crate) fn check(object: &str, bytes: &[u8]) -> Result<(), String> {
         "vkey" => line()?.parse::<VerifierKey>().map_err(|e| code(&e)).map(drop),
         "record" => Record::parse(text()?).map_err(|e| code(&e)).map(drop),
         "operator" => OperatorRecord::parse(text()?).map_err(|e| code(&e)).map(drop),
+        "delegation" => Delegation::parse(text()?).map_err(|e| code(&e)).map(drop),
         "approval" => Statement::parse(text()?).map_err(|e| code(&e)).map(drop),
         "entry" => {
             let entry = Entry::parse(bytes.to_vec()).map_err(|e| code(&e))?;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::common::honest::{
-    Honest, LOG, agent, at_ms, bundle, kernel_key, log_key, more_records, objects, operator_key, p, run, seq,
-    sign_operator, stranger_key, trust_text, witness_key,
+    Honest, LOG, agent, at_ms, bundle, delegation, kernel_key, log_key, more_records, objects, operator_key,
+    p, run, seq, sign_operator, stranger_key, trust_text, witness_key,
 };
 use crate::common::json::{Json, refused_changes};
 use crate::common::{decimal_leaves, index, size, tampered};
@@ -221,6 +221,7 @@ fn records(maker: &mut Maker, log: &Honest) {
     ] {
         honest.push(("record", name.to_owned(), held.replace(SUPERVISOR, &list)));
     }
+    honest.push(("delegation", "delegation".to_owned(), delegation().text().unwrap()));
     for (number, (object, name, text)) in honest.iter().enumerate() {
         maker.ok(object, name, text.as_str());
         let (header, json) = text.trim_end().split_once('\n').unwrap();
@@ -230,10 +231,12 @@ fn records(maker: &mut Maker, log: &Honest) {
             .filter(|(_, changed)| changed.print() != json)
             .collect();
         // All changes of the smallest record of each object, a few of every other: each kind meets each change.
-        let all = matches!(name.as_str(), "08-beat" | "03" | "approve");
+        let all = matches!(name.as_str(), "08-beat" | "03" | "approve" | "delegation");
         let step = if *object == "record" { 23 } else { 7 };
         for (at, (what, changed)) in changes.iter().enumerate() {
-            if all && (*object != "operator" || at % 3 == 0) || !all && (at + number) % step == 0 {
+            if all && (!matches!(*object, "operator" | "delegation") || at % 3 == 0)
+                || !all && (at + number) % step == 0
+            {
                 maker.bad(object, &format!("{name}.{what}"), format!("{header}\n{}\n", changed.print()));
             }
         }
@@ -292,6 +295,13 @@ fn records(maker: &mut Maker, log: &Honest) {
         ("refused-with-reserve", text(7).replace("\"reserved\":{}", "\"reserved\":{\"tool_calls\":1}")),
         ("deny-and-refused", text(7).replace("\"effect\":\"allow\"", "\"effect\":\"deny\"")),
         ("reserved-of-zero", text(6).replace("\"reserved\":{}", "\"reserved\":{\"tool_calls\":0}")),
+        ("delegated-without-parent", {
+            let (name, record) = &more_records()[1];
+            assert_eq!(name, "open-delegated");
+            let text = record.text().unwrap();
+            let (from, rest) = (text.find("\"parent\":{").unwrap(), text.find("\"policy\"").unwrap());
+            format!("{}{}", &text[..from], &text[rest..])
+        }),
         ("two-calls", text(3).replace("\"call\":{", "\"call\":{\"model\":{},")),
         ("limits-not-sorted", text(0).replace("\"meter\":\"tool_calls\"", "\"meter\":\"agents\"")),
         ("limit-twice", text(0).replace("\"meter\":\"tool_calls\"", "\"meter\":\"micro_usd\"")),
@@ -326,6 +336,20 @@ fn records(maker: &mut Maker, log: &Honest) {
     ] {
         assert_ne!(changed, text(0), "{name}");
         maker.bad("record", name, changed);
+    }
+    let text = delegation().text().unwrap();
+    for (name, changed) in [
+        ("depth-of-zero", text.replace("\"depth\":1,", "\"depth\":0,")),
+        ("deeper-than-its-limit", text.replace("\"depth_limit\":2", "\"depth_limit\":0")),
+        ("to-the-run-itself", {
+            let (own, above) = (delegation().run.to_string(), delegation().parent.run.to_string());
+            text.replace(&own, &above)
+        }),
+        ("budget-of-zero", text.replace("\"model_calls\":4", "\"model_calls\":0")),
+        ("no-kernel", text.replace("\"kernel\":\"acme.example/kernel/2\",", "")),
+    ] {
+        assert_ne!(changed, text, "{name}");
+        maker.bad("delegation", name, changed);
     }
     let grant = match log.entries[0].content() {
         Content::Operator(record) => record.text().unwrap(),

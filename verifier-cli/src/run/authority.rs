@@ -15,6 +15,8 @@ use crate::text::Many;
 /// Keys and bundles, as of the pack's operator entries.
 pub(super) struct Authority {
     pub(super) ring: KeyRing,
+    /// Whether no entry of the operator can be missing, up to the run's last record.
+    pub(super) complete: bool,
 }
 
 /// Operator entries that the operator signed and that contradict nothing before them.
@@ -67,14 +69,15 @@ pub(super) fn verify(
     }
     let end = records.last().map(|record| record.index);
     let covers = chain.complete && entries.last().map(|entry| entry.index) > end;
-    if !whole_log && !covers {
+    let complete = whole_log || covers;
+    if !complete {
         let detail = "the operator's chain is not complete up to the run's last record";
         report.leave(Gap::RevocationUnproven, Concern::whole(), detail);
     }
     let (operator, number) = (operator.name().clone(), entries.len() as u64);
     let verified = report.clean_since(mark);
     let verified = verified.then_some(VerifiedAuthority { operator, entries: number, _assertion: () });
-    (Authority { ring }, verified)
+    (Authority { ring, complete }, verified)
 }
 
 /// The operator's chain as far as it is given.

@@ -11,11 +11,11 @@ use sift_rules::{CallInput, PolicyBundle};
 use sift_spec::hash::object_digest;
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{
-    Body, Call, Effect, HaltCause, Identical, Intent, LimitRefusal, Limits, Outcome, Refusal, Scope, Status,
-    Window,
+    Body, Call, Effect, HaltCause, Identical, Intent, Limits, Outcome, Refusal, Scope, Status,
 };
 use sift_spec::types::{Hash, MicroUsd, Seq};
 
+use super::delegation;
 use super::entries::RunEntry;
 use super::payload::Payloads;
 use super::record::Story;
@@ -105,10 +105,9 @@ impl<'a> Sums<'a> {
         payloads: &'a Payloads,
     ) -> Result<Self, LedgerError> {
         let mut ledger = Ledger::default();
-        // Depth is judged apart: this ledger does not know the runs above.
-        let limits = Limits { depth: None, identical_calls: None, ..story.open.limits.clone() };
+        let limits = Limits { identical_calls: None, ..story.open.limits.clone() };
         let (agent, time) = (story.first.record.agent.clone(), story.first.record.time);
-        ledger.open(&Open { agent, limits, parent: None, run: story.run, time })?;
+        ledger.open(&Open { agent, depth: story.depth(), limits, parent: None, run: story.run, time })?;
         Ok(Self {
             story,
             bundle,
@@ -129,7 +128,8 @@ impl<'a> Sums<'a> {
             return;
         }
         // 1. The worst case, from the bundle's prices; arguments cost nothing.
-        let need = self.bundle.map(|bundle| bundle.need(&CallInput::of(&intent.call, b"")));
+        let money = self.story.open.limits.limits_money();
+        let need = self.bundle.map(|bundle| bundle.need_where(money, &CallInput::of(&intent.call, b"")));
         match (&need, &intent.refusal) {
             (Some(Err(refusal)), None) => {
                 let detail = format!("let through where the budget refuses: {}", words(refusal));
@@ -170,17 +170,6 @@ impl<'a> Sums<'a> {
 
     fn reserve(&mut self, record: &RunEntry, reserve: &Reserve, identity: Identity<'a>, report: &mut Report) {
         self.reservations += 1;
-        let depth = self
-            .story
-            .open
-            .limits
-            .depth
-            .filter(|limit| reserve.amounts.get(Meter::Agents) > 0 && self.story.depth() >= *limit);
-        if let Some(limit) = depth {
-            let detail =
-                format!("a sub-agent below depth {}, where {limit} is the limit", self.story.depth());
-            report.reject(Code::BudgetExceeded, record.concern(), detail);
-        }
         match self.ask(reserve, identity) {
             None => {}
             Some(Ok(None)) => {
@@ -249,9 +238,8 @@ impl<'a> Sums<'a> {
             return;
         }
         match self.elsewhere(stated, ours.as_ref(), reserve) {
-            Elsewhere::Possible => self.refusals_unchecked += 1,
-            Elsewhere::Certain => self.refusals += 1,
-            Elsewhere::No => {
+            true => self.refusals_unchecked += 1,
+            false => {
                 let found = ours.as_ref().map_or_else(|| "no reason to refuse".to_owned(), words);
                 let detail = format!("stated {}; found {found}", words(stated));
                 report.reject(Code::RefusalDiffers, record.concern(), detail);
@@ -260,20 +248,18 @@ impl<'a> Sums<'a> {
     }
 
     /// Whether a refusal that this run's sums do not give may come from what a pack does not hold.
-    fn elsewhere(&self, stated: &Refusal, ours: Option<&Refusal>, reserve: &Reserve) -> Elsewhere {
+    fn elsewhere(&self, stated: &Refusal, ours: Option<&Refusal>, reserve: &Reserve) -> bool {
         let limits = &self.story.open.limits;
         match stated {
-            Refusal::Limit(stated) if is_depth(stated) => {
-                let depth = u64::from(self.story.depth());
-                let own = limits.depth.map(u64::from) == Some(stated.limit);
-                match stated.have == depth
-                    && stated.have >= stated.limit
-                    && reserve.amounts.get(Meter::Agents) == 1
-                {
-                    true if own => Elsewhere::Certain,
-                    true if self.nested => Elsewhere::Possible,
-                    _ => Elsewhere::No,
-                }
+            Refusal::Depth(stated) => {
+                let deep = stated.have == self.story.depth() && stated.have >= stated.limit;
+                // What is checked earlier would have refused.
+                let first = match ours {
+                    None | Some(Refusal::Limit(_)) => true,
+                    Some(Refusal::Depth(ours)) => stated.limit < ours.limit,
+                    Some(_) => false,
+                };
+                self.below_other() && deep && first && reserve.amounts.get(Meter::Agents) > 0
             }
             Refusal::Limit(stated) => {
                 let key = (stated.scope, stated.window, stated.meter);
@@ -291,18 +277,25 @@ impl<'a> Sums<'a> {
                     Some(_) => false,
                 };
                 let beyond = stated.scope != Scope::Run || self.nested;
-                if own && sums && more && beyond { Elsewhere::Possible } else { Elsewhere::No }
+                own && sums && more && beyond
             }
             Refusal::Identical(stated) => {
                 let own = limits.identical_calls == Some(stated.limit) && stated.have >= stated.limit;
-                if own && self.args_unknown { Elsewhere::Possible } else { Elsewhere::No }
+                own && self.args_unknown
             }
-            Refusal::WallClock(stated) => {
-                let nested = self.nested && stated.have_ms > stated.limit_ms;
-                if nested { Elsewhere::Possible } else { Elsewhere::No }
+            Refusal::WallClock(stated) => self.below_other() && stated.have_ms > stated.limit_ms,
+            Refusal::Unpriced(_) => {
+                let unpriced =
+                    reserve.amounts.get(Meter::ModelCalls) > 0 && reserve.amounts.money().get() == 0;
+                self.below_other() && unpriced
             }
-            Refusal::Unpriced(_) => Elsewhere::No,
         }
+    }
+
+    /// Whether a run above this one, at the same kernel, has limits of its own. Those of a run above at another kernel
+    /// stand in the delegation.
+    const fn below_other(&self) -> bool {
+        self.story.open.parent.is_some() && self.story.open.delegation.is_none()
     }
 
     fn outcome(&mut self, record: &RunEntry, outcome: &Outcome, report: &mut Report) {
@@ -324,8 +317,13 @@ impl<'a> Sums<'a> {
         };
         let stated = outcome.model.as_ref().is_some_and(|model| model.method.as_str() == METHOD_PROVIDER);
         let held = Some(intent.reserved);
+        let closed = delegation::closed(intent, outcome);
         let expected = match (outcome.status, billed) {
             (Status::Cancelled, _) => Some(Amounts::ZERO),
+            (Status::Ok | Status::Error | Status::Timeout, _) if closed.is_some() => {
+                // One that is not a close of the run is found with the delegations.
+                closed.and_then(Result::ok).map(|closed| closed.used)
+            }
             (Status::Ok | Status::Error, Some(billed)) => billed,
             // After a timeout the whole hold counts, unless the provider says what it billed.
             (Status::Timeout, Some(billed)) if stated && billed.is_none_or(|b| b == outcome.settled) => {
@@ -409,21 +407,6 @@ impl<'a> Sums<'a> {
     }
 }
 
-/// Whether a refusal may come from records that a pack does not hold.
-enum Elsewhere {
-    /// It follows from the run's own place in the tree of runs.
-    Certain,
-    Possible,
-    No,
-}
-
-/// The form in which too deep a nesting is refused.
-fn is_depth(refusal: &LimitRefusal) -> bool {
-    (refusal.scope, refusal.window, refusal.meter, refusal.need)
-        == (Scope::Run, Window::Run, Meter::Agents, 1)
-        && refusal.have >= refusal.limit
-}
-
 /// Amounts in words.
 pub(super) fn list(amounts: &Amounts) -> String {
     let parts: Vec<String> = amounts.iter().map(|(meter, amount)| format!("{amount} {meter}")).collect();
@@ -432,6 +415,7 @@ pub(super) fn list(amounts: &Amounts) -> String {
 
 fn words(refusal: &Refusal) -> String {
     match refusal {
+        Refusal::Depth(r) => format!("a sub-agent below depth {}, where {} is the limit", r.have, r.limit),
         Refusal::Identical(r) => format!("{} identical calls of {}", r.have, r.limit),
         Refusal::Limit(r) => {
             let (scope, window) =

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sift_rules::PolicyBundle;
 use sift_spec::bundle::Bundle;
 use sift_spec::hash::bundle_digest;
+use sift_spec::record::SignedDelegation;
 use sift_spec::types::Hash;
 
 use super::authority::Authority;
@@ -64,12 +65,18 @@ pub(super) fn verify(
             format!("the run names {}, this program decides with {}", story.open.engine, bundle.engine());
         report.leave(Gap::EngineDiffers, story.first.concern(), detail);
     }
-    if story.open.limits != *bundle.budget().limits() {
-        report.reject(
-            Code::LimitsDiffer,
-            story.first.concern(),
-            "\"limits\" is not the bundle's budget.toml",
-        );
+    let limits = bundle.budget().limits();
+    let delegation = story.open.delegation.as_ref().map(|note| SignedDelegation::parse(note.as_str()));
+    let (limits, why) = match &delegation {
+        None => (Some(limits.clone()), "\"limits\" is not the bundle's budget.toml"),
+        Some(signed) => {
+            let narrowed = signed.as_ref().ok().map(|signed| &signed.delegation);
+            let narrowed = narrowed.and_then(|delegation| delegation.limits(limits, story.first.record.time));
+            (narrowed, "\"limits\" is not the bundle's budget.toml within what was delegated")
+        }
+    };
+    if Some(&story.open.limits) != limits.as_ref() {
+        report.reject(Code::LimitsDiffer, story.first.concern(), why);
     }
     let (digest, engine) = (*policy, bundle.engine());
     let verified = report.clean_since(mark).then_some(VerifiedBundle { digest, engine, _assertion: () });

@@ -10,9 +10,9 @@ use sift_spec::meter::{Amounts, Usage};
 use sift_spec::note::SignerKey;
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::record::{
-    AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Effect, Erase, Hold,
-    InputBound, Intent, KeyRole, ModelAnswer, ModelCall, Open, OperatorBody, Outcome, Record, Refusal,
-    Statement, Status, ToolCall, action_of,
+    AgentCall, Answer, Approval, Beat, Body, Call, Close, CloseReason, Decision, Delegate, Delegation,
+    Effect, Erase, Hold, InputBound, Intent, KeyRole, ModelAnswer, ModelCall, Open, OperatorBody, Outcome,
+    Parent, Record, Refusal, Statement, Status, ToolCall, action_of,
 };
 use sift_spec::types::{Hash, Seq, Text, UnixMillis};
 
@@ -89,12 +89,27 @@ pub struct Kernel {
 
 impl Kernel {
     pub fn open(budget: &str) -> Self {
+        Self::delegated(budget, None)
+    }
+
+    /// Opened by a delegation, and a note that says to be it.
+    pub fn delegated(budget: &str, delegation: Option<(&Delegation, &str)>) -> Self {
         let files = bundle(budget);
         let policy = PolicyBundle::compile(&files).unwrap();
         let (run, time) = (run_id(1), millis(START_MS));
         let limits = policy.budget().limits().clone();
+        let narrowed = delegation.map(|(delegation, _)| delegation.limits(&limits, time).unwrap());
+        let limits = narrowed.unwrap_or(limits);
+        let parent = delegation.map(|(delegation, _)| Parent {
+            depth: delegation.depth,
+            run: delegation.parent.run,
+            seq: delegation.parent.seq,
+        });
+        let depth = parent.map_or(0, |parent| parent.depth);
         let mut ledger = Ledger::default();
-        ledger.open(&LedgerOpen { agent: agent(), limits: limits.clone(), parent: None, run, time }).unwrap();
+        ledger
+            .open(&LedgerOpen { agent: agent(), depth, limits: limits.clone(), parent: None, run, time })
+            .unwrap();
         let labels = BTreeMap::from([("env".parse().unwrap(), Text::cut("test"))]);
         let open = Open {
             build: Text::cut("test"),
@@ -102,12 +117,13 @@ impl Kernel {
             labels: labels.clone(),
             limits,
             log: LOG.parse().unwrap(),
-            parent: None,
+            delegation: delegation.map(|(_, note)| Text::cut(note)),
+            parent,
             policy: policy.digest(),
         };
         Self {
             decider: policy.decider(),
-            state: RunState::new(agent(), run, 0, time, labels, policy.facts()),
+            state: RunState::new(agent(), run, depth, time, labels, policy.facts()),
             files,
             policy,
             ledger,
@@ -163,8 +179,16 @@ impl Kernel {
 
     pub fn agent(&mut self) -> Seq {
         let task = self.commit("task", b"help");
-        let call = AgentCall { agent: agent(), run: run_id(9), task };
-        self.propose(Call::Agent(call), CallInput::Agent { name: agent() }, None)
+        let call = AgentCall { agent: agent(), delegate: None, run: run_id(9), task };
+        self.propose(Call::Agent(call), CallInput::Agent { delegate: None, name: agent() }, None)
+    }
+
+    pub fn delegate(&mut self, delegate: &Delegate) -> Seq {
+        let task = self.commit("task", b"help");
+        let call = AgentCall { agent: agent(), delegate: Some(delegate.clone()), run: run_id(9), task };
+        let call = Call::Agent(call);
+        let input = CallInput::of(&call, b"");
+        self.propose(call, input, None)
     }
 
     fn propose(&mut self, call: Call, input: CallInput, identity: Option<Hash>) -> Seq {
@@ -222,7 +246,7 @@ impl Kernel {
         self.state.on_outcome(&input, status, result);
         let error = (status != Status::Ok).then(|| Text::cut("it did not go well"));
         let result = (status == Status::Ok).then(|| self.commit("result", result));
-        let outcome = Outcome { error, intent, model, result, settled, status };
+        let outcome = Outcome { close: None, error, intent, model, result, settled, status };
         self.drafts.push(Draft::new(Body::Outcome(Box::new(outcome)), time));
     }
 
@@ -254,7 +278,12 @@ impl Kernel {
     }
 
     pub fn close(mut self) -> Scenario {
-        let close = Close { census: BTreeMap::new(), reason: CloseReason::Done, settled: Amounts::ZERO };
+        let close = Close {
+            below: Amounts::ZERO,
+            census: BTreeMap::new(),
+            reason: CloseReason::Done,
+            settled: Amounts::ZERO,
+        };
         self.drafts.push(Draft::new(Body::Close(close), self.now()));
         let Self { drafts, objects, files, .. } = self;
         let other = other_run(&drafts[0]);

@@ -55,6 +55,10 @@ pub fn auditor_key() -> SignerKey {
 pub fn witness_key() -> SignerKey {
     key("witness.example", KeyType::Cosignature, 5)
 }
+/// The key of another kernel.
+pub fn other_kernel_key() -> SignerKey {
+    key("acme.example/other", KeyType::Ed25519, 7)
+}
 /// Named like the kernel's key, and never granted.
 pub fn stranger_key() -> SignerKey {
     key("acme.example/kernel", KeyType::Ed25519, 6)
@@ -194,7 +198,8 @@ impl Scenario {
         for (position, draft) in self.drafts.iter().enumerate() {
             let mut body = draft.body.clone();
             if let (Body::Close(close), true) = (&mut body, self.true_close) {
-                *close = Close { census: census.clone(), settled, reason: CloseReason::Done };
+                *close =
+                    Close { below: close.below, census: census.clone(), settled, reason: CloseReason::Done };
                 close.reason = if halted { CloseReason::Halted } else { CloseReason::Done };
             }
             *census.entry(body.kind()).or_default() += 1;

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod delegation;
 mod mutations;
 mod several;
 

@@ -293,6 +293,11 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
         }),
     ),
     (
+        "a tool call is settled with a close",
+        Code::DelegationInvalid,
+        Change::Draft(|s| outcome(s, 4).close = Some(Text::cut("a close"))),
+    ),
+    (
         "the open record states a softer limit",
         Code::LimitsDiffer,
         Change::Draft(|s| {
@@ -590,6 +595,7 @@ fn cancelled(intent: u64) -> Body {
     let error = Some(Text::cut("cancelled"));
     let (settled, status) = (Amounts::ZERO, Status::Cancelled);
     Body::Outcome(Box::new(Outcome {
+        close: None,
         error,
         intent: seq(intent),
         model: None,

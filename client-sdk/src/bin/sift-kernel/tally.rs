@@ -149,6 +149,7 @@ impl Tally {
 
 fn refusal_name(refusal: &Refusal) -> String {
     match refusal {
+        Refusal::Depth(_) => "depth".to_owned(),
         Refusal::Identical(_) => "identical_calls".to_owned(),
         Refusal::Limit(limit) => {
             let (scope, window) = (name(&limit.scope), name(&limit.window));
