@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sift_benches::machine::Machine;
 
-use crate::growth;
+use crate::{growth, overshoot};
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
@@ -30,8 +30,14 @@ pub(crate) struct Table {
     /// The log as it grows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) curve: Vec<growth::Point>,
+    /// Money over the cap.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) overshoot: Vec<overshoot::Line>,
     /// What stands behind the figures.
     pub(crate) notes: Vec<String>,
+    /// What must not be: the program then ends with an error.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failures: Vec<String>,
 }
 
 impl Table {
@@ -65,6 +71,16 @@ impl Table {
         println!("{}", machine.profile);
         println!("load generator, log and kernel share the cores\n");
         growth::print(&self.curve);
+        overshoot::print(&self.overshoot);
+        if !self.figures.is_empty() {
+            self.print_figures();
+        }
+        for note in &self.notes {
+            println!("* {note}");
+        }
+    }
+
+    fn print_figures(&self) {
         println!("{:<46} {:>12} {:>12} {:<10} {:>6}", "", "target", "measured", "", "ratio");
         for Figure { what, unit, target, measured, ratio } in &self.figures {
             let target = match target {
@@ -76,9 +92,6 @@ impl Table {
             println!("{what:<46} {target:>12} {:>12} {unit:<10} {ratio:>6}", number(*measured));
         }
         println!("\nratio: above 1.00 is better than the target\n");
-        for note in &self.notes {
-            println!("* {note}");
-        }
     }
 }
 
