@@ -2,6 +2,7 @@
 
 mod growth;
 mod overshoot;
+mod peers;
 mod reads;
 mod table;
 
@@ -66,12 +67,15 @@ enum Part {
     /// Money over the cap: the kernel under 1 to 256 callers, errors and crashes, with LiteLLM beside it. Only when asked
     /// for; exits with 1 if a cell of Sift's is above 0.00.
     Overshoot,
+    /// What governing a call costs: the kernel, and agent-governance-toolkit's Python package beside it. Only when asked
+    /// for.
+    Peers,
 }
 
 impl Part {
-    /// What takes many minutes is measured only when asked for.
-    const fn is_long(self) -> bool {
-        matches!(self, Self::Growth | Self::Overshoot)
+    /// What takes many minutes or other people's packages is measured only when asked for.
+    const fn only_if_asked(self) -> bool {
+        matches!(self, Self::Growth | Self::Overshoot | Self::Peers)
     }
 }
 
@@ -98,7 +102,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
     let divisor = if args.quick { 10 } else { 1 };
     let mut table = Table::default();
     let asked_for = |part: &&Part| match args.only.as_slice() {
-        [] => !part.is_long(),
+        [] => !part.only_if_asked(),
         only => only.contains(part),
     };
     for part in Part::value_variants().iter().filter(asked_for) {
@@ -114,6 +118,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
             Part::Reads => reads::measure(&bench, &mut table)?,
             Part::Growth => growth::measure(&bench, args.entries / divisor, &mut table)?,
             Part::Overshoot => overshoot::measure(&bench, &mut table)?,
+            Part::Peers => peers::measure(&bench, &mut table)?,
         }
         let share = 100.0 * others.share()?;
         table.notes.push(format!("{part:?}: other programs took {share:.0} % of the cores meanwhile"));

@@ -44,6 +44,7 @@ pub(crate) fn measure(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyErr
     let counts = if bench.divisor > 1 { CALLERS_QUICK } else { CALLERS };
     for scope in Scope::ALL {
         for &callers in counts {
+            eprintln!("  Sift, cap of {}, {callers} callers ...", scope.name());
             let mut cells = Vec::new();
             for (number, (_, pricing, trouble)) in COLUMNS.into_iter().enumerate() {
                 let model = format!("sift-{scope:?}-{callers}-{number}").to_lowercase();
@@ -83,13 +84,16 @@ fn beside(
             }
         }
     }
-    let configuration = configuration(&cells, &provider.host);
+    let configuration = configuration(&cells, &provider.host)?;
     let dir = tempfile::tempdir_in(bench.dir)?;
     let auth = peers.join("litellm_auth.py");
     bench.runtime.block_on(async {
         let proxy = Proxy::start(&environment, dir.path(), &auth, &configuration).await?;
         for line in cells.chunks(COLUMNS.len()) {
             let mut outcomes = Vec::new();
+            if let Some((budget, cell)) = line.first() {
+                eprintln!("  LiteLLM, cap of a {}, {} callers ...", budget.name(), cell.callers);
+            }
             for (budget, cell) in line {
                 // What a crash would lose it keeps in a database or in Redis, which are not here.
                 let run = cell.trouble != Trouble::Crashes;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sift_benches::machine::Machine;
 
-use crate::{growth, overshoot};
+use crate::{growth, overshoot, peers};
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
@@ -33,6 +33,9 @@ pub(crate) struct Table {
     /// Money over the cap.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) overshoot: Vec<overshoot::Line>,
+    /// What governing a call costs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) costs: Vec<peers::Cost>,
     /// What stands behind the figures.
     pub(crate) notes: Vec<String>,
     /// What must not be: the program then ends with an error.
@@ -72,6 +75,7 @@ impl Table {
         println!("load generator, log and kernel share the cores\n");
         growth::print(&self.curve);
         overshoot::print(&self.overshoot);
+        peers::print(&self.costs);
         if !self.figures.is_empty() {
             self.print_figures();
         }

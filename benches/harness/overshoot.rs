@@ -58,7 +58,7 @@ pub enum Scope {
     Agent,
     /// All runs of the kernel; there are eight, of four agents.
     Kernel,
-    /// All runs of the kernel in any sixty minutes. An hour of the clock passes in a second.
+    /// All runs of the kernel in any sixty minutes. An hour of the clock passes in seconds.
     KernelHour,
 }
 
@@ -133,10 +133,15 @@ pub struct FastClock {
 }
 
 impl FastClock {
-    /// The clock of a cell that begins now.
+    /// The clock of a cell that begins now. Few callers need more of the machine's time to reach the cap of an hour.
     #[must_use]
-    pub fn of(scope: Scope) -> Self {
-        let times = if scope == Scope::KernelHour { 3_600 } else { 1 };
+    pub fn of(cell: &Cell) -> Self {
+        let times = match (cell.scope, cell.callers) {
+            (Scope::KernelHour, 1) => 720,
+            (Scope::KernelHour, 2..=8) => 1_800,
+            (Scope::KernelHour, _) => 3_600,
+            _ => 1,
+        };
         Self { start_ms: SystemClock.now().get(), times }
     }
 
@@ -191,7 +196,7 @@ pub struct Outcome {
 /// # Errors
 /// When the callers fail; a cap that is passed is no error here.
 pub fn run(cell: &Cell, provider: &Provider, program: &Path, dir: &Path) -> Result<Outcome, AnyError> {
-    let clock = FastClock::of(cell.scope);
+    let clock = FastClock::of(cell);
     provider.open(cell, clock);
     let plan =
         callers::Plan { cell: cell.clone(), clock, provider: provider.host.clone(), dir: dir.join("kernel") };

@@ -56,8 +56,14 @@ pub struct Proxy {
 }
 
 /// The configuration of a proxy that serves these cells from `provider`.
-#[must_use]
-pub fn configuration(cells: &[(Budget, Cell)], provider: &str) -> Value {
+///
+/// # Errors
+/// When there is no randomness.
+pub fn configuration(cells: &[(Budget, Cell)], provider: &str) -> Result<Value, AnyError> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+    let master_key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let master_key = format!("sk-{master_key}");
     let models: Vec<Value> = cells
         .iter()
         .map(|(budget, cell)| {
@@ -74,16 +80,19 @@ pub fn configuration(cells: &[(Budget, Cell)], provider: &str) -> Value {
             json!({ "model_name": cell.model, "litellm_params": parameters })
         })
         .collect();
-    json!({
+    Ok(json!({
         "model_list": models,
         "litellm_settings": { "num_retries": 0, "telemetry": false },
         "router_settings": { "num_retries": 0, "disable_cooldowns": true },
         "general_settings": {
+            // Nobody is told it: no request is an administrator's.
+            "master_key": master_key,
             "custom_auth": "litellm_auth.user_api_key_auth",
             "custom_auth_run_common_checks": true,
             "fail_closed_budget_enforcement": true,
+            "disable_spend_logs": true,
         },
-    })
+    }))
 }
 
 impl Proxy {
@@ -136,7 +145,7 @@ impl Proxy {
     /// # Errors
     /// When the proxy answers with anything but an answer, a refusal over a budget or an error of the provider.
     pub async fn run(&self, budget: Budget, cell: &Cell, provider: &Provider) -> Result<Outcome, AnyError> {
-        let clock = FastClock::of(cell.scope);
+        let clock = FastClock::of(cell);
         provider.open(cell, clock);
         let key = match budget {
             Budget::Key => format!("Bearer sk-{}-{}", cell.model.replace('-', "_"), cell.cap()),

@@ -15,4 +15,5 @@ mod policy;
 mod program;
 mod restart;
 mod serve;
+mod storms;
 mod untrusted;
