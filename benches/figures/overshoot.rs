@@ -48,7 +48,7 @@ pub(crate) fn measure(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyErr
             let mut cells = Vec::new();
             for (number, (_, pricing, trouble)) in COLUMNS.into_iter().enumerate() {
                 let model = format!("sift-{scope:?}-{callers}-{number}").to_lowercase();
-                let cell = Cell { model, pricing, trouble, callers, scope };
+                let cell = Cell::new(model, pricing, trouble, callers, scope);
                 let dir = tempfile::tempdir_in(bench.dir)?;
                 let outcome = overshoot::run(&cell, &provider, &program, dir.path())?;
                 if outcome.over > 0 {
@@ -80,7 +80,12 @@ fn beside(
         for &callers in counts {
             for (number, (_, pricing, trouble)) in COLUMNS.into_iter().enumerate() {
                 let model = format!("litellm-{}-{callers}-{number}", budget.name());
-                cells.push((budget, Cell { model, pricing, trouble, callers, scope: Scope::Kernel }));
+                let mut cell = Cell::new(model, pricing, trouble, callers, Scope::Kernel);
+                if trouble == Trouble::Errors {
+                    // A gateway takes time of its own, which must not count as the provider's.
+                    cell.patience_ms = 1_000 + 10 * callers as u64;
+                }
+                cells.push((budget, cell));
             }
         }
     }

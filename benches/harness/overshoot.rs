@@ -91,9 +91,28 @@ pub struct Cell {
     pub callers: usize,
     /// To what the cap applies.
     pub scope: Scope,
+    /// How long in milliseconds whoever asks the provider waits for an answer.
+    pub patience_ms: u64,
 }
 
 impl Cell {
+    /// A cell. Where the provider answers, nobody gives it up; where it does not, the patience is longer the more
+    /// callers share the machine.
+    #[must_use]
+    pub const fn new(
+        model: String,
+        pricing: Pricing,
+        trouble: Trouble,
+        callers: usize,
+        scope: Scope,
+    ) -> Self {
+        let patience_ms = match trouble {
+            Trouble::Errors => 150 + 4 * callers as u64,
+            Trouble::None | Trouble::Crashes => 30_000,
+        };
+        Self { model, pricing, trouble, callers, scope, patience_ms }
+    }
+
     /// The cap in micro-dollars: what the first calls cost.
     #[must_use]
     pub fn cap(&self) -> u64 {
@@ -111,10 +130,10 @@ impl Cell {
         3 * CALLS_IN_CAP / 2 + 8 * self.callers as u64
     }
 
-    /// How long a caller waits for an answer: longer where many share the machine.
+    /// How long whoever asks the provider waits for an answer.
     #[must_use]
     pub const fn patience(&self) -> Duration {
-        Duration::from_millis(150 + 4 * self.callers as u64)
+        Duration::from_millis(self.patience_ms)
     }
 
     /// How long a caller that was refused waits.

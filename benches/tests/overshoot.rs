@@ -21,7 +21,7 @@ fn no_money_over_the_cap() -> Result<(), AnyError> {
         (64, Pricing::All, Trouble::Crashes, 0.1),
     ] {
         let model = format!("{callers}-{trouble:?}").to_lowercase();
-        let cell = Cell { model, pricing, trouble, callers, scope: Scope::Kernel };
+        let cell = Cell::new(model, pricing, trouble, callers, Scope::Kernel);
         let dir = tempfile::tempdir()?;
         let outcome = overshoot::run(&cell, &provider, program, dir.path())?;
         println!(

@@ -54,9 +54,7 @@ async fn storm(runs: &[Run], proposal: impl Fn(usize) -> Proposal) -> Vec<Permit
 fn call(meter: Meter, caller: usize) -> Proposal {
     match meter {
         Meter::ToolCalls => tool("read", &format!("{{\"n\":{caller}}}")).into(),
-        Meter::Agents => {
-            AgentCall { agent: "airline/helper".parse().unwrap(), task: Payload::text("help") }.into()
-        }
+        Meter::Agents => AgentCall::new("airline/helper".parse().unwrap(), Payload::text("help")).into(),
         _ => ModelCall {
             provider: "openai".to_owned(),
             model: "gpt-4o".to_owned(),
