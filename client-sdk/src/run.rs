@@ -113,6 +113,18 @@ impl Run {
         self.run.bundle()
     }
 
+    /// Whether another kernel delegated the run to this one.
+    #[must_use]
+    pub fn is_delegated(&self) -> bool {
+        self.run.depth > 0 && self.run.lineage().nth(1).is_none()
+    }
+
+    /// Nesting depth: 0 for a run without parent.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        self.run.depth
+    }
+
     /// Why the run has stopped, if it has.
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {

@@ -15,14 +15,15 @@
 //!
 //! | `op` | members | answer |
 //! | --- | --- | --- |
-//! | `open` | `agent`; `labels`?: object of strings; `parent`?: a `child` | `opened`: `run` |
+//! | `open` | `agent`; `labels`?: object of strings; `parent`?: a `child`; `delegation`?: a `note` of another kernel | `opened`: `run` |
 //! | `propose` | `run`; one of `tool`, `model`, `agent`; `start`?: true | `permitted`, `started`, `denied` or `held` |
 //! | `wait` | `handle` of a held call; `start`?: true | `permitted`, `started` or `denied`, when the approver has answered |
 //! | `start` | `handle` of a permitted call | `started`; from here on the call may have acted |
-//! | `finish` | `handle` of a started call; `status`: `ok`, `error`, `timeout` or `unknown`; `why`?: string; `result`?: BYTES; `media`?: media type of the result; `model`?: see below | `finished`: `intent`, `outcome` (numbers of the records), `status`, `settled`: amounts by meter, `overspent`?: a meter |
+//! | `delegate` | `handle` of a started call of a sub-agent with `delegate`; once | `delegated`: `note`, with which the other kernel opens the sub-agent's run |
+//! | `finish` | `handle` of a started call; `status`: `ok`, `error`, `timeout` or `unknown`; `why`?: string; `result`?: BYTES; `media`?: media type of the result; `model`?: see below; `close`?: of a sub-agent's run at another kernel | `finished`: `intent`, `outcome` (numbers of the records), `status`, `settled`: amounts by meter, `overspent`?: a meter |
 //! | `cancel` | `handle` of a held or permitted call | `cancelled` |
 //! | `halt` | `run`; `detail`: why | `halted` |
-//! | `close` | `run`; `reason`?: `done` (the default) or `failed` | `closed`: `settled` |
+//! | `close` | `run`; `reason`?: `done` (the default) or `failed` | `closed`: `settled`; `close`: of a delegated run, its signed entry, for the kernel that delegated it |
 //! | `status` | | `status`: `protocol`, `bundle` (digest), `engine`, `stopped`?, `unlogged`, `runs`: this connection's, `calls`: how many it has open, `limits` |
 //!
 //! What is proposed:
@@ -31,7 +32,7 @@
 //! | --- | --- |
 //! | `tool` | `name`; `id`: the model's identifier of the call; `args`: BYTES; `proposed_by`?: number of the model call's intent |
 //! | `model` | `provider`, `model`, `request`: BYTES; `max_output`?: tokens |
-//! | `agent` | `name`; `task`: BYTES; `media`? |
+//! | `agent` | `name`; `task`: BYTES; `media`?; `delegate`?: `kernel` (name of another kernel's key), `budget` (amounts by meter), `deadline` (milliseconds since 1970), for a sub-agent that runs there |
 //!
 //! What comes back:
 //!

@@ -8,7 +8,7 @@ use super::connection::{Connection, Slot, Todo};
 use super::token;
 use super::wire::{self, Answer, Bytes, Ended, Failed, Fault};
 use crate::call::{Proposal, Report};
-use crate::error::{DispatchError, OpenRunError, ProposeError, RunError, Stop, WaitError};
+use crate::error::{DelegateError, DispatchError, OpenRunError, ProposeError, RunError, Stop, WaitError};
 use crate::held::{Answered, Held};
 use crate::kernel::OpenRun;
 use crate::permit::{InFlight, Permit};
@@ -19,6 +19,7 @@ pub(super) enum Later {
     Open(wire::Open),
     Propose { run: Run, proposal: Box<Proposal>, start: bool },
     Wait { held: Box<Held>, handle: String, cancelled: oneshot::Receiver<()>, start: bool },
+    Delegate { call: Box<InFlight>, handle: String, child: Option<String> },
     Finish { call: Box<InFlight>, report: Report },
     GiveUp(Box<Held>),
     Cancel(Box<Permit>),
@@ -92,9 +93,23 @@ impl Connection {
         Ok(())
     }
 
+    /// Takes a started call out to have it delegated.
+    pub(super) fn begin_delegate(&self, handle: String) -> Result<Later, Failed> {
+        let mut state = self.open();
+        match state.calls.remove(&handle) {
+            Some(Slot::Started { call, child }) => Ok(Later::Delegate { call, handle, child }),
+            Some(other) => {
+                let failed = wrong_state("was not started", &other);
+                state.calls.insert(handle, other);
+                Err(failed)
+            }
+            None => Err(no_such_handle()),
+        }
+    }
+
     /// Takes a started call out to record its outcome.
     pub(super) fn begin_finish(&self, finish: wire::Finish) -> Result<Later, Failed> {
-        let wire::Finish { handle, status, why, result, media, model } = finish;
+        let wire::Finish { handle, status, why, result, media, model, close } = finish;
         // Everything is looked at before the call is taken: a mistake in the report loses nothing.
         let result = result.map(|result| result.payload(media)).transpose()?;
         let why = why.unwrap_or_default();
@@ -113,6 +128,7 @@ impl Connection {
             }
             None => report,
         };
+        let report = close.iter().fold(report, |report, close| report.with_close(close));
         let mut state = self.open();
         match state.calls.remove(&handle) {
             Some(Slot::Started { call, child }) => {
@@ -177,6 +193,15 @@ impl Connection {
             Later::Wait { held, handle, cancelled, start } => {
                 self.wait(*held, handle, cancelled, start).await
             }
+            Later::Delegate { mut call, handle, child } => {
+                let note = call.delegate().await;
+                self.keep(&handle, Slot::Started { call, child })?;
+                match note {
+                    Ok(note) => Ok(Answer::Delegated { note }),
+                    Err(DelegateError::Stopped(stop)) => Err(stopped(stop)),
+                    Err(error) => Err(Failed::new("wrong_state", Fault::Client, error)),
+                }
+            }
             Later::Finish { call, report } => finished(call.finish(report).await),
             Later::GiveUp(held) => match held.give_up("the client cancelled it").await {
                 Ok(_) => Ok(Answer::Cancelled {}),
@@ -193,7 +218,10 @@ impl Connection {
             Later::Close { run, reason } => match run.close(reason).await {
                 Ok(settled) => {
                     self.open().runs.remove(&run.id());
-                    Ok(Answer::Closed { settled })
+                    let close = self.server.kernel.closing(run.id());
+                    let close = close.map_err(|error| Failed::new("kernel", Fault::Kernel, error))?;
+                    // Of use to a kernel that delegated it, and to nobody else.
+                    Ok(Answer::Closed { settled, close: close.filter(|_| run.is_delegated()) })
                 }
                 Err(RunError::CallsOutstanding { .. }) => {
                     let why = "calls of this run have no outcome yet; finish or cancel them first";
@@ -208,7 +236,7 @@ impl Connection {
     }
 
     async fn open_run(&self, open: wire::Open) -> Result<Run, Failed> {
-        let wire::Open { agent, labels, parent } = open;
+        let wire::Open { agent, labels, parent, delegation } = open;
         if !self.server.may(&agent) {
             let why =
                 format!("this server opens no runs for {agent}; the operator lists its agents (--agents)");
@@ -222,7 +250,7 @@ impl Connection {
             }
             None => None,
         };
-        let opened = self.server.kernel.open_run(OpenRun { labels, parent, ..OpenRun::of(agent) }).await;
+        let opened = self.server.kernel.open_run(OpenRun { agent, labels, parent, delegation }).await;
         opened.map_err(|error| match error {
             OpenRunError::Stopped(stop) => stopped(stop),
             OpenRunError::Random(_) => Failed::new("kernel", Fault::Kernel, error),

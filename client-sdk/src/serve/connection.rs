@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::lines::{self, Line};
 use super::wire::{self, Answer, Failed, Fault, Request};
 use super::{PROTOCOL, Server};
+use crate::error::RunError;
 use crate::held::Held;
 use crate::permit::{InFlight, Permit};
 use crate::run::Run;
@@ -186,6 +187,7 @@ impl Connection {
                 Later::Propose { run, proposal: Box::new(proposal), start }
             }
             Request::Wait(wait) => self.begin_wait(wait)?,
+            Request::Delegate(delegate) => self.begin_delegate(delegate.handle)?,
             Request::Start(start) => return self.start(&start.handle).map(Todo::Done),
             Request::Finish(finish) => self.begin_finish(*finish)?,
             Request::Cancel(cancel) => return self.begin_cancel(&cancel.handle),
@@ -238,13 +240,16 @@ impl Connection {
         }
         // Dropped permits are recorded as cancelled, dropped calls as unknown.
         drop(calls);
-        for run in runs.values() {
+        // Those below others first: a delegated run is closed after all that is below it.
+        let mut runs: Vec<_> = runs.values().collect();
+        runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.depth()));
+        for run in runs {
             // One that was halted ends as halted.
             let halted = run.stopped().is_some();
             let reason = if halted { CloseReason::Failed } else { CloseReason::Abandoned };
             for _ in 0..CLOSE_TRIES {
                 match run.close(reason).await {
-                    Err(crate::error::RunError::CallsOutstanding { .. }) => {
+                    Err(RunError::CallsOutstanding { .. } | RunError::RunsBelow { .. }) => {
                         tokio::time::sleep(CLOSE_PAUSE).await
                     }
                     // A kernel that has stopped closes the run when it starts again.

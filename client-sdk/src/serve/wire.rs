@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sift_rules::json;
 use sift_spec::meter::{Amounts, Meter, Usage};
-use sift_spec::record::{CloseReason, Needed, Status};
+use sift_spec::record::{CloseReason, Delegate, Needed, Status};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
 use super::Limits;
@@ -63,6 +63,7 @@ pub(super) enum Request {
     Propose(Box<Propose>),
     Wait(Wait),
     Start(Handle),
+    Delegate(Handle),
     Finish(Box<Finish>),
     Cancel(Handle),
     Halt(Halt),
@@ -77,6 +78,7 @@ pub(super) struct Open {
     #[serde(default)]
     pub(super) labels: BTreeMap<Word, Text<256>>,
     pub(super) parent: Option<String>,
+    pub(super) delegation: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,6 +116,7 @@ struct Agent {
     name: AgentName,
     task: Bytes,
     media: Option<Text<64>>,
+    delegate: Option<Delegate>,
 }
 
 impl Propose {
@@ -125,8 +128,8 @@ impl Propose {
             (None, Some(Model { provider, model, request, max_output }), None) => {
                 Ok(ModelCall { provider, model, request: request.read()?.0, max_output }.into())
             }
-            (None, None, Some(Agent { name, task, media })) => {
-                Ok(AgentCall::new(name, task.payload(media)?).into())
+            (None, None, Some(Agent { name, task, media, delegate })) => {
+                Ok(AgentCall { agent: name, task: task.payload(media)?, delegate }.into())
             }
             _ => Err(Failed::malformed("propose exactly one of tool, model, agent")),
         }
@@ -166,6 +169,7 @@ pub(super) struct Finish {
     pub(super) result: Option<Bytes>,
     pub(super) media: Option<Text<64>>,
     pub(super) model: Option<Served>,
+    pub(super) close: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -235,7 +239,9 @@ pub(super) fn read(line: &[u8]) -> (Value, Result<Request, Failed>) {
 #[derive(Debug, Serialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub(super) enum Answer {
-    Opened { run: RunId },
+    Opened {
+        run: RunId,
+    },
     Permitted(Permitted),
     Started(Started),
     Denied(Denied),
@@ -243,7 +249,14 @@ pub(super) enum Answer {
     Finished(Finished),
     Cancelled {},
     Halted {},
-    Closed { settled: Amounts },
+    Delegated {
+        note: String,
+    },
+    Closed {
+        settled: Amounts,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        close: Option<String>,
+    },
     Status(Box<StatusReport>),
     Error(Failed),
 }

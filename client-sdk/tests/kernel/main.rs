@@ -7,6 +7,7 @@ mod approvals_several;
 mod budgets;
 mod bundles;
 mod delegation;
+mod delegation_processes;
 mod halts;
 mod harness;
 mod log;

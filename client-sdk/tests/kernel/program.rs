@@ -23,6 +23,11 @@ pub(crate) struct Desk {
 impl Desk {
     /// With a kernel's directory made by `init`.
     pub(crate) async fn new() -> Self {
+        Self::named("acme.example/kernel").await
+    }
+
+    /// The same with a key of this name.
+    pub(crate) async fn named(name: &str) -> Self {
         let log = FakeLog::start().await;
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -38,7 +43,7 @@ impl Desk {
             "--dir",
             "kernel",
             "--name",
-            "acme.example/kernel",
+            name,
             "--log",
             &log.url,
             "--trust",

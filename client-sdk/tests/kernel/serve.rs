@@ -13,13 +13,13 @@ use crate::harness::eventually;
 use crate::program::Desk;
 
 /// A kernel that serves the socket `sock` in the desk's folder. Dropping it kills it.
-struct Served {
+pub(crate) struct Served {
     child: Child,
     path: PathBuf,
 }
 
 impl Served {
-    fn start(desk: &Desk, more: &[&str]) -> Self {
+    pub(crate) fn start(desk: &Desk, more: &[&str]) -> Self {
         let args = ["--json", "serve", "--dir", "kernel", "--bundle", "bundle", "--socket", "sock"];
         let mut child = desk.command(&[&args, more].concat()).stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
@@ -29,16 +29,16 @@ impl Served {
         Self { child, path: desk.path("sock") }
     }
 
-    fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::connect(&self.path)
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
 
     /// Ends it as an operator does.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.signal("-TERM");
         let status = self.child.wait().unwrap();
         assert_eq!(status.code(), Some(0));
@@ -54,7 +54,7 @@ impl Drop for Served {
 }
 
 /// A client in Rust. Asks one thing after the other.
-struct Client {
+pub(crate) struct Client {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
     next: u64,
@@ -82,27 +82,27 @@ impl Client {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
-    fn ask(&mut self, request: Value) -> Value {
+    pub(crate) fn ask(&mut self, request: Value) -> Value {
         self.send(request);
         let answer = self.read();
         assert_eq!(answer["id"], self.next, "{answer}");
         answer
     }
 
-    fn open(&mut self) -> String {
+    pub(crate) fn open(&mut self) -> String {
         let opened =
             self.ask(json!({ "op": "open", "agent": "airline/gpt-4o", "labels": { "ticket": "7" } }));
         assert_eq!(opened["is"], "opened", "{opened}");
         opened["run"].as_str().unwrap().to_owned()
     }
 
-    fn tool(&mut self, run: &str, name: &str, start: bool) -> Value {
+    pub(crate) fn tool(&mut self, run: &str, name: &str, start: bool) -> Value {
         let tool = json!({ "name": name, "id": "call_1", "args": "{\"id\": 1}" });
         self.ask(json!({ "op": "propose", "run": run, "tool": tool, "start": start }))
     }
 }
 
-fn kind(answer: &Value) -> &str {
+pub(crate) fn kind(answer: &Value) -> &str {
     assert_eq!(answer["is"], "error", "{answer}");
     answer["kind"].as_str().unwrap()
 }

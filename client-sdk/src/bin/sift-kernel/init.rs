@@ -90,6 +90,7 @@ const CONFIG_HELP: &str = "\
 # mode: \"spool\" dispatches once an intent is on this disk; \"log\" only with the log's verified receipt.
 # [spool]: how far the log may be behind before runs halt.
 # [[approver]]: role and vkey of those who may answer held calls, and agents = [\"airline/*\"] if not for all.
+# [[kernel]]: vkey of another kernel with which sub-agents' runs are delegated, and agents = [\"airline/*\"].
 ";
 
 fn approver_entry(text: &str) -> Result<ApproverEntry, Failure> {
