@@ -16,6 +16,7 @@ use sift_spec::types::{AgentName, AgentScope, RunId, UnixMillis};
 use tokio::sync::oneshot;
 
 use crate::error::Stop;
+use crate::failpoint;
 use crate::shared::{RunShared, Shared};
 use crate::writer::Op;
 
@@ -109,6 +110,7 @@ impl Shared {
         let stopped = runs.into_iter().filter(|run| run.stop(stop.clone()).is_halt());
         let stopped = stopped.map(|run| run.id).collect();
         self.rouse();
+        failpoint::pass("after-switch");
         stopped
     }
 
@@ -149,12 +151,16 @@ impl Shared {
         self.check(run).err().filter(Stop::is_halt)
     }
 
-    /// Returns when the run is halted, and sees to it that its wall clock halts it in time.
-    pub(crate) async fn until_halted(self: Arc<Self>, run: Arc<RunShared>) -> Stop {
+    /// Returns when `look` finds that the run was halted, and sees to it that its wall clock halts it in time.
+    pub(crate) async fn until(
+        self: Arc<Self>,
+        run: Arc<RunShared>,
+        look: fn(&Self, &RunShared) -> Option<Stop>,
+    ) -> Stop {
         let mut halts = self.halts.subscribe();
         loop {
             halts.borrow_and_update();
-            if let Some(stop) = self.halted(&run) {
+            if let Some(stop) = look(&self, &run) {
                 return stop;
             }
             let now = self.clock.now();

@@ -33,7 +33,7 @@ use tracing::Instrument as _;
 use crate::call::Report;
 use crate::error::{DelegateError, DispatchError, Stop};
 use crate::failpoint;
-use crate::shared::{OpenCall, UnderWay};
+use crate::shared::{OpenCall, Shared, UnderWay};
 use crate::writer::Op;
 
 /// The right to make one call, once.
@@ -233,18 +233,12 @@ impl InFlight {
     /// Resolves when the run is halted, for whatever reason; for those who drive a call themselves, and who should then
     /// give it up: drop it, and this with it. It never resolves for a run that goes on.
     pub fn halted(&self) -> impl Future<Output = Stop> + Send + use<> {
-        Arc::clone(&self.open.shared).until_halted(Arc::clone(&self.open.run))
+        Arc::clone(&self.open.shared).until(Arc::clone(&self.open.run), Shared::halted)
     }
 
     /// Resolves when the run is halted for a reason that calls under way are given up for.
     fn cut(&self) -> impl Future<Output = Stop> + Send + use<> {
-        let halted = self.halted();
-        async move {
-            match halted.await {
-                stop if stop.cuts_calls() => stop,
-                _ => std::future::pending().await,
-            }
-        }
+        Arc::clone(&self.open.shared).until(Arc::clone(&self.open.run), |_, run| run.cut())
     }
 
     /// Lets the kernel that the call names open the sub-agent's run, once: the signed note to hand over to it.

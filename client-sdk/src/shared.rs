@@ -116,6 +116,8 @@ pub(crate) struct RunView {
     /// Set once, when the run stops, by whoever stops it and before the record is made. A call starts under this
     /// lock, so none starts after it is set.
     pub(crate) stop: Option<Stop>,
+    /// Set once, by the first halt that calls under way are given up for; that may be a later one than `stop`.
+    cut: Option<Stop>,
 }
 
 impl RunShared {
@@ -128,7 +130,7 @@ impl RunShared {
         (depth, limits): (u32, Limits),
         rules: Arc<Rules>,
     ) -> Self {
-        let view = RunView { state, next: Seq::ZERO, time: started, stop: None };
+        let view = RunView { state, next: Seq::ZERO, time: started, stop: None, cut: None };
         let under_way = AtomicU64::new(0);
         Self { id, agent, above, started, limits, depth, under_way, rules, view: Mutex::new(view) }
     }
@@ -165,7 +167,16 @@ impl RunShared {
 
     /// Stops the run, unless it has stopped before. Returns why it has.
     pub(crate) fn stop(&self, stop: Stop) -> Stop {
-        self.view().stop.get_or_insert(stop).clone()
+        let mut view = self.view();
+        if stop.cuts_calls() && view.cut.is_none() {
+            view.cut = Some(stop.clone());
+        }
+        view.stop.get_or_insert(stop).clone()
+    }
+
+    /// Why its calls under way are to be given up: for itself, or for a run above it.
+    pub(crate) fn cut(&self) -> Option<Stop> {
+        self.lineage().find_map(|run| run.view().cut.clone())
     }
 
     /// Why the run has stopped: itself, or a halted run above it.

@@ -9,7 +9,7 @@
 mod batch;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -88,9 +88,17 @@ impl Store {
     /// When the file is damaged, of another version, or in use by another process.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(STORE_FILE);
-        // Prompts and results lie in it: only its owner may read them.
-        let private = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        private.map_err(|error| StoreError { path: path.clone(), why: error.to_string() })?;
+        if !path.exists() {
+            make(dir, &path)?;
+        }
+        let store = Self::open_file(path)?;
+        match store.meta(key::FORMAT)?.as_deref() {
+            Some(format) if format == FORMAT.as_bytes() => Ok(store),
+            _ => Err(store.error("written by another version of this program")),
+        }
+    }
+
+    fn open_file(path: PathBuf) -> Result<Self, StoreError> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
         let database = database.map_err(|error| StoreError {
             path: path.clone(),
@@ -101,8 +109,12 @@ impl Store {
                 other => other.to_string(),
             },
         })?;
-        let store = Self { path, database };
-        store.write(|transaction| {
+        Ok(Self { path, database })
+    }
+
+    /// Makes the tables of a new store.
+    fn furnish(&self) -> Result<(), StoreError> {
+        self.write(|transaction| {
             transaction.open_table(RECORDS)?;
             transaction.open_table(QUEUE)?;
             transaction.open_table(RECEIPTS)?;
@@ -110,17 +122,9 @@ impl Store {
             transaction.open_table(BUNDLES)?;
             transaction.open_table(LIVE)?;
             transaction.open_table(CLOSED)?;
-            let mut meta = transaction.open_table(META)?;
-            let fresh = meta.get(key::FORMAT)?.is_none();
-            if fresh {
-                meta.insert(key::FORMAT, FORMAT.as_bytes())?;
-            }
+            transaction.open_table(META)?.insert(key::FORMAT, FORMAT.as_bytes())?;
             Ok(())
-        })?;
-        match store.meta(key::FORMAT)?.as_deref() {
-            Some(format) if format == FORMAT.as_bytes() => Ok(store),
-            _ => Err(store.error("written by another version of this program")),
-        }
+        })
     }
 
     pub(crate) fn error(&self, why: impl std::fmt::Display) -> StoreError {
@@ -442,6 +446,29 @@ impl Store {
             Ok(())
         })
     }
+}
+
+/// Makes a store under another name, and gives it its own once it is whole: one whose making was cut short is not taken
+/// for one that is damaged. The directory is locked meanwhile, so that nobody's store is replaced.
+fn make(dir: &Path, path: &Path) -> Result<(), StoreError> {
+    let failed = |why: String| StoreError { path: path.to_owned(), why };
+    let io = |error: std::io::Error| failed(format!("cannot be made: {error}"));
+    let folder = File::open(dir).map_err(io)?;
+    folder.lock().map_err(io)?;
+    if path.exists() {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    // Prompts and results lie in it: only its owner may read them.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io)?;
+    let store = Store::open_file(new.clone())?;
+    store.furnish()?;
+    store.database.close().map_err(|error| failed(format!("cannot be made: {error}")))?;
+    std::fs::rename(&new, path).and_then(|()| folder.sync_all()).map_err(io)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod receipts;
 mod recovery;
 mod runs;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -74,8 +74,8 @@ pub(crate) struct Writer {
     batch: Batch,
     /// What this round answers once it is committed.
     replies: Vec<Box<dyn FnOnce() + Send>>,
-    /// Whether this round has an intent, and an outcome: which failpoints its commit passes.
-    kinds: (bool, bool),
+    /// Kinds of this round's records: which failpoints its commit passes.
+    kinds: BTreeSet<Kind>,
     /// Whether nothing is written any more: the disk failed, memory contradicts it, or the kernel was closed.
     over: bool,
 }
@@ -112,7 +112,7 @@ impl Writer {
             snapshot,
             batch: Batch::default(),
             replies: Vec::new(),
-            kinds: (false, false),
+            kinds: BTreeSet::new(),
             over: false,
         }
     }
@@ -175,15 +175,9 @@ impl Writer {
         }
         let batch = std::mem::take(&mut self.batch);
         let replies = std::mem::take(&mut self.replies);
-        let (intents, outcomes) = std::mem::take(&mut self.kinds);
+        let kinds = std::mem::take(&mut self.kinds);
         if !batch.is_empty() {
-            let pass = |when: &str| {
-                for (kind, is_in) in [("intent", intents), ("outcome", outcomes)] {
-                    if is_in {
-                        failpoint::pass(&format!("{when}-commit-{kind}"));
-                    }
-                }
-            };
+            let pass = |when: &str| kinds.iter().for_each(|kind| failpoint::pass_commit(when, kind.name()));
             pass("before");
             if let Err(error) = self.store.commit(&batch) {
                 // The reason stands before anybody learns that there is no answer.
@@ -301,7 +295,9 @@ impl Writer {
         let prev = line.head.as_ref().map(sift_spec::chain::RunHead::leaf);
         let record = Record { agent: line.run.agent.clone(), body, prev, run, seq, time };
         let key = self.signer.verifier();
+        failpoint::pass("before-sign");
         let entry = Entry::sign_with(&record, key, |text| self.signer.sign(text).map_err(AppendError::from))?;
+        failpoint::pass("after-sign");
         line.extend(&record, key.name(), entry.leaf(), &self.shared.log)?;
         *line.census.entry(kind).or_default() += 1;
         {
@@ -317,8 +313,7 @@ impl Writer {
             self.pending.insert(position, Pending { run, time, bytes: entry.len() });
             self.pending_bytes += entry.len() as u64;
         }
-        self.kinds.0 |= kind == Kind::Intent;
-        self.kinds.1 |= kind == Kind::Outcome;
+        self.kinds.insert(kind);
         let before = line.last.replace(position);
         self.batch.records.push(NewRecord { position, before, run, entry });
         self.position += 1;

@@ -16,26 +16,26 @@ const DISK_MIB: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file system in memory, unmounted when dropped.
-struct Disk {
+pub(crate) struct Disk {
     dir: tempfile::TempDir,
 }
 
 impl Disk {
     /// None where mounting is not permitted.
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount(mib: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let size = format!("size={DISK_MIB}m");
+        let size = format!("size={mib}m");
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self { dir })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Writes a file until nothing is left, or until `spare` bytes are.
-    fn fill(&self, spare: u64) -> PathBuf {
+    pub(crate) fn fill(&self, spare: u64) -> PathBuf {
         use std::io::Write as _;
         let path = self.path().join("ballast");
         let mut file = std::fs::File::create(&path).unwrap();
@@ -89,7 +89,7 @@ async fn read(http: Http, told: Arc<Told>, traffic: Arc<Traffic>) {
 }
 
 async fn filled_and_freed(reserve_mib: u64, fill_to: u64) {
-    let Some(disk) = Disk::mount() else {
+    let Some(disk) = Disk::mount(DISK_MIB) else {
         println!("skipped: a file system cannot be mounted here");
         return;
     };

@@ -302,7 +302,7 @@ enum Driven {
 }
 
 /// Whether strace made a call fail, as it wrote down.
-fn injected(trace: &Path) -> bool {
+pub(crate) fn injected(trace: &Path) -> bool {
     let until = Instant::now() + Duration::from_secs(5);
     loop {
         let text = std::fs::read_to_string(trace).unwrap_or_default();
@@ -315,7 +315,7 @@ fn injected(trace: &Path) -> bool {
 }
 
 /// Whether strace can be used here. Where tests must not be passed over, it has to be.
-fn strace_works() -> bool {
+pub(crate) fn strace_works() -> bool {
     let status = Command::new("strace")
         .args(["-f", "-o", "/dev/null", "true"])
         .stdout(Stdio::null())

@@ -19,6 +19,8 @@ mod hot_swap;
 mod http;
 mod kernel;
 mod kernel_crash;
+mod kernel_faults;
+mod kernel_life;
 mod limits;
 mod mutations;
 mod once;

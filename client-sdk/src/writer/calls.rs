@@ -18,6 +18,7 @@ use super::{Finish, Finished, LiveCall, Propose, Recorded, Writer};
 use crate::approval::{ANSWER_BYTES_MAX, ApprovalError, End, Request, Waiting};
 use crate::call::{Prepared, Report};
 use crate::error::{CallError, ProposeError, Stop, WaitError};
+use crate::failpoint;
 use crate::shared::{Decided, OpenCall};
 
 impl Writer {
@@ -70,6 +71,7 @@ impl Writer {
                 Err(error) => return Err(self.contradiction(&error.to_string()).into()),
             }
         }
+        failpoint::pass("after-reserve");
         let reserved = intent.reserved;
         // 5. The intent.
         let (effect, refusal) = (intent.effect(), intent.refusal.clone());
@@ -232,6 +234,7 @@ impl Writer {
             over = self.ledger.settle(&Settle { run, seq: intent, settled, time });
         }
         let over = over.map_err(|error| self.contradiction(&error.to_string()))?.over;
+        failpoint::pass("after-settle");
         let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
         let (object, commitment) = result.unzip();
         let close = closed.map(|(_, entry)| entry);

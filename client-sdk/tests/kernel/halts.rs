@@ -268,6 +268,27 @@ async fn the_wall_clock_fires_in_time_by_the_real_clock() {
 }
 
 #[tokio::test]
+async fn the_switch_reaches_calls_that_another_halt_let_go_on() {
+    for scope in [HaltScope::All, HaltScope::Agent("airline/*".parse().unwrap())] {
+        let mut house = House::new("").await;
+        house.config.spool.records_max = 4;
+        house.log.behaviour.down.store(true, Ordering::SeqCst);
+        let kernel = house.open().await;
+        let run = open_run(&kernel).await;
+        let under_way = tokio::spawn(permit(&run).await.dispatch(std::future::pending::<Report>));
+        eventually("a call under way", || kernel.status().runs[0].under_way == 1).await;
+        while run.propose(tool("read", "{}")).await.is_ok() {}
+        assert!(matches!(run.stopped(), Some(Stop::Halted { cause: HaltCause::LogBehind, .. })));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!under_way.is_finished(), "its outcome is worth having");
+        assert!(kernel.halt_scope(&scope, "enough").await.recorded);
+        let Err(DispatchError::Cut(stop)) = under_way.await.unwrap() else { panic!() };
+        assert!(matches!(stop, Stop::Halted { cause: HaltCause::Operator, .. }));
+        assert_eq!(halt_records(&kernel, run.id()), 1, "a run halts once");
+    }
+}
+
+#[tokio::test]
 async fn a_clock_that_goes_back_halts_a_kernel_that_is_silent() {
     let house = House::new("").await;
     let kernel = house.open().await;
