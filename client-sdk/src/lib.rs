@@ -70,6 +70,7 @@ mod kernel;
 pub mod log;
 mod permit;
 pub mod policy;
+pub mod recording;
 mod run;
 pub mod serve;
 mod shared;

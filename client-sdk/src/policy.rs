@@ -16,6 +16,9 @@
 
 pub mod case;
 pub mod check;
+pub mod explain;
+pub mod history;
+pub mod simulate;
 pub mod source;
 pub mod stage;
 pub mod trial;
@@ -35,6 +38,12 @@ pub fn refusal_name(refusal: &Refusal) -> String {
         Refusal::Unpriced(unpriced) => format!("no price for {}", unpriced.model),
         Refusal::WallClock(_) => "wall_clock".to_owned(),
     }
+}
+
+/// Whose approvals a held call needs, and how soon: `supervisor within 900 seconds`.
+#[must_use]
+pub fn hold_words(hold: &sift_rules::HoldFor) -> String {
+    format!("{} within {} seconds", crate::approval::list(&hold.approvals), hold.seconds)
 }
 
 /// The word that records have for a value without members: `run`, `hour`, `allow`.

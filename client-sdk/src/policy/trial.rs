@@ -194,10 +194,8 @@ fn compare(case: &Case, ruling: &Ruling) -> Vec<Difference> {
         differ("reasons", list(&mut reasons.iter().map(String::as_str)), found);
     }
     if let Some(hold) = &expect.hold {
-        let words = |hold: &sift_rules::HoldFor| {
-            format!("{} within {} seconds", crate::approval::list(&hold.approvals), hold.seconds)
-        };
-        differ("hold", words(hold), verdict.hold.as_ref().map_or_else(|| "none".to_owned(), words));
+        let found = verdict.hold.as_ref().map_or_else(|| "none".to_owned(), super::hold_words);
+        differ("hold", super::hold_words(hold), found);
     }
     if let Some(refused) = &expect.refused {
         let found = ruling

@@ -16,5 +16,6 @@ mod policy;
 mod program;
 mod restart;
 mod serve;
+mod simulate;
 mod storms;
 mod untrusted;

@@ -67,7 +67,7 @@ impl Desk {
         self.command(args).output().unwrap()
     }
 
-    fn replay(&self, failpoint: Option<&str>) -> Output {
+    pub(crate) fn replay(&self, failpoint: Option<&str>) -> Output {
         let mut command =
             self.command(&["--json", "replay", "--dir", "kernel", "--bundle", "bundle", "recording.json"]);
         if let Some(point) = failpoint {

@@ -27,6 +27,7 @@ First steps, with a log at http://127.0.0.1:8190 and its trust file:
   sift-kernel policy check client-sdk/examples/airline/rego
   sift-kernel replay --dir kernel --bundle client-sdk/examples/airline/rego recordings.json
   sift-kernel evidence --all --dir kernel --out packs
+  sift-kernel policy simulate NEW-BUNDLE --dir kernel --only-changes
 
 SIFT_LOG=info shows what happens inside (error, warn, info, debug)."
 )]
@@ -61,7 +62,7 @@ pub(crate) enum Command {
     Halt(Halt),
     /// Show a running kernel: open runs, calls under way, what the log has not got yet, what was halted.
     Status(InDir),
-    /// Check, test and digest policy bundles.
+    /// Check and test policy bundles, explain decisions, and simulate a new bundle on recorded history.
     #[command(subcommand)]
     Policy(PolicyCommand),
 }

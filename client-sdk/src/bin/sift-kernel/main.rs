@@ -10,7 +10,6 @@ mod exit;
 mod halt;
 mod init;
 mod policy;
-mod recording;
 mod replay;
 mod runs;
 mod serve;

@@ -2,6 +2,9 @@
 
 mod check;
 mod digest;
+mod explain;
+mod history;
+mod simulate;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use sift_rules::PolicyBundle;
 use sift_spec::bundle::Bundle;
+use sift_spec::types::{AgentName, RunId};
 
 use crate::exit::{Failure, environment};
 
@@ -16,6 +20,8 @@ use crate::exit::{Failure, environment};
 pub(crate) enum PolicyCommand {
     Check(CheckArgs),
     Test(TestArgs),
+    Explain(ExplainArgs),
+    Simulate(SimulateArgs),
     /// Compile a bundle and print its digest, as the operator publishes it.
     Digest(InBundle),
 }
@@ -71,7 +77,7 @@ A call is one of: tool with args (an object) or args_text
                   model with provider, input_tokens, max_output
                   agent
 A step of given:  call; effect (allow), result or result_text, status (ok), usage, after_seconds (1), repeat (1)
-expect:           effect; rules, reasons, hold (role, seconds), refused (the limit that the budget refuses by:
+expect:           effect; rules, reasons, hold (approvals of count and role, seconds), refused (the limit that the budget refuses by:
                   \"run tool_calls per run\", \"identical_calls\", \"wall_clock\", \"no price for gpt-4o\")
 
 Exit codes:
@@ -92,11 +98,136 @@ pub(crate) struct TestArgs {
     pub(crate) cover: bool,
 }
 
+/// Say which rules decide one call under a bundle, where they are written, and why they win; and for a recorded call,
+/// whether the record says the same.
+///
+/// A recorded call is decided on the history that it had: its input is derived from the records and payloads, not taken
+/// from the record. Where that cannot be done, the recorded input is decided about, and the output says so.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes:
+  0  explained; a recorded decision is the same
+  1  the recorded decision is another one, or nothing is left to decide about
+  2  called wrongly, or a file cannot be read
+
+Examples:
+  sift-kernel policy explain DIR --call '{\"tool\":\"calculate\",\"args\":{\"expression\":\"9**9**9\"}}'
+  sift-kernel policy explain DIR --case 'six passengers'
+  sift-kernel policy explain DIR --dir kernel --run RUN --seq 4
+  sift-kernel policy explain DIR --pack RUN.sift --seq 4 --show-input")]
+pub(crate) struct ExplainArgs {
+    /// The bundle's folder.
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) what: Explainable,
+    /// Run of a recorded call.
+    #[arg(long, requires = "kernel")]
+    pub(crate) run: Option<RunId>,
+    /// Place of a recorded call in its run.
+    #[arg(long)]
+    pub(crate) seq: Option<u64>,
+    /// Agent that proposes the call of --call.
+    #[arg(long, default_value = "test/agent")]
+    pub(crate) agent: AgentName,
+    /// Print the policy input as well. It holds arguments and results.
+    #[arg(long)]
+    pub(crate) show_input: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Explainable {
+    /// A policy input: the JSON that a decision commits to.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// A call as the first of a run, written as in a case (policy test --help).
+    #[arg(long, value_name = "JSON")]
+    pub(crate) call: Option<String>,
+    /// The call of one of the bundle's cases.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) case: Option<String>,
+    /// A call of an evidence pack, with --seq. The pack is not verified here: sift-verify run does that.
+    #[arg(long, value_name = "FILE", requires = "seq")]
+    pub(crate) pack: Option<PathBuf>,
+    /// A call in the store of this kernel, with --run and --seq. The kernel must not be running.
+    #[arg(long = "dir", value_name = "KERNEL", id = "kernel", requires = "seq", requires = "run")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Decide recorded calls again under another bundle, and print what would change, call by call and in total.
+///
+/// Every call is decided on the history that it had: counters and facts of a run follow what was recorded, folded by the
+/// new facts.toml. After a call that would change, the recorded rest is what happened without the change. The ledger
+/// follows the new decisions, limits and prices in the order of the history.
+///
+/// A line starts with = where nothing changes, ! where the effect changes, ~ where other rules decide the same, and ? where
+/// the call cannot be decided again: its arguments, or a result that facts.toml remembers, are withheld or erased. Such
+/// calls are counted and never guessed.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes:
+  0  every call was decided again, whatever changes
+  1  some calls could not be decided again; or, with --expect-no-change, something changes
+  2  called wrongly, the bundle does not compile, or the history cannot be read
+
+With --json there is one line for each call, and a last line with the totals.
+
+Examples:
+  sift-kernel policy simulate new-bundle --dir kernel --only-changes
+  sift-kernel policy simulate new-bundle --pack packs/*.sift
+  sift-kernel policy simulate client-sdk/examples/airline/rego --recordings tau-airline-gpt-4o.json --only-changes")]
+pub(crate) struct SimulateArgs {
+    /// Folder of the bundle to try.
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) history: HistoryArgs,
+    /// Print only calls that would change, that other rules would decide, or that cannot be decided again.
+    #[arg(long)]
+    pub(crate) only_changes: bool,
+    /// Let runs follow the new decisions: what was not let through has no result.
+    #[arg(long)]
+    pub(crate) cascade: bool,
+    /// Fail when the effect of any call changes.
+    #[arg(long)]
+    pub(crate) expect_no_change: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    #[command(flatten)]
+    pub(crate) from: HistoryFrom,
+    /// Agent of recordings.
+    #[arg(long, default_value = "airline/gpt-4o")]
+    pub(crate) agent: AgentName,
+    /// Model of recordings that name none.
+    #[arg(long, default_value = "gpt-4o")]
+    pub(crate) model: String,
+    /// Provider of the models of recordings.
+    #[arg(long, default_value = "openai")]
+    pub(crate) provider: String,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct HistoryFrom {
+    /// The store of this kernel, which must not be running.
+    #[arg(long = "dir", value_name = "KERNEL", id = "kernel")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Evidence packs of one log. They are not verified here: sift-verify run does that.
+    #[arg(long = "pack", value_name = "FILE", num_args = 1..)]
+    pub(crate) packs: Vec<PathBuf>,
+    /// Recorded conversations, as sift-kernel replay takes them. Every call of them was made.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) recordings: Vec<PathBuf>,
+}
+
 /// Does what was asked.
 pub(crate) fn policy(command: &PolicyCommand, json: bool) -> Result<(), Failure> {
     match command {
         PolicyCommand::Check(args) => check::check(args, json),
         PolicyCommand::Test(args) => test::test(args, json),
+        PolicyCommand::Explain(args) => explain::explain(args, json),
+        PolicyCommand::Simulate(args) => simulate::simulate(args, json),
         PolicyCommand::Digest(args) => digest::digest(&args.dir, json),
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sift_client::config::{KEY_FILE, KernelFile};
+use sift_client::recording::{self, Assistant, Conversation, MessageKind, RecordedCall};
 use sift_client::{
     Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, OpenRunError, Payload, Permit,
     ProposeError, Report, Run, Stop, SystemClock, ToolCall, Verdict, WaitError,
@@ -19,7 +20,6 @@ use tokio::task::JoinSet;
 
 use crate::args::Replay;
 use crate::exit::{Failure, environment, print_json};
-use crate::recording::{Assistant, Conversation, MessageKind, RecordedCall};
 use crate::tally::Tally;
 
 /// How tokens are counted where the recording does not say: one for every four bytes, rounded up.
@@ -51,7 +51,7 @@ struct Replayed {
 pub(crate) async fn replay(args: &Replay, json: bool) -> Result<(), Failure> {
     let mut conversations = Vec::new();
     for file in &args.files {
-        conversations.extend(crate::recording::read(file)?);
+        conversations.extend(recording::read(file).map_err(environment)?);
     }
     conversations.truncate(args.limit.unwrap_or(usize::MAX));
     let approvers = args.approve_with.iter().map(|path| sift_client::signer::read_key(path));
@@ -208,9 +208,7 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// Plays the conversation; `false` when a model call was denied and nothing could follow.
     async fn play(&mut self, conversation: &Conversation) -> Result<bool, Failure> {
-        let mut results = conversation.messages.iter();
         for (position, message) in conversation.messages.iter().enumerate() {
-            results.next();
             match &message.kind {
                 MessageKind::Given => self.context.push(message.value.clone()),
                 // Handed out with the call that it answers.
@@ -221,13 +219,7 @@ impl Scene<'_> {
                     };
                     self.context.push(message.value.clone());
                     for call in &assistant.calls {
-                        let recorded = results.clone().find_map(|message| match &message.kind {
-                            MessageKind::Tool { call: id, content } if *id == call.id => {
-                                Some(content.as_str())
-                            }
-                            _ => None,
-                        });
-                        self.tool(turn, call, recorded).await?;
+                        self.tool(turn, call, conversation.result(position, call)).await?;
                     }
                 }
             }

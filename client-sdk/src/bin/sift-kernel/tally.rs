@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use sift_client::policy::refusal_name;
 use sift_client::{Denial, Done, Status};
 use sift_spec::meter::{Amounts, Meter};
-use sift_spec::record::Refusal;
 
 /// Counts over the calls of a conversation, or of all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -145,22 +145,4 @@ impl Tally {
         rules.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
         rules.into_iter().map(|((rule, effect), count)| format!("{count:>6}  {effect:<6}  {rule}")).collect()
     }
-}
-
-fn refusal_name(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Depth(_) => "depth".to_owned(),
-        Refusal::Identical(_) => "identical_calls".to_owned(),
-        Refusal::Limit(limit) => {
-            let (scope, window) = (name(&limit.scope), name(&limit.window));
-            format!("{scope} {} per {window}", limit.meter)
-        }
-        Refusal::Unpriced(unpriced) => format!("no price for {}", unpriced.model),
-        Refusal::WallClock(_) => "wall_clock".to_owned(),
-    }
-}
-
-/// The name of a scope or window, as records have it.
-fn name(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

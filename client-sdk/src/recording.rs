@@ -1,63 +1,88 @@
-//! Recorded conversations, in the format of OpenAI's chat messages.
+//! Recorded conversations, in the format of OpenAI's chat messages: what `sift-kernel replay` plays and
+//! `sift-kernel policy simulate` decides.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use sift_spec::meter::Usage;
 
-use crate::exit::{Failure, environment};
-
 /// Largest file of recordings in bytes: 1 GiB.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
+/// Why a file holds no recordings. Whoever made the file is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {why}")]
+pub struct RecordingError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it, and where.
+    pub why: String,
+}
+
 /// A recorded conversation.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Conversation {
+pub struct Conversation {
     /// Where it was recorded: file and position.
-    pub(crate) name: String,
+    pub name: String,
     /// The messages in their order.
-    pub(crate) messages: Vec<Message>,
+    pub messages: Vec<Message>,
 }
 
 /// A recorded message.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Message {
+pub struct Message {
     /// As it was recorded.
-    pub(crate) value: Value,
-    pub(crate) kind: MessageKind,
+    pub value: Value,
+    /// What it is.
+    pub kind: MessageKind,
 }
 
+/// Whose words a message is.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum MessageKind {
+pub enum MessageKind {
     /// From the system or the user.
     Given,
     /// An answer of the model.
     Assistant(Assistant),
     /// The result of the tool call with this id.
-    Tool { call: String, content: String },
+    Tool {
+        /// The id.
+        call: String,
+        /// What the tool answered.
+        content: String,
+    },
 }
 
 /// What a recorded answer of the model says besides its text.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Assistant {
-    pub(crate) calls: Vec<RecordedCall>,
-    pub(crate) model: Option<String>,
-    pub(crate) response: Option<String>,
-    pub(crate) usage: Option<Usage>,
+pub struct Assistant {
+    /// The tool calls that it proposes.
+    pub calls: Vec<RecordedCall>,
+    /// The model, if the recording names it.
+    pub model: Option<String>,
+    /// The provider's identifier of the answer.
+    pub response: Option<String>,
+    /// What the provider said it used.
+    pub usage: Option<Usage>,
 }
 
 /// A tool call that the model proposed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RecordedCall {
-    pub(crate) id: String,
-    pub(crate) name: String,
+pub struct RecordedCall {
+    /// Its id, which the tool's message names.
+    pub id: String,
+    /// The tool.
+    pub name: String,
     /// The argument bytes, exactly as the model wrote them.
-    pub(crate) arguments: String,
+    pub arguments: String,
 }
 
 /// Reads the conversations of a file.
-pub(crate) fn read(path: &Path) -> Result<Vec<Conversation>, Failure> {
-    let at = |why: String| environment(format!("{}: {why}", path.display()));
+///
+/// # Errors
+/// When the file cannot be read, is longer than 1 GiB, or is not an array of conversations or messages; says where.
+pub fn read(path: &Path) -> Result<Vec<Conversation>, RecordingError> {
+    let at = |why: String| RecordingError { path: path.to_owned(), why };
     let length = std::fs::metadata(path).map_err(|error| at(error.to_string()))?.len();
     if length > FILE_BYTES_MAX {
         return Err(at("longer than 1 GiB".to_owned()));
@@ -80,6 +105,17 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Conversation>, Failure> {
         Ok(Conversation { name, messages })
     });
     named.collect()
+}
+
+impl Conversation {
+    /// The recorded result of a tool call: the first one with its id after the message at `position` that proposes it.
+    #[must_use]
+    pub fn result(&self, position: usize, call: &RecordedCall) -> Option<&str> {
+        self.messages.iter().skip(position.saturating_add(1)).find_map(|message| match &message.kind {
+            MessageKind::Tool { call: id, content } if *id == call.id => Some(content.as_str()),
+            _ => None,
+        })
+    }
 }
 
 fn conversation(value: Value) -> Result<Vec<Message>, String> {
@@ -180,7 +216,7 @@ mod tests {
         ])
     }
 
-    fn read_value(value: &Value) -> Result<Vec<Conversation>, Failure> {
+    fn read_value(value: &Value) -> Result<Vec<Conversation>, RecordingError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.json");
         std::fs::write(&path, value.to_string()).unwrap();
@@ -215,7 +251,7 @@ mod tests {
             (json!([{ "role": "assistant", "tool_calls": [{ "id": "x" }] }]), "a tool call without"),
             (json!([{ "role": "tool", "content": "x" }]), "tool_call_id"),
         ] {
-            let Err(Failure::Environment(why)) = read_value(&value) else { panic!("{value}") };
+            let why = read_value(&value).unwrap_err().why;
             assert!(why.contains(part), "{why}");
         }
     }
