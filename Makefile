@@ -7,13 +7,14 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
-.PHONY: help demo test lint build tools airline figures fuzz fuzz-corpus clean-demo
+.PHONY: help demo test lint build tools airline figures peers fuzz fuzz-corpus clean-demo
 
 help:
 	@echo "make demo     the main job, end to end, in ./sift-demo"
 	@echo "make test     every test and lint"
 	@echo "make airline  100 recorded conversations through kernel, log and verifier (RECORDINGS=file)"
 	@echo "make figures  the table of benchmarks"
+	@echo "make peers    money over the cap and cost of a call, beside LiteLLM and agent-governance-toolkit"
 	@echo "make fuzz     every parser, each for SECONDS=60"
 
 demo: build
@@ -36,6 +37,10 @@ airline: build
 
 figures: build
 	$(TARGET)/debug/sift-figures
+
+# See benches/peers/README.md. Fetches Python packages the first time.
+peers: build
+	$(TARGET)/debug/sift-figures --only overshoot --only peers
 
 # See spec/fuzz/README.md. The stable compiler will do: what finds inputs is the coverage, not a sanitizer.
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard spec/fuzz/fuzz_targets/*.rs)))
