@@ -15,8 +15,10 @@ pub fn environment(requirements: &Path) -> Result<PathBuf, AnyError> {
     let wanted =
         std::fs::read(requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
     let digest = object_digest(&wanted).to_string();
+    // Base64 has characters that do not belong into a path.
+    let digest: String = digest.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     let name = requirements.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let dir = cache()?.join(format!("{name}-{}", digest.get(..12).unwrap_or(&digest)));
+    let dir = cache()?.join(format!("{name}-{digest}"));
     let done = dir.join("complete");
     if done.exists() {
         return Ok(dir);
