@@ -28,6 +28,7 @@ use crate::run::Run;
 use crate::shared::{Progress, Shared};
 use crate::signer::Signer;
 use crate::store::{Store, StoreError};
+use crate::timings::{Stopwatch, Timings};
 use crate::upkeep;
 use crate::uploader::Uploader;
 use crate::writer::{self, Op, Writer};
@@ -134,6 +135,7 @@ impl Kernel {
             ops,
             progress: watch::Sender::new(Progress::default()),
             stop: OnceLock::new(),
+            stopwatch: Stopwatch::default(),
             tried: AtomicBool::new(false),
             roll: Mutex::default(),
             halts: watch::Sender::new(()),
@@ -292,6 +294,12 @@ impl Kernel {
     pub async fn load_bundle(&self, bundle: Bundle) -> Result<Hash, BundleError> {
         let (shared, registry) = (&self.inner.shared, &self.inner.registry);
         shared.bundles.load(registry, bundle, shared.clock.now()).await
+    }
+
+    /// Where the time of calls went since the kernel was opened.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        self.inner.shared.stopwatch.read()
     }
 
     /// Which bundle decides for runs that are opened now, and why the last one that was given does not.

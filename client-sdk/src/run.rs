@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sift_rules::PolicyBundle;
 use sift_spec::meter::Amounts;
@@ -151,9 +152,8 @@ impl Run {
         let decided = self.shared.decide(&self.run, &prepared.input)?;
         failpoint::pass("after-decide");
         let (reply, answer) = oneshot::channel();
-        let propose = Propose { run: Arc::clone(&self.run), prepared, decided, reply };
-        self.shared.send(Op::Propose(Box::new(propose)))?;
-        let recorded = self.shared.answer(answer).await??;
+        let propose = Propose { run: Arc::clone(&self.run), prepared, decided, sent: Instant::now(), reply };
+        let recorded = self.shared.ask(Op::Propose(Box::new(propose)), answer).await??;
         self.verdict(recorded, call, bytes).await
     }
 

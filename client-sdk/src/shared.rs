@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sift_rules::{CallInput, PolicyBundle, RunState, Verdict};
+use sift_rules::{CallInput, PolicyBundle, ResultRead, RunState, Verdict};
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::record::{HaltCause, HoldProgress, Limits};
-use sift_spec::types::{AgentName, KeyName, RunId, Seq, UnixMillis};
+use sift_spec::types::{AgentName, KeyName, RunId, Seq, Text, UnixMillis};
 use tokio::sync::{oneshot, watch};
 
 use crate::bundles::{Bundles, Rules};
@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Approver, Mode, Peer, SpoolLimits};
 use crate::error::{CallError, Stop, WaitError};
 use crate::halt::Roll;
+use crate::timings::Stopwatch;
 use crate::writer::{Finish, Op};
 
 /// How far records have come. Sent after every commit, and whenever something stops.
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<Progress>,
     /// Set once, when the whole kernel stops.
     pub(crate) stop: OnceLock<Stop>,
+    /// Where the time goes.
+    pub(crate) stopwatch: Stopwatch,
     /// Whether the uploader has tried once. Until then the age of a backlog says nothing about the log.
     pub(crate) tried: AtomicBool,
     pub(crate) roll: Mutex<Roll>,
@@ -254,14 +257,16 @@ impl Shared {
 
     /// Decides on the run as it is now.
     pub(crate) fn decide(&self, run: &RunShared, call: &CallInput) -> Result<Decided, CallError> {
+        let start = Instant::now();
         let (input, seq, time) = {
             let view = run.view();
             let time = self.clock.now().max(view.time);
             (view.state.input(call.clone(), view.next, time), view.next, time)
         };
-        let bytes = input.to_bytes();
-        let verdict = run.rules.decide(&bytes);
-        let (object, commitment) = Payload::json(bytes).commit("policy-input")?;
+        let (object, commitment) = Payload::json(input.to_bytes()).commit("policy-input")?;
+        let start = self.stopwatch.input.add_since(start);
+        let verdict = run.rules.decide(object.content());
+        self.stopwatch.decide.add_since(start);
         Ok(Decided { seq, time, verdict, object, commitment })
     }
 
@@ -273,6 +278,16 @@ impl Shared {
     /// Waits for the writer's answer, which comes after its commit.
     pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Stop> {
         answer.await.map_err(|_| self.stopped().unwrap_or(Stop::Gone))
+    }
+
+    /// Sends something about a call, and waits for the answer.
+    pub(crate) async fn ask<T>(&self, op: Op, answer: oneshot::Receiver<T>) -> Result<T, Stop> {
+        let start = Instant::now();
+        self.send(op)?;
+        let answer = self.answer(answer).await?;
+        self.stopwatch.turnaround.add_since(start);
+        self.stopwatch.records.fetch_add(1, Ordering::Relaxed);
+        Ok(answer)
     }
 
     /// Gives the writer an approver's answer to a held call.
@@ -343,6 +358,8 @@ pub(crate) struct OpenCall {
     pub(crate) intent: Seq,
     /// Position of the record that must be in the log before the call starts.
     pub(crate) position: u64,
+    /// The tool, if it is one that is called.
+    pub(crate) tool: Option<Text<128>>,
     /// What a drop records; `None` once an outcome is on its way.
     pub(crate) if_dropped: Option<Report>,
 }
@@ -362,13 +379,14 @@ impl OpenCall {
             }
         };
         let (reply, answer) = oneshot::channel();
-        let finish = Finish::new(self.run.id, self.intent, report, result, Some(reply));
+        let mut finish = Finish::new(self.run.id, self.intent, report, result, Some(reply));
+        // Read here, because the writer has everybody's calls to see to.
+        finish.read = finish.result.as_ref().zip(self.tool.as_ref()).map(|((object, _), tool)| {
+            ResultRead::of(self.run.bundle().facts(), tool.as_str(), object.content())
+        });
         self.if_dropped = None;
         let shared = Arc::clone(&self.shared);
-        Ok(match shared.send(Op::Finish(finish)) {
-            Ok(()) => shared.answer(answer).await.and_then(|finished| finished),
-            Err(stop) => Err(stop),
-        })
+        Ok(shared.ask(Op::Finish(finish), answer).await.and_then(|finished| finished))
     }
 }
 

@@ -17,7 +17,9 @@ mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use sift_rules::{Ledger, RunState};
 use sift_spec::entry::{Entry, EntryError};
@@ -63,7 +65,7 @@ pub(crate) struct Writer {
     lines: HashMap<RunId, Line>,
     /// Position of the next record.
     position: u64,
-    /// Time of the last record of any run.
+    /// Latest time of all records. That of a run's records never decreases; that of all may a little.
     time: UnixMillis,
     /// Records that the log has neither taken nor refused, by position.
     pending: BTreeMap<u64, Pending>,
@@ -74,6 +76,10 @@ pub(crate) struct Writer {
     batch: Batch,
     /// What this round answers once it is committed.
     replies: Vec<Box<dyn FnOnce() + Send>>,
+    /// When the calls of this round that somebody waits for were ready to be committed.
+    ready: Vec<Instant>,
+    /// How long the operation at hand has signed.
+    signing: Duration,
     /// Kinds of this round's records: which failpoints its commit passes.
     kinds: BTreeSet<Kind>,
     /// Whether nothing is written any more: the disk failed, memory contradicts it, or the kernel was closed.
@@ -112,6 +118,8 @@ impl Writer {
             snapshot,
             batch: Batch::default(),
             replies: Vec::new(),
+            ready: Vec::new(),
+            signing: Duration::ZERO,
             kinds: BTreeSet::new(),
             over: false,
         }
@@ -175,7 +183,9 @@ impl Writer {
         }
         let batch = std::mem::take(&mut self.batch);
         let replies = std::mem::take(&mut self.replies);
+        let ready = std::mem::take(&mut self.ready);
         let kinds = std::mem::take(&mut self.kinds);
+        let start = Instant::now();
         if !batch.is_empty() {
             let pass = |when: &str| kinds.iter().for_each(|kind| failpoint::pass_commit(when, kind.name()));
             pass("before");
@@ -186,12 +196,28 @@ impl Writer {
                 return;
             }
             pass("after");
+            let stopwatch = &self.shared.stopwatch;
+            stopwatch.commits.fetch_add(1, Ordering::Relaxed);
+            ready.iter().for_each(|ready| stopwatch.round.add(start - *ready));
+            stopwatch.commit.add(start.elapsed() * u32::try_from(ready.len()).unwrap_or(u32::MAX));
         }
         // Progress first: who is answered may ask how far records have come.
         self.wake();
         for reply in replies {
             reply();
         }
+    }
+
+    /// Does something about a call, and counts how long that took.
+    fn timed<T>(&mut self, sent: Instant, work: impl FnOnce(&mut Self) -> T) -> T {
+        let start = self.shared.stopwatch.queue.add_since(sent);
+        self.signing = Duration::ZERO;
+        let done = work(self);
+        let ready = Instant::now();
+        self.shared.stopwatch.sign.add(self.signing);
+        self.shared.stopwatch.apply.add((ready - start).saturating_sub(self.signing));
+        self.ready.push(ready);
+        done
     }
 
     /// Tells who waits how far records have come.
@@ -296,7 +322,13 @@ impl Writer {
         let record = Record { agent: line.run.agent.clone(), body, prev, run, seq, time };
         let key = self.signer.verifier();
         failpoint::pass("before-sign");
-        let entry = Entry::sign_with(&record, key, |text| self.signer.sign(text).map_err(AppendError::from))?;
+        let signing = &mut self.signing;
+        let entry = Entry::sign_with(&record, key, |text| {
+            let start = Instant::now();
+            let signature = self.signer.sign(text).map_err(AppendError::from);
+            *signing += start.elapsed();
+            signature
+        })?;
         failpoint::pass("after-sign");
         line.extend(&record, key.name(), entry.leaf(), &self.shared.log)?;
         *line.census.entry(kind).or_default() += 1;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sift_rules::ledger::{Reserve, Settle};
+use sift_rules::window::BUCKET_MS;
 use sift_rules::{LedgerError, RunState};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{
     Approval, Body, Call, Decision, Effect, HaltCause, HoldProgress, Intent, Outcome, Refusal, Status,
 };
-use sift_spec::types::{RunId, Seq, Text, ValueError};
+use sift_spec::types::{RunId, Seq, Text, UnixMillis, ValueError};
 use tokio::sync::oneshot;
 
 use super::line::Waits;
@@ -21,11 +22,14 @@ use crate::error::{CallError, ProposeError, Stop, WaitError};
 use crate::failpoint;
 use crate::shared::{Decided, OpenCall};
 
+/// Longest time in milliseconds by which a decision may be older than the last record of another run.
+const DECISION_MS_MAX: u64 = 1000;
+
 impl Writer {
     /// Records a proposal with its decision and holds its worst case.
     pub(super) fn propose(&mut self, propose: Propose) {
-        let Propose { run, prepared, decided, reply } = propose;
-        let recorded = self.try_propose(&run, prepared, decided);
+        let Propose { run, prepared, decided, sent, reply } = propose;
+        let recorded = self.timed(sent, |writer| writer.try_propose(&run, prepared, decided));
         self.reply(reply, recorded);
     }
 
@@ -41,10 +45,37 @@ impl Writer {
         if let Some(stop) = self.shared.behind(&self.lag(), 1, now) {
             return Err(self.halt_for(run.id, stop).into());
         }
-        // 2. The decision was made on the run as it is now, and not before the last record of any other; else it is
-        //    made again, so that rules over counters and time are exact.
-        let fresh = decided.seq == run.view().next && decided.time >= self.time;
+        // 2. The decision was made on the run as it is now; else it is made again, so that rules over counters are exact.
+        let fresh = decided.seq == run.view().next && self.is_timely(decided.time);
         let decided = if fresh { decided } else { self.decide_again(run, &prepared)? };
+        match self.record_proposal(run, prepared, decided)? {
+            Ok(recorded) => Ok(recorded),
+            // 5. What is refused is refused at the time of the record, to the millisecond.
+            Err(prepared) => {
+                let decided = self.decide_again(run, &prepared)?;
+                let recorded = self.record_proposal(run, prepared, decided)?;
+                recorded.map_err(|_| self.contradiction("a proposal is later than itself").into())
+            }
+        }
+    }
+
+    /// Whether a decision of this time may be recorded now, though records of other runs are younger.
+    ///
+    /// A record's time is that of its decision, and only within its run it never decreases. The ledger counts at the
+    /// latest time of all runs, which [`Writer::record_proposal`] gives it: within one minute that makes no difference to
+    /// any sum, because its windows are made of whole minutes.
+    fn is_timely(&self, time: UnixMillis) -> bool {
+        let late_ms = self.time.get().saturating_sub(time.get());
+        late_ms <= DECISION_MS_MAX && time.get() / BUCKET_MS == self.time.get() / BUCKET_MS
+    }
+
+    /// Records a proposal. Gives it back if the ledger refuses it at a later time than that of its decision.
+    fn record_proposal(
+        &mut self,
+        run: &Arc<crate::shared::RunShared>,
+        prepared: Prepared,
+        decided: Decided,
+    ) -> Result<Result<Recorded, Prepared>, ProposeError> {
         let Decided { seq, time, verdict, object, commitment } = decided;
         // 3. A record can state it.
         let Prepared { call, input, identity, object: payload } = prepared;
@@ -60,9 +91,13 @@ impl Writer {
         self.fits(run.id, &run.agent, body, time).map_err(CallError::from)?;
         // 4. The worst case is held in every scope, or the budget refuses.
         if intent.effect() != Effect::Deny {
-            let reserve = Reserve { amounts: reserved, identity, run: run.id, seq, time };
+            let at = time.max(self.time);
+            let reserve = Reserve { amounts: reserved, identity, run: run.id, seq, time: at };
             match self.ledger.reserve(&reserve) {
                 Ok(Ok(())) => {}
+                Ok(Err(_)) if at > time => {
+                    return Ok(Err(Prepared { call, input, identity, object: payload }));
+                }
                 Ok(Err(refusal)) => (intent.refusal, intent.reserved) = (Some(refusal), Amounts::ZERO),
                 Err(LedgerError::Overflow) => {
                     let (what, why) = ("call", "a sum of the ledger would pass 2^53 - 1");
@@ -73,13 +108,13 @@ impl Writer {
         }
         failpoint::pass("after-reserve");
         let reserved = intent.reserved;
-        // 5. The intent.
+        // 6. The intent.
         let (effect, refusal) = (intent.effect(), intent.refusal.clone());
         let (intent_seq, position) =
             self.append_and(run.id, Body::Intent(Box::new(intent)), time, |state| {
                 state.on_intent(&input, effect)
             })?;
-        // 6. What is asked of approvers.
+        // 7. What is asked of approvers.
         let hold = decision.hold.clone().filter(|_| effect == Effect::Hold);
         let waiting = hold.map(|hold| {
             Waiting::new(Box::new(Request {
@@ -103,6 +138,10 @@ impl Writer {
                 Report::cancelled("the permit was dropped before the call started")
             };
             let waits = waiting.clone().map_or(Waits::No, Waits::For);
+            let tool = match &call {
+                Call::Tool(tool) => Some(tool.name.clone()),
+                _ => None,
+            };
             if let Some(line) = self.lines.get_mut(&run.id) {
                 let live = LiveCall { call, input: Some(input), reserved, waits, opened: false };
                 line.calls.insert(intent_seq, live);
@@ -112,6 +151,7 @@ impl Writer {
                 run: Arc::clone(run),
                 intent: intent_seq,
                 position,
+                tool,
                 if_dropped: Some(why),
             }
         });
@@ -119,7 +159,7 @@ impl Writer {
             self.halt_run(run.id, HaltCause::WallClock, "the run has lasted as long as its limits allow");
         }
         let Decision { rules, reasons, .. } = decision;
-        Ok(Recorded { seq: intent_seq, effect, rules, reasons, refusal, reserved, open, waiting })
+        Ok(Ok(Recorded { seq: intent_seq, effect, rules, reasons, refusal, reserved, open, waiting }))
     }
 
     fn decide_again(&mut self, run: &crate::shared::RunShared, prepared: &Prepared) -> Result<Decided, Stop> {
@@ -198,7 +238,10 @@ impl Writer {
     /// Records an outcome and settles the hold.
     pub(super) fn finish(&mut self, mut finish: Finish) {
         let reply = finish.reply.take();
-        let finished = self.try_finish(finish);
+        let finished = match &reply {
+            Some(_) => self.timed(finish.sent, |writer| writer.try_finish(finish)),
+            None => self.try_finish(finish),
+        };
         match (reply, finished) {
             (Some(reply), finished) => self.reply(reply, finished),
             // Refused by an approver a moment ago, or the run is closed: the outcome is recorded already.
@@ -208,7 +251,7 @@ impl Writer {
     }
 
     fn try_finish(&mut self, finish: Finish) -> Result<Finished, Stop> {
-        let Finish { run, intent, status, error, model, result, close, reply: _ } = finish;
+        let Finish { run, intent, status, error, model, result, read, sent: _, close, reply: _ } = finish;
         let line = self.lines.get_mut(&run).ok_or(Stop::Closed)?;
         let live = line.calls.remove(&intent).ok_or(Stop::Closed)?;
         let of_run = Arc::clone(&line.run);
@@ -235,12 +278,15 @@ impl Writer {
         }
         let over = over.map_err(|error| self.contradiction(&error.to_string()))?.over;
         failpoint::pass("after-settle");
-        let bytes = result.as_ref().map(|(object, _)| object.content().to_vec()).unwrap_or_default();
         let (object, commitment) = result.unzip();
         let close = closed.map(|(_, entry)| entry);
         let outcome = Outcome { close, error, intent, model, result: commitment, settled, status };
         let learn = |state: &mut RunState| {
-            live.input.iter().for_each(|input| state.on_outcome(input, status, &bytes));
+            let Some(input) = &live.input else { return };
+            match read {
+                Some(read) => state.on_result(input, status, read),
+                None => state.on_outcome(input, status, b""),
+            }
         };
         let (seq, position) = self.append_and(run, Body::Outcome(Box::new(outcome)), time, learn)?;
         self.keep(position, object);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use sift_rules::ResultRead;
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::payload::{Commitment, Object};
 use sift_spec::record::{
@@ -82,6 +84,8 @@ pub(crate) struct Propose {
     pub(crate) run: Arc<RunShared>,
     pub(crate) prepared: Prepared,
     pub(crate) decided: Decided,
+    /// When it was sent.
+    pub(crate) sent: Instant,
     pub(crate) reply: oneshot::Sender<Result<Recorded, ProposeError>>,
 }
 
@@ -107,6 +111,10 @@ pub(crate) struct Finish {
     pub(crate) error: Option<Text<512>>,
     pub(crate) model: Option<ModelAnswer>,
     pub(crate) result: Option<(Object, Commitment)>,
+    /// The result, read by the rules of the run's bundle.
+    pub(crate) read: Option<ResultRead>,
+    /// When it was sent.
+    pub(crate) sent: Instant,
     /// What is said to be the close of a sub-agent's run at another kernel.
     pub(crate) close: Option<Text<CLOSE_BYTES_MAX>>,
     pub(crate) reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
@@ -130,7 +138,8 @@ impl Finish {
         reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
     ) -> Self {
         let Report { status, error, model, close, .. } = report.clone();
-        Self { run, intent, status, error, model, result, close, reply }
+        let (read, sent) = (None, Instant::now());
+        Self { run, intent, status, error, model, result, read, sent, close, reply }
     }
 }
 

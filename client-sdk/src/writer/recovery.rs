@@ -12,7 +12,7 @@ use sift_spec::entry::Entry;
 use sift_spec::meter::Amounts;
 use sift_spec::note::Note;
 use sift_spec::record::{Answer, Body, CloseReason, Effect, HaltCause, Record, Statement, Status};
-use sift_spec::types::{Hash, RunId};
+use sift_spec::types::{Hash, RunId, UnixMillis};
 
 use super::line::Waits;
 use super::{Finish, Line, LiveCall, Pending, Writer};
@@ -50,6 +50,7 @@ impl Writer {
     fn fold_ledger(&mut self) -> Result<(), OpenError> {
         let from = self.snapshot;
         let mut failure = None;
+        self.time = self.time.max(self.ledger.time());
         let (ledger, time) = (&mut self.ledger, &mut self.time);
         // The last record says what time it was, also when the snapshot is as new as it.
         let look_from = from.min(self.position.saturating_sub(1));
@@ -62,7 +63,8 @@ impl Writer {
                 if position < from {
                     return Ok(());
                 }
-                apply(ledger, &record).map_err(|why| OpenError::Contradiction { position, why })
+                // The ledger counts at the latest time of all runs, as it did when the record was made.
+                apply(ledger, &record, *time).map_err(|why| OpenError::Contradiction { position, why })
             });
             failure = folded.err();
         })?;
@@ -196,8 +198,8 @@ fn fold_body(line: &mut Line, record: &Record) -> Option<()> {
 }
 
 /// What a record did to the ledger when it was made.
-fn apply(ledger: &mut Ledger, record: &Record) -> Result<(), String> {
-    let (run, seq, time) = (record.run, record.seq, record.time);
+fn apply(ledger: &mut Ledger, record: &Record, time: UnixMillis) -> Result<(), String> {
+    let (run, seq) = (record.run, record.seq);
     let text = |error: LedgerError| error.to_string();
     match &record.body {
         Body::Open(open) => {

@@ -79,6 +79,55 @@ async fn a_rule_over_a_counter_is_exact() {
     }
 }
 
+/// Decisions of many runs are recorded in another order than they were made. Each record has the time of its decision,
+/// and ledger and restart count as if all were made in one order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_clock_that_runs_on_takes_nothing_from_exactness() {
+    let house = House::new("[agent.hour]\ntool_calls = 1500\n[run]\nwall_clock_seconds = 100\n").await;
+    let kernel = house.open().await;
+    let (clock, over) = (Arc::clone(&house.clock), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let stop = Arc::clone(&over);
+    let tick = std::thread::spawn(move || {
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            clock.advance_ms(1);
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+    });
+    let mut runs = Vec::new();
+    for _ in 0..32 {
+        runs.push(open_run(&kernel).await);
+    }
+    let tasks: Vec<_> = runs.iter().cloned().map(|run| tokio::spawn(storm(vec![run], 50, "read"))).collect();
+    let mut allowed = 0;
+    for task in tasks {
+        allowed += task.await.unwrap();
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    tick.join().unwrap();
+    assert_eq!(allowed, 1500, "exactly as many as the hour has");
+    let mut times = BTreeMap::new();
+    for run in &runs {
+        derive(&kernel, run.id(), run.bundle());
+        let of_run = records(&kernel, run.id());
+        assert!(of_run.windows(2).all(|two| two[0].time <= two[1].time), "within a run it never goes back");
+        let places = kernel.store().run(run.id()).unwrap().into_iter().map(|stored| stored.position);
+        times.extend(places.zip(of_run.iter().map(|record| record.time)));
+    }
+    let times: Vec<_> = times.into_values().collect();
+    assert!(
+        times.windows(2).any(|two| two[0] > two[1]),
+        "some were recorded after younger ones of other runs"
+    );
+    // The records alone give the same sums.
+    kernel.close().await;
+    let kernel = house.open().await;
+    let Verdict::Denied(denial) = open_run(&kernel).await.propose(tool("read", "{}")).await.unwrap() else {
+        panic!("the hour is used up")
+    };
+    assert!(matches!(denial.refusal, Some(Refusal::Limit(limit)) if limit.have == 1500));
+    kernel.close().await;
+}
+
 /// Derives every policy input of a run from its records, as an auditor does: the kernel decided on exactly these.
 pub(crate) fn derive(kernel: &Kernel, run: RunId, bundle: &PolicyBundle) {
     let objects: BTreeMap<_, _> = kernel

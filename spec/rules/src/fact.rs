@@ -97,6 +97,16 @@ pub(crate) struct Facts {
     remembered: BTreeMap<String, VecDeque<(String, Value)>>,
 }
 
+/// A tool's result as facts remember it: members sorted. `None` where no rule concerns the tool, or where it is too long
+/// or no JSON object.
+pub(crate) fn read(rules: &[FactRule], tool: &str, result: &[u8]) -> Option<Value> {
+    let concerned = rules.iter().any(|rule| rule.tool == tool) && result.len() <= FACT_BYTES_MAX;
+    concerned
+        .then(|| json::read_object(result).ok())
+        .flatten()
+        .map(|report| json::sorted(Value::Object(report)))
+}
+
 impl Facts {
     /// Takes in the result of a tool call that ended well.
     pub(crate) fn learn(
@@ -104,19 +114,17 @@ impl Facts {
         rules: &[FactRule],
         tool: &str,
         args: Option<&Map<String, Value>>,
-        result: &[u8],
+        report: Option<Value>,
     ) {
         for rule in rules.iter().filter(|rule| rule.tool == tool) {
-            let small = result.len() <= FACT_BYTES_MAX;
-            let report = if small { json::read_object(result).ok() } else { None };
             let argument = args.and_then(|args| args.get(&rule.key));
             let member = report.as_ref().and_then(|report| report.get(&rule.key));
             let Some(key) = argument.or(member).and_then(key_text) else { continue };
             let of_name = self.remembered.entry(rule.name.clone()).or_default();
             // What was known is out of date, even where the new report cannot be remembered.
             of_name.retain(|(known, _)| *known != key);
-            if let Some(report) = report {
-                of_name.push_back((key, json::sorted(Value::Object(report))));
+            if let Some(report) = &report {
+                of_name.push_back((key, report.clone()));
             }
             if of_name.len() > FACTS_PER_NAME_MAX {
                 of_name.pop_front();

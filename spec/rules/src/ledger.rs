@@ -436,6 +436,12 @@ impl Ledger {
         self.kernel.total(window, time).unwrap_or_default()
     }
 
+    /// Time of the latest operation.
+    #[must_use]
+    pub const fn time(&self) -> UnixMillis {
+        self.time
+    }
+
     fn check_time(&self, time: UnixMillis) -> Result<(), LedgerError> {
         if time < self.time {
             return Err(LedgerError::TimeBackwards { time, latest: self.time });

@@ -58,5 +58,5 @@ pub use input::{CallInput, PolicyInput};
 pub use ledger::{Ledger, LedgerError};
 pub use need::identity;
 pub use price::Prices;
-pub use state::RunState;
+pub use state::{ResultRead, RunState};
 pub use verdict::{HoldFor, Verdict};

@@ -253,9 +253,8 @@ impl Seen {
         rules: &[SeenRule],
         tool: &str,
         args: Option<&Map<String, Value>>,
-        result: &[u8],
+        report: Option<&Report>,
     ) {
-        let mut report = None;
         for rule in rules.iter().filter(|rule| rule.tools.iter().any(|name| name == tool)) {
             let set = self.sets.entry(rule.name.clone()).or_default();
             let path: Vec<&str> = rule.path.iter().flat_map(|path| path.split('.')).collect();
@@ -265,7 +264,8 @@ impl Seen {
                     None => set.incomplete = true,
                 },
                 SeenFrom::Result => {
-                    let report = report.get_or_insert_with(|| Report::read(result));
+                    // It was read because of this rule.
+                    let Some(report) = report else { continue };
                     set.incomplete |= !report.complete || (!report.is_json && !path.is_empty());
                     leaves(&report.document, &path, &mut |leaf| set.add(rule.kind, leaf));
                 }
@@ -395,8 +395,16 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// A tool's result, where a rule concerns it.
+pub(crate) fn read(rules: &[SeenRule], tool: &str, result: &[u8]) -> Option<Report> {
+    let concerns =
+        |rule: &SeenRule| rule.from == SeenFrom::Result && rule.tools.iter().any(|name| name == tool);
+    rules.iter().any(concerns).then(|| Report::read(result))
+}
+
 /// A result as a document.
-struct Report {
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Report {
     complete: bool,
     document: Value,
     is_json: bool,

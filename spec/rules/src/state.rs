@@ -5,15 +5,37 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::Value;
 use sift_spec::record::{Effect, Status};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
-use crate::fact::{FactRules, Facts};
+use crate::fact::{self, FactRules, Facts};
 use crate::input::{CallCounts, CallInput, PolicyInput, RunInput, ToolCounts};
-use crate::seen::{MarkOn, Seen};
+use crate::seen::{self, MarkOn, Report, Seen};
 
 /// Most tools listed in a run's counts that never had a call let through: names come from the model.
 pub const DENIED_TOOLS_MAX: usize = 64;
+
+/// A tool's result as far as a bundle's rules over results concern it, read once. Reading takes much longer than taking
+/// in what was read, so whoever keeps the states of many runs in one place reads elsewhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResultRead {
+    /// For facts.
+    pub(crate) report: Option<Value>,
+    /// For seen values.
+    pub(crate) document: Option<Report>,
+}
+
+impl ResultRead {
+    /// Reads the exact bytes of a result of `tool`; empty where there are none.
+    #[must_use]
+    pub fn of(rules: &FactRules, tool: &str, result: &[u8]) -> Self {
+        Self {
+            report: fact::read(&rules.facts, tool, result),
+            document: seen::read(&rules.seen, tool, result),
+        }
+    }
+}
 
 /// What happened in a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +135,14 @@ impl RunState {
 
     /// Takes in the `outcome` record of a call, with the exact bytes of its result; empty where there are none.
     pub fn on_outcome(&mut self, call: &CallInput, status: Status, result: &[u8]) {
+        if let (CallInput::Tool { name, .. }, Status::Ok) = (call, status) {
+            let read = ResultRead::of(&self.rules, name.as_str(), result);
+            self.on_result(call, status, read);
+        }
+    }
+
+    /// The same with a result that was read before, by the rules of this run's bundle.
+    pub fn on_result(&mut self, call: &CallInput, status: Status, result: ResultRead) {
         let CallInput::Tool { name, args, .. } = call else { return };
         if status != Status::Ok {
             return;
@@ -121,8 +151,8 @@ impl RunState {
             add_one(&mut counts.ok);
         }
         self.mark(name.as_str(), MarkOn::Ok);
-        self.facts.learn(&self.rules.facts, name.as_str(), args.as_ref(), result);
-        self.seen.learn(&self.rules.seen, name.as_str(), args.as_ref(), result);
+        self.facts.learn(&self.rules.facts, name.as_str(), args.as_ref(), result.report);
+        self.seen.learn(&self.rules.seen, name.as_str(), args.as_ref(), result.document.as_ref());
     }
 
     fn mark(&mut self, tool: &str, on: MarkOn) {
