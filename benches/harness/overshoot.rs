@@ -319,11 +319,34 @@ fn worst_hour(charges: &[Charge]) -> u128 {
 mod tests {
     use super::*;
 
+    fn charge(at_ms: u64, run: &str, charge: u128) -> Charge {
+        Charge { at_ms, run: run.to_owned(), charge }
+    }
+
     #[test]
     fn a_worst_hour_is_any_hour() {
-        let charge = |at_ms, charge| Charge { at_ms, run: String::new(), charge };
-        let book = [charge(0, 5), charge(3_599_999, 7), charge(3_600_000, 1), charge(9_000_000, 11)];
+        let book =
+            [charge(0, "", 5), charge(3_599_999, "", 7), charge(3_600_000, "", 1), charge(9_000_000, "", 11)];
         assert_eq!(worst_hour(&book), 12);
         assert_eq!(worst_hour(&[]), 0);
+    }
+
+    /// A table that shows zeros must be able to show something else.
+    #[test]
+    fn whatever_is_above_the_cap_is_seen() {
+        let over = |scope, book: &[Charge]| {
+            let cell = Cell::new("m".to_owned(), Pricing::Plain, Trouble::None, 1, scope);
+            settle(&cell, book, 0, 0, Duration::ZERO).over
+        };
+        let cell = Cell::new("m".to_owned(), Pricing::Plain, Trouble::None, 1, Scope::Run);
+        let cap = u128::from(cell.cap()) * 1_000_000;
+        let two_runs = [charge(0, "a", cap), charge(1, "b", 1)];
+        assert_eq!(over(Scope::Run, &two_runs), 0);
+        assert_eq!(over(Scope::Agent, &two_runs), 1);
+        assert_eq!(over(Scope::Kernel, &two_runs), 1);
+        assert_eq!(over(Scope::KernelHour, &two_runs), 1);
+        let an_hour_apart = [charge(0, "a", cap), charge(3_600_000, "a", cap)];
+        assert_eq!(over(Scope::KernelHour, &an_hour_apart), 0);
+        assert_eq!(over(Scope::Run, &an_hour_apart), cap);
     }
 }
