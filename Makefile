@@ -7,12 +7,13 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
-.PHONY: help demo test lint build tools airline figures peers fuzz fuzz-corpus clean-demo
+.PHONY: help demo test lint build tools airline agentdojo figures peers fuzz fuzz-corpus clean-demo
 
 help:
 	@echo "make demo     the main job, end to end, in ./sift-demo"
 	@echo "make test     every test and lint"
 	@echo "make airline  100 recorded conversations through kernel, log and verifier (RECORDINGS=file)"
+	@echo "make agentdojo  AgentDojo's attacks on hijacked agents, with and without the kernel (AGENTDOJO='--suite banking')"
 	@echo "make figures  the table of benchmarks"
 	@echo "make peers    money over the cap and cost of a call, beside LiteLLM and agent-governance-toolkit"
 	@echo "make fuzz     every parser, each for SECONDS=60"
@@ -34,6 +35,14 @@ build: tools
 RECORDINGS ?= ../shared/data/tau-airline-gpt-4o.json
 airline: build
 	$(TARGET)/debug/sift-demo airline $(RECORDINGS)
+
+# See benches/agentdojo/README.md. Its packages are installed once, outside of the source; the run itself needs no network.
+AGENTDOJO ?=
+AGENTDOJO_VENV := $(HOME)/.cache/sift/agentdojo-0.1.35
+agentdojo: build
+	@test -e $(AGENTDOJO_VENV)/installed || { python3 -m venv $(AGENTDOJO_VENV) && \
+	  $(AGENTDOJO_VENV)/bin/pip install --quiet -r benches/agentdojo/requirements.txt && touch $(AGENTDOJO_VENV)/installed; }
+	cd benches/agentdojo && $(AGENTDOJO_VENV)/bin/python -B -m sift_agentdojo --bin $(abspath $(TARGET)/debug) $(AGENTDOJO)
 
 figures: build
 	$(TARGET)/debug/sift-figures

@@ -41,7 +41,7 @@
 //! | `permitted` | `run`, `intent` (number of the record), `handle`, `bytes`: BYTES, the exact ones to run; `reserved`: amounts by meter; `max_output`: for a model call, the limit to send |
 //! | `started` | as `permitted`, if the call was started by `"start": true`; else `handle` alone. `child`: for a sub-agent, what opens its run, once |
 //! | `denied` | `run`, `intent`, `reason`: in words for the agent, `rules`: names; `unapproved`: true if it was held first |
-//! | `held` | `run`, `intent`, `handle`, `request`: stem of the request's file name in the kernel's folder `approvals`; `role`, `deadline` (milliseconds since 1970), `reasons` |
+//! | `held` | `run`, `intent`, `handle`, `request`: stem of the request's file name in the kernel's folder `approvals`; `role`, `deadline` (milliseconds since 1970), `rules`, `reasons` |
 //! | `error` | `kind`, `fault`: `client`, `run` or `kernel`; `detail`: what is wrong and what to do next |
 //!
 //! `model` in `finish` is what the provider said: `served` (the model), `id`?, `method` (who counted), `usage` with

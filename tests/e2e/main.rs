@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod agentdojo;
 mod airline;
 mod backup;
 mod bad_input;

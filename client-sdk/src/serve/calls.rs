@@ -271,6 +271,7 @@ impl Connection {
                     request: request.stem(),
                     approvals: request.hold.approvals.clone(),
                     deadline: request.hold.deadline,
+                    rules: request.rules.clone(),
                     reasons: request.reasons.clone(),
                 }));
                 self.keep(&handle, Slot::Held(Box::new(held)))?;

@@ -306,6 +306,7 @@ pub(super) struct HeldCall {
     /// Whose approvals it needs.
     pub(super) approvals: Vec<Needed>,
     pub(super) deadline: UnixMillis,
+    pub(super) rules: Vec<Text<128>>,
     pub(super) reasons: Vec<Text<512>>,
 }
 

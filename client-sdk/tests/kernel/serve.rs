@@ -319,6 +319,7 @@ async fn a_held_call_waits_for_its_approver() {
     let held = client.tool(&run, "pay", true);
     let needed = json!([{ "count": 1, "role": "supervisor" }]);
     assert_eq!((&held["is"], &held["approvals"]), (&json!("held"), &needed), "{held}");
+    assert_eq!(held["rules"], json!(["pay"]));
     assert_eq!(kind(&client.ask(json!({ "op": "start", "handle": held["handle"] }))), "wrong_state");
     client.send(json!({ "op": "wait", "handle": held["handle"], "start": true }));
     answer(&held, &[]);

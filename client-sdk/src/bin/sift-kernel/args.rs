@@ -218,7 +218,7 @@ under way at once; answers come as they are ready. BYTES is a string, or {\"base
 
 Answers have \"is\": opened {run} | permitted {run, intent, handle, bytes, reserved, max_output?} | started {handle,
 child?, and with \"start\":true what permitted has} | denied {run, intent, reason, rules, unapproved?} | held {run, intent,
-handle, request, role, deadline, reasons} | finished {intent, outcome, status, settled, overspent?} | cancelled | halted |
+handle, request, role, deadline, rules, reasons} | finished {intent, outcome, status, settled, overspent?} | cancelled | halted |
 closed {settled} | status {protocol, bundle, engine, stopped?, unlogged, runs, calls, limits} | error {kind, fault, detail}.
 Run the very bytes of the permit. A handle works on its own connection only, and each step once. Whoever disconnects
 leaves nothing open: its calls become cancelled (not started) or unknown (started), its runs abandoned.
