@@ -37,6 +37,7 @@
 //! * No record, no action: a [`Permit`] exists only after its intent is on disk and, in [`Mode::Log`], proven to be in
 //!   the log. If a record cannot be made, the run halts.
 //! * No budget, no call: one thread reserves, in every scope or in none, before it answers.
+//! * A streamed answer is read no further than the output that was reserved for it: [`Permit::meter`].
 //! * kill -9 at any point loses no record that was answered and no hold: what is unfinished becomes `unknown`, and its
 //!   hold is settled in full.
 //!
@@ -76,6 +77,7 @@ pub mod serve;
 mod shared;
 pub mod signer;
 pub mod store;
+pub mod stream;
 mod timings;
 mod upkeep;
 mod uploader;
@@ -100,4 +102,5 @@ pub use permit::{Child, Done, InFlight, Permit};
 pub use run::{Denial, Run, Verdict};
 pub use sift_spec::record::{CloseReason, Delegate, Effect, HaltCause, Status};
 pub use signer::{SignError, Signer};
+pub use stream::{Cut, StreamFormat, StreamMeter};
 pub use timings::Timings;

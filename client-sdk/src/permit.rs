@@ -34,6 +34,7 @@ use crate::call::Report;
 use crate::error::{DelegateError, DispatchError, Stop};
 use crate::failpoint;
 use crate::shared::{OpenCall, Shared, UnderWay};
+use crate::stream::{StreamFormat, StreamMeter};
 use crate::writer::Op;
 
 /// The right to make one call, once.
@@ -116,6 +117,14 @@ impl Permit {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Counts a streamed answer against the output that is held for this call; `None` if it asks no model.
+    #[must_use]
+    pub fn meter(&self, format: StreamFormat) -> Option<StreamMeter> {
+        let Call::Model(call) = &self.call else { return None };
+        let (shared, run) = (Arc::clone(&self.open.shared), Arc::clone(&self.open.run));
+        Some(StreamMeter::new(call.max_output, format, shared, run))
     }
 
     /// Waits until the log has what must be in it.

@@ -18,4 +18,5 @@ mod restart;
 mod serve;
 mod simulate;
 mod storms;
+mod streams;
 mod untrusted;
