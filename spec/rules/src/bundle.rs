@@ -12,10 +12,13 @@ use sift_spec::types::Hash;
 use crate::budget::Budget;
 use crate::cedar::{self, CedarPolicy};
 use crate::decide::{Decider, Engine};
+use crate::explain::Explanation;
 use crate::fact::{self, FactRules};
+use crate::input::INPUT_BYTES_MAX;
 use crate::json;
 use crate::price::Prices;
 use crate::rego::{self, RegoPolicy};
+use crate::rego_explain;
 
 /// Why files are no policy. The author of the bundle is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,9 +154,38 @@ impl PolicyBundle {
     /// A decider for one worker.
     #[must_use]
     pub fn decider(&self) -> Decider {
+        self.decider_of(true)
+    }
+
+    /// A decider that runs all rules for every call: to compare with. It gives the same verdicts.
+    #[must_use]
+    pub fn decider_unsliced(&self) -> Decider {
+        self.decider_of(false)
+    }
+
+    /// What the policy says about `input`, the exact bytes of a policy input, and what became of each of its rules.
+    #[must_use]
+    pub fn explain(&self, input: &[u8]) -> Explanation {
+        let rules = match &self.policy {
+            _ if input.len() > INPUT_BYTES_MAX => Vec::new(),
+            Policy::Cedar(policy) => policy.explain(input),
+            Policy::Rego(policy) => rego_explain::explain(policy, input),
+        };
+        Explanation { verdict: self.decider().decide(input), rules }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rego_slices(&self) -> Option<&crate::rego_slice::Slices> {
+        match &self.policy {
+            Policy::Cedar(_) => None,
+            Policy::Rego(policy) => Some(&policy.slices),
+        }
+    }
+
+    fn decider_of(&self, sliced: bool) -> Decider {
         Decider::new(match &self.policy {
-            Policy::Cedar(policy) => Engine::Cedar(policy.decider()),
-            Policy::Rego(policy) => Engine::Rego(Box::new(policy.decider())),
+            Policy::Cedar(policy) => Engine::Cedar(policy.decider(sliced)),
+            Policy::Rego(policy) => Engine::Rego(Box::new(policy.decider(sliced))),
         })
     }
 }

@@ -62,6 +62,8 @@ use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
 use crate::cedar_value::{Shapes, convert, convert_object};
+use crate::explain::{Ended, RuleReport, RuleSet, Site};
+use crate::json;
 use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
@@ -70,6 +72,9 @@ pub const ENGINE: &str = "cedar/cedar-policy-4.14.1";
 /// A compiled Cedar policy.
 #[derive(Debug)]
 pub(crate) struct CedarPolicy {
+    groups: bool,
+    /// Every policy, in the order of sets and files.
+    policies: Vec<(RuleSet, Site, Policy)>,
     shared: Arc<Shared>,
 }
 
@@ -78,6 +83,7 @@ pub(crate) struct CedarPolicy {
 pub(crate) struct CedarDecider {
     authorizer: Authorizer,
     shared: Arc<Shared>,
+    sliced: bool,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,8 @@ struct Shared {
     slices: BTreeMap<EntityUid, Slice>,
     /// Policies for an action that no scope names.
     rest: Slice,
+    /// All policies.
+    whole: Slice,
 }
 
 /// Entity types of requests.
@@ -128,6 +136,7 @@ impl CedarPolicy {
         let in_file = |file: &str, why: String| CompileError::Policy { file: file.to_owned(), why };
         let mut rules = BTreeMap::new();
         let mut policies = Vec::new();
+        let mut sites = Vec::new();
         for (file, source) in files {
             let parsed: PolicySet = source.parse().map_err(|error| in_file(file, format!("{error}")))?;
             if parsed.templates().next().is_some() {
@@ -136,7 +145,15 @@ impl CedarPolicy {
             for policy in parsed.policies() {
                 let rule = Rule::read(policy).map_err(|why| in_file(file, why))?;
                 let name = rule.fired.rule.to_string();
-                policies.push((policy.new_id(PolicyId::new(&name)), rule.hold.is_some()));
+                let line = source.lines().position(|line| line.contains(&format!("@id({name:?})")));
+                let line = line.and_then(|line| u32::try_from(line + 1).ok());
+                let named = policy.new_id(PolicyId::new(&name));
+                sites.push((
+                    rule.set(policy),
+                    Site { rule: Some(name.clone()), file: (*file).to_owned(), line },
+                    named.clone(),
+                ));
+                policies.push((named, rule.hold.is_some()));
                 if rules.insert(name.clone(), rule).is_some() {
                     return Err(in_file(file, format!("@id({name:?}) is given twice")));
                 }
@@ -160,7 +177,10 @@ impl CedarPolicy {
             }
         }
         let groups = schema.is_some();
-        let slice = |action: Option<&EntityUid>| Slice::of(&policies, action, groups).map_err(in_all);
+        let slice = |action: Option<&EntityUid>| {
+            Slice::of(&policies, |policy| concerns(policy, action, groups)).map_err(in_all)
+        };
+        let whole = Slice::of(&policies, |_| true).map_err(in_all)?;
         let rest = slice(None)?;
         let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
         let slices = slices.collect::<Result<_, CompileError>>()?;
@@ -174,13 +194,56 @@ impl CedarPolicy {
             agents.map(|(agent, own)| Ok((agent, own?))).collect::<Result<_, _>>().map_err(in_data)?;
         let data = if data.is_empty() { None } else { Some(convert_object(&data).map_err(in_data)?) };
         let names = Names::new().map_err(in_all)?;
+        sites.sort_by(|(set, site, _), (other, beside, _)| {
+            (set, &site.file, site.line, &site.rule).cmp(&(other, &beside.file, beside.line, &beside.rule))
+        });
         Ok(Self {
-            shared: Arc::new(Shared { agents, data, data_shapes, entities, names, rules, slices, rest }),
+            groups,
+            policies: sites,
+            shared: Arc::new(Shared {
+                agents,
+                data,
+                data_shapes,
+                entities,
+                names,
+                rules,
+                slices,
+                rest,
+                whole,
+            }),
         })
     }
 
-    pub(crate) fn decider(&self) -> CedarDecider {
-        CedarDecider { authorizer: Authorizer::new(), shared: Arc::clone(&self.shared) }
+    /// What became of every policy.
+    pub(crate) fn explain(&self, input: &[u8]) -> Vec<RuleReport> {
+        let Ok(request) = json::read_input(input).and_then(|input| self.shared.request(input)) else {
+            return Vec::new();
+        };
+        let decider = self.decider(false);
+        let one = |(set, site, policy): &(RuleSet, Site, Policy)| {
+            let alone = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string());
+            let ended = match alone
+                .and_then(|alone| Ok(decider.evaluate(&request, &alone)?.1.into_iter().cloned().collect()))
+            {
+                Err(why) => Ended::Failed(why),
+                Ok(fired) if !Vec::is_empty(&fired) => {
+                    let fired = fired.into_iter().map(|Rule { fired, hold }| match hold {
+                        Some(hold) => FiredHold { fired, hold }.into(),
+                        None => fired.into(),
+                    });
+                    Ended::Fired(fired.collect())
+                }
+                Ok(_) if concerns(policy, request.action(), self.groups) => Ended::False,
+                Ok(_) => Ended::OutOfScope,
+            };
+            site.report(*set, ended)
+        };
+        self.policies.iter().map(one).collect()
+    }
+
+    /// A decider, with slices or always with all policies.
+    pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
+        CedarDecider { authorizer: Authorizer::new(), shared: Arc::clone(&self.shared), sliced }
     }
 }
 
@@ -210,6 +273,14 @@ impl Names {
 }
 
 impl Rule {
+    fn set(&self, policy: &Policy) -> RuleSet {
+        match (policy.effect(), &self.hold) {
+            (CedarEffect::Permit, _) => RuleSet::Allow,
+            (CedarEffect::Forbid, None) => RuleSet::Deny,
+            (CedarEffect::Forbid, Some(_)) => RuleSet::Hold,
+        }
+    }
+
     fn read(policy: &Policy) -> Result<Self, String> {
         let id = policy.annotation("id").filter(|id| !id.is_empty());
         let id = id.ok_or_else(|| format!("{}: every policy needs @id(\"...\")", policy.id()))?;
@@ -240,15 +311,18 @@ impl Rule {
     }
 }
 
+/// Whether the scope of a policy can match `action`, or, without one, an action that no scope names. With `groups` an
+/// action may be in a listed group, so lists match whatever the action.
+fn concerns(policy: &Policy, action: Option<&EntityUid>, groups: bool) -> bool {
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::In(list) => groups || action.is_some_and(|action| list.contains(action)),
+        ActionConstraint::Eq(only) => Some(&only) == action,
+    }
+}
+
 impl Slice {
-    /// The policies whose scope can match `action`, or, without one, an action that no scope names. With `groups` an
-    /// action may be in a listed group, so lists match whatever the action.
-    fn of(policies: &[(Policy, bool)], action: Option<&EntityUid>, groups: bool) -> Result<Self, String> {
-        let concerns = |policy: &Policy| match policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::In(list) => groups || action.is_some_and(|action| list.contains(action)),
-            ActionConstraint::Eq(only) => Some(&only) == action,
-        };
+    fn of(policies: &[(Policy, bool)], concerns: impl Fn(&Policy) -> bool) -> Result<Self, String> {
         let mut slice = Self::default();
         for (policy, holds) in policies.iter().filter(|(policy, _)| concerns(policy)) {
             let set = if *holds { &mut slice.holds } else { &mut slice.base };
@@ -260,10 +334,13 @@ impl Slice {
 
 impl CedarDecider {
     /// The verdict, or why the evaluation failed.
-    pub(crate) fn decide(&mut self, input: Map<String, Value>) -> Result<Verdict, String> {
+    pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
+        let input = json::read_input(input).map_err(|why| format!("the policy input: {why}"))?;
         let request = self.shared.request(input)?;
         let action = request.action().ok_or("the request has no action")?;
-        let slice = self.shared.slices.get(action).unwrap_or(&self.shared.rest);
+        let shared = &self.shared;
+        let slice =
+            if self.sliced { shared.slices.get(action).unwrap_or(&shared.rest) } else { &shared.whole };
         let (decision, fired) = self.evaluate(&request, &slice.base)?;
         let fired: Vec<Fired> = fired.into_iter().map(|rule| rule.fired.clone()).collect();
         if decision == Decision::Deny {

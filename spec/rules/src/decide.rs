@@ -3,7 +3,6 @@
 use crate::bundle::PolicyBundle;
 use crate::cedar::CedarDecider;
 use crate::input::INPUT_BYTES_MAX;
-use crate::json;
 use crate::rego::RegoDecider;
 use crate::verdict::Verdict;
 
@@ -35,11 +34,10 @@ impl Decider {
         if input.len() > INPUT_BYTES_MAX {
             return Verdict::evaluation_error("the policy input is longer than 256 KiB");
         }
-        let input = json::read_input(input).map_err(|why| format!("the policy input: {why}"));
-        let verdict = input.and_then(|input| match &mut self.engine {
+        let verdict = match &mut self.engine {
             Engine::Cedar(decider) => decider.decide(input),
             Engine::Rego(decider) => decider.decide(input),
-        });
+        };
         verdict.unwrap_or_else(|why| Verdict::evaluation_error(&why))
     }
 }

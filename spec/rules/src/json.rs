@@ -38,9 +38,12 @@ pub fn read_object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// Reads a policy input, in which arguments and facts may each be [`DEPTH_MAX`] deep.
+/// Deepest nesting of a policy input, in which arguments and facts may each be [`DEPTH_MAX`] deep.
+pub(crate) const INPUT_DEPTH_MAX: usize = DEPTH_MAX + 2;
+
+/// Reads a policy input.
 pub(crate) fn read_input(bytes: &[u8]) -> Result<Map<String, Value>, String> {
-    match read_to(bytes, DEPTH_MAX + 2)? {
+    match read_to(bytes, INPUT_DEPTH_MAX)? {
         Value::Object(object) => Ok(object),
         _ => Err("not a JSON object".to_owned()),
     }
@@ -147,7 +150,7 @@ fn after_string(text: &[u8]) -> &[u8] {
 }
 
 /// The double that a decimal names, if it prints as an equal decimal: then it is read as it will be printed.
-fn exact(text: &str) -> Option<f64> {
+pub(crate) fn exact(text: &str) -> Option<f64> {
     // 2^53: above it a double does not tell integers apart.
     let value = text.parse::<f64>().ok().filter(|value| value.abs() <= 9_007_199_254_740_992.0)?;
     let is_integer = !text.contains(['.', 'e', 'E']) && text != "-0";

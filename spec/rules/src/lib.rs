@@ -25,9 +25,15 @@
 //!
 //! # Slicing
 //!
-//! Cedar policies are sliced by the action of their scope when a bundle is compiled, which cannot change a verdict:
-//! a policy whose scope does not match is not satisfied and cannot err. Rego is not sliced: a rule whose first
-//! condition fails costs a few instructions, and cutting it out would have to be proved harmless first.
+//! A call runs only the rules that can concern it, found when a bundle is compiled. Verdict, rules, reasons and error are
+//! those of a decider that runs everything ([`PolicyBundle::decider_unsliced`]), which tests compare on generated
+//! policies and on recorded calls.
+//!
+//! * Cedar policies are sliced by the action of their scope: one whose scope does not match is not satisfied and cannot
+//!   err.
+//! * A Rego rule is left out where its body is shown to fail, before anything in it can err, for every input of that kind
+//!   of call and tool. This is shown on the compiled program, instruction by instruction; `rego_slice` gives the argument.
+//!   The limit of instructions counts what all rules would take.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -36,14 +42,19 @@ pub mod bundle;
 pub mod cedar;
 mod cedar_value;
 pub mod decide;
+pub mod explain;
 pub mod fact;
 pub mod input;
 pub mod json;
 pub mod ledger;
 mod need;
+mod plain;
 pub mod price;
 pub mod rego;
+mod rego_explain;
+mod rego_slice;
 mod rego_strict;
+mod rego_value;
 pub mod seen;
 pub mod state;
 mod token;
@@ -53,6 +64,7 @@ pub mod window;
 pub use budget::Budget;
 pub use bundle::{CompileError, PolicyBundle};
 pub use decide::{Decider, decide};
+pub use explain::Explanation;
 pub use fact::FactRules;
 pub use input::{CallInput, PolicyInput};
 pub use ledger::{Ledger, LedgerError};

@@ -41,12 +41,15 @@ use regorus::rvm::RegoVM;
 use regorus::rvm::program::Program;
 use regorus::rvm::vm::VmError;
 use regorus::{Engine, Value};
-use serde_json::Map;
 use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
+use crate::explain::{RuleSet, Site};
+use crate::rego_explain::sites;
+use crate::rego_slice::Slices;
 use crate::rego_strict::{failed_in, harden};
+use crate::rego_value::{Inputs, convert};
 use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
@@ -68,15 +71,20 @@ const SETS: [&str; 3] = ["allow", "deny", "hold"];
 /// A compiled Rego policy.
 #[derive(Debug)]
 pub(crate) struct RegoPolicy {
-    data: Value,
-    program: Arc<Program>,
+    pub(crate) data: Value,
+    pub(crate) program: Arc<Program>,
+    /// Where the rules of each declared set stand, in the order of the sets that are sliced.
+    pub(crate) sites: Vec<(RuleSet, Vec<Site>)>,
+    pub(crate) slices: Arc<Slices>,
 }
 
 /// A virtual machine with the policy in it.
 #[derive(Debug)]
 pub(crate) struct RegoDecider {
     data: Value,
+    inputs: Inputs,
     program: Arc<Program>,
+    slices: Option<Arc<Slices>>,
     vm: RegoVM,
 }
 
@@ -131,28 +139,39 @@ impl RegoPolicy {
         let mut program = Arc::unwrap_or_clone(program);
         harden(&mut program).map_err(in_all)?;
         program.validate_limits().map_err(in_all)?;
-        let policy = Self { data, program: Arc::new(program) };
+        let sets: Vec<String> = declared.iter().map(|set| format!("data.sift.{set}")).collect();
+        let mut sliced = program.clone();
+        let slices = Slices::add(&mut sliced, &data, ENTRY_POINT, &sets);
+        let (program, slices) = match sliced.validate_limits() {
+            Ok(()) => (sliced, slices),
+            Err(_) => (program, Slices::none()),
+        };
+        let sites = declared.iter().zip(&sets).map(|(set, path)| {
+            let set = match *set {
+                "allow" => RuleSet::Allow,
+                "deny" => RuleSet::Deny,
+                _ => RuleSet::Hold,
+            };
+            (set, sites(&compiled, path))
+        });
+        let sites = sites.collect();
+        let policy = Self { data, program: Arc::new(program), sites, slices: Arc::new(slices) };
         // Rules and data that meet under one path are found here.
         machine(&policy.program, &policy.data).map_err(|error| in_file("data.json", error))?;
         Ok(policy)
     }
 
-    pub(crate) fn decider(&self) -> RegoDecider {
+    /// A decider, with slices or always with all rules.
+    pub(crate) fn decider(&self, sliced: bool) -> RegoDecider {
         // The data fitted when the policy was compiled; a machine without it would find its rules undefined and deny.
         let vm = machine(&self.program, &self.data).unwrap_or_default();
-        RegoDecider { data: self.data.clone(), program: Arc::clone(&self.program), vm }
+        let slices = sliced.then(|| Arc::clone(&self.slices));
+        let (data, program) = (self.data.clone(), Arc::clone(&self.program));
+        RegoDecider { data, inputs: Inputs::default(), program, slices, vm }
     }
 }
 
-/// A JSON value as Rego sees it. Not through its text, of which regorus would read decimals less exactly.
-fn convert(value: serde_json::Value) -> Result<Value, String> {
-    match Value::from(value) {
-        Value::Undefined => Err("not a value for Rego".to_owned()),
-        value => Ok(value),
-    }
-}
-
-fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {
+pub(crate) fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {
     let mut vm = RegoVM::new();
     vm.load_program(Arc::clone(program));
     vm.set_max_instructions(INSTRUCTIONS_MAX);
@@ -163,33 +182,54 @@ fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, String> {
 
 impl RegoDecider {
     /// The verdict, or why the evaluation failed.
-    pub(crate) fn decide(&mut self, input: Map<String, serde_json::Value>) -> Result<Verdict, String> {
-        self.vm.set_input(convert(serde_json::Value::Object(input))?);
-        let answer = self.vm.execute_entry_point_by_name(ENTRY_POINT);
-        self.vm.set_input(Value::Undefined);
-        match answer {
-            Ok(answer) => read(&answer),
-            Err(error) => {
-                // A machine that stopped half way is not used again.
-                self.vm = machine(&self.program, &self.data).unwrap_or_default();
-                // The words of regorus quote values of the call, and reasons are published.
-                Err(match (failed_in(&error), error) {
-                    (Some(name), _) => format!("{name} was applied to values that it does not take"),
-                    (None, VmError::InstructionLimitExceeded { .. }) => {
-                        format!("the instruction limit of {INSTRUCTIONS_MAX} was reached")
-                    }
-                    (None, VmError::RegexSizeLimitExceeded { .. }) => {
-                        "a regular expression is too large".to_owned()
-                    }
-                    (None, _) => "the virtual machine failed".to_owned(),
-                })
-            }
+    pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
+        let input = self.inputs.read(input)?;
+        let slice = self.slices.as_ref().map(|slices| slices.find(&input));
+        let (index, spared) = slice.map_or((0, 0), |slice| (slice.index, slice.spared));
+        let mut answer = self.run(input.clone(), index, INSTRUCTIONS_MAX.saturating_sub(spared));
+        if spared > 0 && matches!(answer, Err(VmError::InstructionLimitExceeded { .. })) {
+            // Only with all rules is it told whether the limit is reached.
+            answer = self.run(input, 0, INSTRUCTIONS_MAX);
         }
+        match answer {
+            Ok(answer) => {
+                let (allow, deny, hold) = read(&answer)?;
+                Ok(Verdict::combine(deny, hold, allow))
+            }
+            Err(error) => Err(why(&error)),
+        }
+    }
+
+    fn run(&mut self, input: Value, entry: usize, instructions_max: usize) -> Result<Value, VmError> {
+        self.vm.set_input(input);
+        self.vm.set_max_instructions(instructions_max);
+        let answer = self.vm.execute_entry_point_by_index(entry);
+        self.vm.set_input(Value::Undefined);
+        if answer.is_err() {
+            // A machine that stopped half way is not used again.
+            self.vm = machine(&self.program, &self.data).unwrap_or_default();
+        }
+        answer
     }
 }
 
+/// Why an evaluation failed. The words of regorus quote values of the call, and reasons are published.
+pub(crate) fn why(error: &VmError) -> String {
+    match (failed_in(error), error) {
+        (Some(name), _) => format!("{name} was applied to values that it does not take"),
+        (None, VmError::InstructionLimitExceeded { .. }) => {
+            format!("the instruction limit of {INSTRUCTIONS_MAX} was reached")
+        }
+        (None, VmError::RegexSizeLimitExceeded { .. }) => "a regular expression is too large".to_owned(),
+        (None, _) => "the virtual machine failed".to_owned(),
+    }
+}
+
+/// What fired: permissions, denials, holds.
+type Answer = (Vec<Fired>, Vec<Fired>, Vec<FiredHold>);
+
 /// Reads the answer of the entry point: an object of the declared sets.
-fn read(answer: &Value) -> Result<Verdict, String> {
+pub(crate) fn read(answer: &Value) -> Result<Answer, String> {
     let answer = answer.as_object().map_err(|_| "the policy has no answer".to_owned())?;
     let (mut allow, mut deny, mut hold) = (Vec::new(), Vec::new(), Vec::new());
     for set in SETS {
@@ -216,7 +256,7 @@ fn read(answer: &Value) -> Result<Verdict, String> {
             }
         }
     }
-    Ok(Verdict::combine(deny, hold, allow))
+    Ok((allow, deny, hold))
 }
 
 /// An element of one of the sets.

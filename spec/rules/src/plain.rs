@@ -1,0 +1,325 @@
+//! The JSON that kernels print, read in one pass into whatever an engine works on.
+//!
+//! A policy input is printed in one way: no white space, members sorted by name, strings with few escapes. What is plain
+//! in this sense is read here, without a document in between; of anything else [`read`] says `None`, and
+//! [`crate::json`], which rules on what is read and how, reads it or says what is wrong.
+//!
+//! INVARIANT: what is read here is read by [`crate::json::read_input`] as well, and as the same.
+
+use std::borrow::Cow;
+
+use crate::json;
+
+/// Makes the values of an engine.
+pub(crate) trait Build<'a> {
+    type Name;
+    type Value;
+
+    fn null(&mut self) -> Self::Value;
+    fn bool(&mut self, value: bool) -> Self::Value;
+    /// An integer of at most 18 digits that is not negative.
+    fn unsigned(&mut self, value: u64) -> Self::Value;
+    /// An integer of at most 18 digits that is negative.
+    fn negative(&mut self, value: i64) -> Self::Value;
+    fn decimal(&mut self, value: f64) -> Self::Value;
+    fn text(&mut self, text: Cow<'a, str>) -> Self::Value;
+    fn array(&mut self, items: Vec<Self::Value>) -> Self::Value;
+    fn name(&mut self, name: &str) -> Self::Name;
+    /// Members in byte order of their names, each name once.
+    fn object(&mut self, members: Vec<(Self::Name, Self::Value)>) -> Self::Value;
+}
+
+/// Reads a plain object that is nested at most `depth` deep.
+pub(crate) fn read<'a, B: Build<'a>>(bytes: &'a [u8], depth: usize, build: &mut B) -> Option<B::Value> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut reader = Reader { text, at: 0 };
+    if reader.peek()? != b'{' {
+        return None;
+    }
+    let value = reader.value(depth, build)?;
+    (reader.at == text.len()).then_some(value)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// Longest integer that is read here: it fits 64 bits with either sign.
+const DIGITS_MAX: usize = 18;
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn take(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    fn word(&mut self, word: &str) -> Option<()> {
+        self.text.get(self.at..)?.starts_with(word).then(|| self.at += word.len())
+    }
+
+    fn value<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
+        match self.peek()? {
+            b'"' => {
+                let text = self.string()?;
+                Some(build.text(text))
+            }
+            b'{' => self.object(depth.checked_sub(1)?, build),
+            b'[' => self.array(depth.checked_sub(1)?, build),
+            b't' => self.word("true").map(|()| build.bool(true)),
+            b'f' => self.word("false").map(|()| build.bool(false)),
+            b'n' => self.word("null").map(|()| build.null()),
+            _ => self.number(build),
+        }
+    }
+
+    fn array<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
+        self.take(b'[')?;
+        let mut items = Vec::new();
+        if self.take(b']').is_some() {
+            return Some(build.array(items));
+        }
+        loop {
+            items.push(self.value(depth, build)?);
+            if self.take(b',').is_none() {
+                self.take(b']')?;
+                return Some(build.array(items));
+            }
+        }
+    }
+
+    fn object<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
+        self.take(b'{')?;
+        let mut members = Vec::new();
+        if self.take(b'}').is_some() {
+            return Some(build.object(members));
+        }
+        let mut last: Option<Cow<'a, str>> = None;
+        loop {
+            let name = self.string()?;
+            // In order, and so each once.
+            if last.is_some_and(|last| last >= name) {
+                return None;
+            }
+            self.take(b':')?;
+            let key = build.name(&name);
+            last = Some(name);
+            members.push((key, self.value(depth, build)?));
+            if self.take(b',').is_none() {
+                self.take(b'}')?;
+                return Some(build.object(members));
+            }
+        }
+    }
+
+    fn string(&mut self) -> Option<Cow<'a, str>> {
+        self.take(b'"')?;
+        let rest = self.text.get(self.at..)?;
+        let end = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+        if rest.as_bytes().get(end) == Some(&b'"') {
+            self.at += end + 1;
+            return rest.get(..end).map(Cow::Borrowed);
+        }
+        self.escaped().map(Cow::Owned)
+    }
+
+    /// The rest of a string that has an escape.
+    fn escaped(&mut self) -> Option<String> {
+        let mut text = String::new();
+        loop {
+            let rest = self.text.get(self.at..)?;
+            let end = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+            text.push_str(rest.get(..end)?);
+            let (stop, escape) = (rest.as_bytes().get(end)?, rest.as_bytes().get(end + 1));
+            if *stop == b'"' {
+                self.at += end + 1;
+                return Some(text);
+            }
+            if *stop != b'\\' {
+                return None;
+            }
+            text.push(match escape? {
+                b'"' => '"',
+                b'\\' => '\\',
+                b'/' => '/',
+                b'b' => '\u{8}',
+                b'f' => '\u{c}',
+                b'n' => '\n',
+                b'r' => '\r',
+                b't' => '\t',
+                _ => return None,
+            });
+            self.at += end + 2;
+        }
+    }
+
+    fn number<B: Build<'a>>(&mut self, build: &mut B) -> Option<B::Value> {
+        let rest = self.text.get(self.at..)?;
+        let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        let number = rest.get(..rest.bytes().take_while(|byte| is_part(byte)).count())?;
+        self.at += number.len();
+        let (whole, decimals) = match number.split_once('.') {
+            None => (number, None),
+            Some((whole, decimals)) => (whole, Some(decimals)),
+        };
+        let digits = whole.strip_prefix('-').unwrap_or(whole);
+        let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        let is_zero = digits.starts_with('0');
+        if !is_digits(digits) || digits.len() > DIGITS_MAX || is_zero && digits.len() > 1 {
+            return None;
+        }
+        match decimals {
+            Some(decimals) if is_digits(decimals) => json::exact(number).map(|value| build.decimal(value)),
+            Some(_) => None,
+            // Minus zero is a decimal.
+            None if digits.len() < whole.len() && is_zero => None,
+            None if digits.len() < whole.len() => whole.parse().ok().map(|value| build.negative(value)),
+            None => whole.parse().ok().map(|value| build.unsigned(value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    /// Documents of `serde_json`, to compare with.
+    struct Documents;
+
+    impl<'a> Build<'a> for Documents {
+        type Name = String;
+        type Value = Value;
+
+        fn null(&mut self) -> Value {
+            Value::Null
+        }
+        fn bool(&mut self, value: bool) -> Value {
+            Value::Bool(value)
+        }
+        fn unsigned(&mut self, value: u64) -> Value {
+            value.into()
+        }
+        fn negative(&mut self, value: i64) -> Value {
+            value.into()
+        }
+        fn decimal(&mut self, value: f64) -> Value {
+            value.into()
+        }
+        fn text(&mut self, text: Cow<'a, str>) -> Value {
+            Value::String(text.into_owned())
+        }
+        fn array(&mut self, items: Vec<Value>) -> Value {
+            Value::Array(items)
+        }
+        fn name(&mut self, name: &str) -> String {
+            name.to_owned()
+        }
+        fn object(&mut self, members: Vec<(String, Value)>) -> Value {
+            Value::Object(members.into_iter().collect())
+        }
+    }
+
+    /// Whether a text is plain; and then it is read as the strict reader reads it.
+    fn is_plain(text: &[u8]) -> bool {
+        let plain = read(text, json::INPUT_DEPTH_MAX, &mut Documents);
+        if let Some(plain) = &plain {
+            assert_eq!(
+                json::read_input(text).map(Value::Object).as_ref(),
+                Ok(plain),
+                "{}",
+                text.escape_ascii()
+            );
+        }
+        plain.is_some()
+    }
+
+    #[test]
+    fn what_is_plain() {
+        for text in [
+            "{}",
+            r#"{"a":[],"b":[{}],"c":{"d":null,"e":true,"f":false}}"#,
+            r#"{"":0,"a":-1,"b":123456789012345678,"c":0.1,"d":-0.0,"e":10.25}"#,
+            r#"{"a":"\"\\\/\b\f\n\r\t","b":"é\u007f","b\n":"x"}"#.replace("\\u007f", "\u{7f}").as_str(),
+        ] {
+            assert!(is_plain(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "",
+            "[]",
+            "null",
+            "1",
+            "{",
+            "{}{}",
+            "{} ",
+            " {}",
+            r#"{"a":1,}"#,
+            r#"{"a" :1}"#,
+            r#"{"b":1,"a":1}"#,
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":01}"#,
+            r#"{"a":-}"#,
+            r#"{"a":-0}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":.5}"#,
+            r#"{"a":1e2}"#,
+            r#"{"a":+1}"#,
+            r#"{"a":1-1}"#,
+            r#"{"a":0.1.2}"#,
+            r#"{"a":1234567890123456789}"#,
+            r#"{"a":"\u0041"}"#,
+            r#"{"a":"\x"}"#,
+            r#"{"a":"}"#,
+            r#"{"a":"\"#,
+            "{\"a\":\"\n\"}",
+            r#"{"a":tru}"#,
+            r#"{"a":[1,]}"#,
+            r#"{"a"}"#,
+            r#"{a:1}"#,
+            r#"{"a":9007199254740993.0}"#,
+            r#"{"a":0.10000000000000000001}"#,
+        ] {
+            assert!(!is_plain(text.as_bytes()), "{text}");
+        }
+        assert!(!is_plain(b"{\"a\":\"\xff\"}"));
+        let deep = |n: usize| format!("{}1{}", "{\"a\":".repeat(n), "}".repeat(n));
+        assert!(is_plain(deep(json::INPUT_DEPTH_MAX).as_bytes()));
+        assert!(!is_plain(deep(json::INPUT_DEPTH_MAX + 1).as_bytes()));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (-100_000..100_000_i32).prop_map(|n| Value::from(f64::from(n) / 1000.0)),
+            "[a-zé\"\\\\\n\u{1}\u{7f}]{0,6}".prop_map(Value::String),
+        ];
+        leaf.prop_recursive(4, 48, 5, |inner| {
+            let members = proptest::collection::btree_map("[a-c\"é\n]{0,3}", inner.clone(), 0..5);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..5).prop_map(Value::Array),
+                members.prop_map(|members| Value::Object(members.into_iter().collect::<Map<_, _>>())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn plain_is_strict(value in any_json(), at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let mut text = json::print(&Value::Object(Map::from_iter([("a".to_owned(), value)]))).into_bytes();
+            is_plain(&text);
+            let at = at.index(text.len());
+            text[at] = byte;
+            is_plain(&text);
+            text.remove(at);
+            is_plain(&text);
+        }
+    }
+}

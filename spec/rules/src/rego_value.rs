@@ -1,0 +1,129 @@
+//! Policy inputs as Rego values.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use regorus::Value;
+use regorus::value::Object;
+use serde_json::Map;
+
+use crate::json;
+use crate::plain::{self, Build};
+
+/// A JSON value as Rego sees it. Not through its text, of which regorus would read decimals less exactly.
+pub(crate) fn convert(value: serde_json::Value) -> Result<Value, String> {
+    match Value::from(value) {
+        Value::Undefined => Err("not a value for Rego".to_owned()),
+        value => Ok(value),
+    }
+}
+
+/// Reads policy inputs.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    names: Names,
+}
+
+impl Inputs {
+    /// The value of an input.
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Value, String> {
+        if let Some(value) = plain::read(bytes, json::INPUT_DEPTH_MAX, &mut self.names) {
+            return Ok(value);
+        }
+        let input: Map<_, _> = json::read_input(bytes).map_err(|why| format!("the policy input: {why}"))?;
+        convert(serde_json::Value::Object(input))
+    }
+}
+
+/// Names of members, which are the same from one input to the next: kept, so that they are not made again.
+///
+/// A table in which each name has one place, and the last one of several names with the same place keeps it. Names are
+/// words of policies and tools, not values of calls; a longer one is not kept.
+#[derive(Debug)]
+struct Names {
+    kept: Vec<Value>,
+}
+
+/// Places in the table.
+const PLACES: usize = 512;
+
+/// Longest name that is kept, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { kept: vec![Value::Undefined; PLACES] }
+    }
+}
+
+impl<'a> Build<'a> for Names {
+    type Name = Value;
+    type Value = Value;
+
+    fn null(&mut self) -> Value {
+        Value::Null
+    }
+
+    fn bool(&mut self, value: bool) -> Value {
+        Value::Bool(value)
+    }
+
+    fn unsigned(&mut self, value: u64) -> Value {
+        Value::from(value)
+    }
+
+    fn negative(&mut self, value: i64) -> Value {
+        Value::from(value)
+    }
+
+    fn decimal(&mut self, value: f64) -> Value {
+        Value::from(value)
+    }
+
+    fn text(&mut self, text: Cow<'a, str>) -> Value {
+        Value::String(text.into())
+    }
+
+    fn array(&mut self, items: Vec<Value>) -> Value {
+        Value::from(items)
+    }
+
+    fn name(&mut self, name: &str) -> Value {
+        // FNV-1a: spread is all that is asked of it.
+        let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        let place = name.bytes().take(NAME_BYTES_MAX).fold(0x811c_9dc5, step) as usize % PLACES;
+        match self.kept.get_mut(place) {
+            Some(Value::String(kept)) if **kept == *name => Value::String(kept.clone()),
+            Some(place) if name.len() <= NAME_BYTES_MAX => {
+                *place = name.into();
+                place.clone()
+            }
+            _ => name.into(),
+        }
+    }
+
+    fn object(&mut self, members: Vec<(Value, Value)>) -> Value {
+        Value::Object(Object::from(members.into_iter().collect::<BTreeMap<_, _>>()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_share_a_place_stay_apart() {
+        let mut inputs = Inputs::default();
+        for round in 0..3 {
+            for number in 0..5 * PLACES {
+                let text = format!("{{\"{number}\":{number},\"x{number}\":-{round}.5}}");
+                let expected = convert(serde_json::from_str(&text).unwrap()).unwrap();
+                assert_eq!(inputs.read(text.as_bytes()).unwrap(), expected);
+            }
+        }
+        let long = format!("{{\"{}\":[null,true,\"\"]}}", "n".repeat(100));
+        let expected = convert(serde_json::from_str(&long).unwrap()).unwrap();
+        assert_eq!(inputs.read(long.as_bytes()).unwrap(), expected);
+        assert!(inputs.read(b"{").unwrap_err().starts_with("the policy input: "));
+    }
+}
