@@ -172,6 +172,9 @@ pub struct KernelFile {
     /// How far the log may be behind.
     #[serde(default)]
     pub spool: SpoolLimits,
+    /// Where spans are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpFile>,
     /// Who may answer held calls.
     #[serde(default, rename = "approver")]
     pub approvers: Vec<ApproverEntry>,
@@ -189,6 +192,22 @@ pub struct PeerEntry {
     /// For whose runs its delegations and its closes count, such as `airline/*`; for all agents if it is not given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<String>,
+}
+
+/// `[otlp]` of `kernel.toml`: where spans are sent, in a build with the feature `otlp`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpFile {
+    /// The collector's URL with its path, such as `http://127.0.0.1:4318/v1/traces`. Without one, the standard variables
+    /// say where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// `service.name` of the spans; `sift-kernel` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_name: Option<String>,
+    /// How the collector is reached: certificate authorities, client certificate, token.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connect: Connect,
 }
 
 /// An `[[approver]]` of `kernel.toml`.
@@ -215,6 +234,9 @@ impl KernelFile {
         let file: Result<Self, _> = toml::from_str(&text);
         let mut file = file.map_err(|error| ConfigError::Content { path, why: error.to_string() })?;
         file.connect.rebase(dir);
+        if let Some(otlp) = &mut file.otlp {
+            otlp.connect.rebase(dir);
+        }
         Ok(file)
     }
 

@@ -26,7 +26,7 @@ pub enum Stop {
     #[error("the run is closed; open another")]
     Closed,
     /// The kernel was closed, or its writer is gone.
-    #[error("the kernel is closed")]
+    #[error("the kernel is closed; open it again")]
     Gone,
 }
 
@@ -66,13 +66,17 @@ pub const fn cause_name(cause: HaltCause) -> &'static str {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The bundle is not one the kernel can decide by. There is no default policy.
-    #[error("policy bundle: {0}")]
+    #[error(
+        "policy bundle: {0}; its author corrects it, and sift-kernel policy check says all that is wrong"
+    )]
     Bundle(#[from] CompileError),
     /// The trust file lists no log of that origin.
     #[error("the trust file lists no log; add a line: log <vkey>")]
     NoLog,
     /// The trust file lists logs of several origins and a kernel writes to one.
-    #[error("the trust file has {0} log lines of several origins, and a kernel writes to one log")]
+    #[error(
+        "the trust file has {0} log lines of several origins, and a kernel writes to one log: keep one origin"
+    )]
     ManyLogs(usize),
     /// The store is damaged, unreadable, or in use by another process.
     #[error(transparent)]
@@ -127,14 +131,16 @@ pub enum OpenError {
         /// What does not fit.
         why: String,
     },
-    /// The HTTP client could not be set up.
-    #[error("HTTP client: {0}")]
+    /// The HTTP client could not be set up: a certificate or token file of the configuration.
+    #[error("the HTTP client cannot be set up: {0}; correct [connect] of kernel.toml")]
     Http(String),
     /// The kernel could not close the runs that a dead process left open.
-    #[error("runs left open by an earlier process cannot be closed: {0}")]
+    #[error(
+        "runs left open by an earlier process cannot be closed: {0}; nothing was lost, mend that and start again"
+    )]
     Recovery(String),
     /// A directory or thread could not be made.
-    #[error("{what}: {error}")]
+    #[error("{what}: {error}; that is this machine's, mend it and start again")]
     System {
         /// What was attempted.
         what: String,
@@ -153,7 +159,7 @@ pub enum BundleError {
     #[error("the policy bundle does not compile: {0}")]
     Compile(#[from] CompileError),
     /// Its bytes cannot be kept, and no run may name a bundle that is nowhere.
-    #[error("the policy bundle cannot be kept: {0}")]
+    #[error("the policy bundle cannot be kept: {0}; the bundle before decides on")]
     Store(#[from] StoreError),
     /// The operator has not published it in the log, which refuses runs under it. It waits, and the log is asked again.
     #[error(
@@ -166,7 +172,7 @@ pub enum BundleError {
         bundle: Hash,
     },
     /// The log could not be asked whether it is published. It waits, and the log is asked again.
-    #[error("whether the policy bundle {} is published is not known: {why}", bundle.hex())]
+    #[error("whether the policy bundle {} is published is not known: {why}; the log is asked again", bundle.hex())]
     Unasked {
         /// Its digest.
         bundle: Hash,
@@ -174,7 +180,7 @@ pub enum BundleError {
         why: String,
     },
     /// The log says that it is published and does not prove it. It waits, and the log is asked again.
-    #[error("the log does not prove that the policy bundle {} is published: {why}", bundle.hex())]
+    #[error("the log does not prove that the policy bundle {} is published: {why}; it is asked again", bundle.hex())]
     Unproven {
         /// Its digest.
         bundle: Hash,
@@ -182,7 +188,9 @@ pub enum BundleError {
         why: String,
     },
     /// The policy engine gave up on it.
-    #[error("the policy engine gave up on the policy bundle: {why}")]
+    #[error(
+        "the policy engine gave up on the policy bundle: {why}; the bundle before decides on, report this one"
+    )]
     Crashed {
         /// What happened.
         why: String,
@@ -204,7 +212,9 @@ pub enum OpenRunError {
     #[error(transparent)]
     Stopped(#[from] Stop),
     /// The parent is closed, or the run would be nested too deeply.
-    #[error("the ledger refuses the run: {0}")]
+    #[error(
+        "the budget does not let the run open: {0}; the parent must be open, and the nesting within its limits"
+    )]
     Ledger(#[from] LedgerError),
     /// No permitted call that is under way starts this run, or it has opened it before.
     #[error("no call that is under way may start run {run}: it has ended, or has opened the run already")]
@@ -216,13 +226,13 @@ pub enum OpenRunError {
     #[error("the delegation cannot be used: {0}")]
     Delegation(#[from] DelegationRefused),
     /// No record can state the labels that were given.
-    #[error("no open record can hold it: {0}")]
+    #[error("no open record can hold it: {0}; give shorter labels, or fewer")]
     Record(#[from] RecordError),
     /// Both a call of this kernel and a delegation are said to start the run.
-    #[error("a run has one parent: a call of this kernel, or a delegation by another")]
+    #[error("a run has one parent, a call of this kernel or a delegation by another: give one of them")]
     TwoParents,
     /// The agent is not the one whose start was permitted.
-    #[error("the permitted sub-agent is {permitted}, not {given}")]
+    #[error("the permitted sub-agent is {permitted}, not {given}: open its run, or propose the other one")]
     OtherAgent {
         /// Agent of the permitted call.
         permitted: String,
@@ -230,7 +240,7 @@ pub enum OpenRunError {
         given: String,
     },
     /// The operating system gives no randomness for an identifier.
-    #[error("the operating system gives no randomness: {0}")]
+    #[error("the operating system gives no randomness, and nothing goes on without: {0}; try again")]
     Random(String),
 }
 
@@ -264,7 +274,7 @@ pub enum DelegationRefused {
         ours: String,
     },
     /// Its deadline has passed.
-    #[error("its deadline was {}", crate::clock::utc(*.0))]
+    #[error("its deadline was {}; the kernel above delegates once more by another call", crate::clock::utc(*.0))]
     Expired(UnixMillis),
     /// Bundle and delegation together have more limits than a record states.
     #[error("the bundle's limits and the delegation's are more than 64; remove some from budget.toml")]
@@ -292,13 +302,13 @@ pub enum CallError {
     #[error("{0}")]
     Value(ValueError),
     /// A payload is larger than an object may be.
-    #[error("payload: {0}")]
+    #[error("a payload cannot be kept: {0}; send it in parts")]
     Payload(#[from] PayloadError),
     /// No record can state what was given.
-    #[error("no record can hold it: {0}")]
+    #[error("no record can hold it: {0}; shorten it")]
     Record(#[from] RecordError),
     /// The operating system gives no randomness for salts.
-    #[error("the operating system gives no randomness: {0}")]
+    #[error("the operating system gives no randomness, and nothing goes on without: {0}; try again")]
     Random(String),
 }
 
@@ -306,13 +316,15 @@ pub enum CallError {
 #[derive(Debug, thiserror::Error)]
 pub enum ProposeError {
     /// The proposal cannot be recorded.
-    #[error("the call cannot be proposed: {0}")]
+    #[error("the caller's proposal is none, and nothing happened: {0}")]
     Call(#[from] CallError),
     /// The run or the kernel does not go on.
     #[error(transparent)]
     Stopped(#[from] Stop),
     /// The request for an approval could not be written; the call is cancelled.
-    #[error("the request for an approval cannot be written, so the call is cancelled: {0}")]
+    #[error(
+        "the request for an approval cannot be written, so the call is cancelled: {0}; mend the folder approvals, then propose again"
+    )]
     Request(std::io::Error),
 }
 
@@ -323,17 +335,19 @@ pub enum DispatchError {
     #[error("not dispatched: {0}")]
     NotDispatched(Stop),
     /// The approval's deadline passed before the call started. It did not act.
-    #[error("not dispatched: the deadline of its approval was {}", crate::clock::utc(*.0))]
+    #[error("not dispatched: the deadline of its approval was {}; propose it again", crate::clock::utc(*.0))]
     Late(UnixMillis),
     /// The run was halted while the call was under way, and the call was given up. It may have acted: its outcome is
     /// recorded as unknown, and its hold is settled in full.
-    #[error("dispatched, then given up: {0}")]
+    #[error("dispatched, then given up: {0}; it may have acted, so look before it is done again")]
     Cut(Stop),
     /// The call may have acted and its outcome is not recorded; it counts as unknown.
-    #[error("dispatched, but its outcome is not recorded: {0}")]
+    #[error(
+        "dispatched, and may have acted, but its outcome is not recorded: {0}; the next start of the kernel records it as unknown"
+    )]
     NotRecorded(Stop),
     /// The result cannot be a payload. The call acted; its outcome is recorded as unknown.
-    #[error("dispatched, but its result cannot be kept: {0}")]
+    #[error("dispatched, and acted, but its result cannot be kept and its outcome is unknown: {0}")]
     Result(#[from] CallError),
 }
 
@@ -344,7 +358,7 @@ pub enum WaitError {
     #[error(transparent)]
     Stopped(#[from] Stop),
     /// The statement given is not an answer to this call; the call still waits.
-    #[error("not an answer to this call: {0}")]
+    #[error("not an answer to this call, which still waits: {0}")]
     Statement(#[from] ApprovalError),
     /// The statement counts and is recorded; the call waits for these approvals as well.
     #[error("the answer counts; the call waits for more: {}", crate::approval::list(.0))]
@@ -366,7 +380,7 @@ pub enum RunError {
         run: RunId,
     },
     /// Calls are under way; their outcome must be recorded first.
-    #[error("{} calls of run {run} have no outcome yet, the first at seq {first}", .count)]
+    #[error("{} calls of run {run} have no outcome yet, the first at seq {first}: finish or drop them first", .count)]
     CallsOutstanding {
         /// The run.
         run: RunId,
@@ -387,7 +401,7 @@ pub enum EvidenceError {
     #[error(transparent)]
     Log(#[from] crate::log::LogError),
     /// What the log answered is not a pack, or proves nothing, or is not what the kernel signed.
-    #[error("the log's evidence is wrong: {0}")]
+    #[error("the log's evidence is wrong: {0}; the log is at fault, keep this kernel's store")]
     Wrong(String),
     /// Some of the run's records are not in the log yet.
     #[error("{missing} of the run's {records} records are not in the log yet; upload them first")]
@@ -398,6 +412,6 @@ pub enum EvidenceError {
         records: u64,
     },
     /// The bundle that the run names is not in the store.
-    #[error("the bundle {0} is not in the store")]
+    #[error("the bundle {0} is not in the store, which keeps all that decided: restore it from a backup")]
     NoBundle(Hash),
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Call, HoldProgress};
 use tokio::sync::watch;
+use tracing::{Instrument as _, Span};
 
 use crate::approval::{
     ANSWER_BYTES_MAX, ANSWER_SUFFIX, ApprovalError, End, REQUEST_SUFFIX, Request, Told, Waiting,
@@ -19,6 +20,7 @@ use crate::files::{PART_SUFFIX, read_plain, write_whole};
 use crate::permit::Permit;
 use crate::run::Denial;
 use crate::shared::OpenCall;
+use crate::span;
 
 /// A call that waits for approvals. Dropping it cancels the call.
 #[must_use = "a held call that nobody waits for is cancelled"]
@@ -100,7 +102,21 @@ impl Held {
     ///
     /// # Errors
     /// When the run stops meanwhile.
-    pub async fn wait(mut self) -> Result<Answered, WaitError> {
+    pub async fn wait(self) -> Result<Answered, WaitError> {
+        let call = self.open.as_ref().map_or_else(Span::none, |open| open.span.clone());
+        let span = span::approval(&call, &crate::approval::list(&self.request.hold.approvals));
+        let answered = self.until_answered().instrument(span.clone()).await;
+        let (result, kind) = match &answered {
+            Ok(Answered::Permitted(_)) => ("approved", None),
+            Ok(Answered::Denied(_)) => ("denied", Some("not_approved")),
+            Err(_) => ("stopped", Some("stopped")),
+        };
+        span::approved(&span, result);
+        kind.iter().for_each(|kind| span::failed(&call, kind));
+        answered
+    }
+
+    async fn until_answered(mut self) -> Result<Answered, WaitError> {
         loop {
             for path in self.files.answers.clone() {
                 self.take_file(&path).await?;

@@ -11,25 +11,41 @@
 //! 5. [`Run::close`] ends the run with a census. In the background everything goes to the log, whose every answer is
 //!    verified; [`evidence::collect`] then makes a pack that strangers can check.
 //!
-//! ```no_run
+//! This runs as it stands: a log that nobody reaches is no reason to stop, in [`Mode::Spool`], until the spool is full.
+//!
+//! ```
 //! # use sift_client::*;
-//! # fn cancel(args: &[u8]) -> Report { Report::ok(Payload::text("cancelled")) }
-//! # async fn agent(config: Config, key: sift_spec::note::SignerKey) -> Result<(), Box<dyn std::error::Error>> {
+//! # use sift_spec::{bundle::Bundle, note::{KeyType, SignerKey}, trust::TrustPolicy};
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let key = SignerKey::from_seed("acme.example/kernel".parse()?, KeyType::Ed25519, &[1; 32])?;
+//! # let log = SignerKey::from_seed("log.example".parse()?, KeyType::Ed25519, &[2; 32])?;
+//! # let trust = TrustPolicy::of_log(log.verifier().clone(), None);
+//! let rules = r#"package sift
+//! allow contains {"rule": "cancel"} if input.call.args.reservation_id == "XEWRD9""#;
+//! let bundle = Bundle::new([("policy.rego".to_owned(), rules.into())])?;
+//! let config = Config::new(dir.path(), "http://127.0.0.1:9", trust, bundle);
 //! let kernel = Kernel::open(config, key, SystemClock).await?;
 //! let run = kernel.open_run(OpenRun::of("airline/gpt-4o".parse()?)).await?;
-//! let (name, id, args) = ("cancel_reservation".into(), "call_1".into(), br#"{"reservation_id":"XEWRD9"}"#.to_vec());
-//! match run.propose(ToolCall { name, id, args, proposed_by: None }).await? {
+//! let args = br#"{"reservation_id":"XEWRD9"}"#.to_vec();
+//! let call = ToolCall { name: "cancel_reservation".into(), id: "call_1".into(), args, proposed_by: None };
+//! match run.propose(call).await? {
+//!     // The tool gets the very bytes that were decided on.
 //!     Verdict::Permitted(permit) => {
-//!         // The call gets the very bytes that were decided on.
 //!         let done = permit.dispatch_with(|args| async move { cancel(&args) }).await?;
-//!         println!("{:?}, settled {:?}", done.report.status(), done.settled);
+//!         assert_eq!(done.report.status(), Status::Ok);
 //!     }
-//!     Verdict::Denied(denial) => println!("{denial}"),
-//!     Verdict::Held(held) => println!("{:?}", held.wait().await?),
+//!     Verdict::Denied(denial) => println!("tell the agent: {denial}"),
+//!     Verdict::Held(held) => println!("approved, or not: {:?}", held.wait().await?),
 //! }
 //! run.close(CloseReason::Done).await?;
+//! kernel.close().await;
+//! # assert_eq!(CANCELLED.get(), Some(&br#"{"reservation_id":"XEWRD9"}"#.to_vec()));
 //! # Ok(())
 //! # }
+//! # static CANCELLED: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+//! # fn cancel(args: &[u8]) -> Report { CANCELLED.set(args.to_vec()).unwrap(); Report::ok(Payload::text("cancelled")) }
 //! ```
 //!
 //! # What holds
@@ -69,6 +85,8 @@ mod halt;
 mod held;
 mod kernel;
 pub mod log;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod permit;
 pub mod policy;
 pub mod recording;
@@ -76,6 +94,7 @@ mod run;
 pub mod serve;
 mod shared;
 pub mod signer;
+mod span;
 pub mod store;
 pub mod stream;
 mod timings;

@@ -4,17 +4,57 @@
 //! what is then under way is an [`InFlight`], and finishing consumes that. So a call cannot be made without a permit,
 //! made twice, or settled twice:
 //!
+//! ```
+//! # use sift_client::{DispatchError, Done, Held, Permit, Report, WaitError};
+//! async fn once(permit: Permit, report: Report) -> Result<Done, DispatchError> {
+//!     permit.start()?.finish(report).await
+//! }
+//! ```
+//!
+//! None of these compiles. A verdict that nobody looked at is not a permit:
+//!
 //! ```compile_fail
-//! # async fn twice(permit: sift_client::Permit) {
-//! let first = permit.start();
-//! let second = permit.start(); // the permit is gone
-//! # }
+//! async fn unasked(verdict: sift_client::Verdict, report: sift_client::Report) {
+//!     verdict.dispatch(|| async { report }).await;
+//! }
+//! ```
+//!
+//! nor is a call that waits for an approval:
+//!
+//! ```compile_fail
+//! async fn unapproved(held: sift_client::Held, report: sift_client::Report) {
+//!     held.dispatch(|| async { report }).await;
+//! }
+//! ```
+//!
+//! Nobody makes one, or a second one of the first:
+//!
+//! ```compile_fail
+//! fn forge(permit: sift_client::Permit) -> sift_client::Permit {
+//!     sift_client::Permit { ..permit }
+//! }
 //! ```
 //!
 //! ```compile_fail
-//! # async fn forge() {
-//! let permit = sift_client::Permit { open: todo!(), call: todo!(), reserved: todo!(), bytes: todo!(), deadline: todo!() };
-//! # }
+//! fn copy(permit: &sift_client::Permit) -> sift_client::Permit {
+//!     permit.clone()
+//! }
+//! ```
+//!
+//! It starts one call, which is settled once:
+//!
+//! ```compile_fail
+//! async fn twice(permit: sift_client::Permit) {
+//!     let first = permit.start();
+//!     let second = permit.start();
+//! }
+//! ```
+//!
+//! ```compile_fail
+//! async fn settle(call: sift_client::InFlight, report: sift_client::Report) {
+//!     let first = call.finish(report.clone()).await;
+//!     let second = call.finish(report).await;
+//! }
 //! ```
 //!
 //! A permit that is dropped before the call started is recorded as `cancelled` and settles nothing. Whatever is dropped
@@ -34,6 +74,7 @@ use crate::call::Report;
 use crate::error::{DelegateError, DispatchError, Stop};
 use crate::failpoint;
 use crate::shared::{OpenCall, Shared, UnderWay};
+use crate::span;
 use crate::stream::{StreamFormat, StreamMeter};
 use crate::writer::Op;
 
@@ -58,9 +99,18 @@ pub struct InFlight {
 
 /// The start of a sub-agent that was permitted: opens its run, once.
 ///
+/// ```
+/// # use sift_client::{Child, Kernel, OpenRun, OpenRunError, Run};
+/// async fn once(kernel: &Kernel, open: OpenRun, child: Child) -> Result<Run, OpenRunError> {
+///     kernel.open_run(OpenRun { parent: Some(child), ..open }).await
+/// }
+/// ```
+///
 /// ```compile_fail
-/// fn twice(child: sift_client::Child) -> (sift_client::Child, sift_client::Child) {
-///     (child.clone(), child) // there is one
+/// # use sift_client::{Child, Kernel, OpenRun};
+/// async fn twice(kernel: &Kernel, open: OpenRun, again: OpenRun, child: Child) {
+///     let first = kernel.open_run(OpenRun { parent: Some(child), ..open }).await;
+///     let second = kernel.open_run(OpenRun { parent: Some(child), ..again }).await;
 /// }
 /// ```
 #[derive(Debug, PartialEq, Eq)]
@@ -158,9 +208,9 @@ impl Permit {
         F: FnOnce() -> R,
         R: Future<Output = Report>,
     {
-        let span = span(&self.call, self.open.run.id);
+        let in_flight = self.start()?;
+        let span = in_flight.open.span.clone();
         async {
-            let in_flight = self.start()?;
             let halted = in_flight.cut();
             let report = tokio::select! {
                 // A report that is there is worth more than a halt.
@@ -210,6 +260,7 @@ impl Permit {
             let _ = shared.begin_halt(&run, stop, None);
         } else if let Some(deadline) = deadline.filter(|deadline| now > *deadline) {
             open.if_dropped = Some(Report::cancelled("the deadline passed before the call started"));
+            span::failed(&open.span, "too_late");
             return Err(DispatchError::Late(deadline));
         }
         // Under the run's lock, which a halt takes too: no call starts after the halt.
@@ -218,10 +269,12 @@ impl Permit {
         {
             open.if_dropped = Some(Report::cancelled(&format!("not dispatched: {stop}")));
             drop(view);
+            span::failed(&open.span, "not_dispatched");
             return Err(DispatchError::NotDispatched(stop));
         }
         open.if_dropped = Some(Report::unknown("the call was given up without a report"));
         drop(view);
+        open.span = span::dispatch(&open.span, &call, &run, open.intent);
         Ok(InFlight { child: child(&call, &open), _under_way: UnderWay::new(&open.run), open })
     }
 }
@@ -233,10 +286,13 @@ impl InFlight {
     /// When the outcome could not be recorded; it then counts as unknown.
     pub async fn finish(self, report: Report) -> Result<Done, DispatchError> {
         failpoint::pass("after-dispatch");
-        let intent = self.open.intent;
-        let finished = self.open.finish(&report).await?.map_err(DispatchError::NotRecorded)?;
+        let (intent, span) = (self.open.intent, self.open.span.clone());
+        let finished = self.open.finish(&report).await?.map_err(DispatchError::NotRecorded);
+        let finished = finished.inspect_err(|_| span::failed(&span, "not_recorded"))?;
         let (outcome, settled, overspent) = (finished.seq, finished.settled, finished.over);
-        Ok(Done { intent, outcome, report, settled, overspent })
+        let done = Done { intent, outcome, report, settled, overspent };
+        span::done(&span, &done);
+        Ok(done)
     }
 
     /// Resolves when the run is halted, for whatever reason; for those who drive a call themselves, and who should then
@@ -280,33 +336,6 @@ fn child(call: &Call, open: &OpenCall) -> Option<Child> {
     let depth = open.run.depth.saturating_add(1);
     let parent = Parent { depth, run: open.run.id, seq: open.intent };
     Some(Child { agent: call.agent.clone(), run: call.run, parent })
-}
-
-/// The span of a call, named as OpenTelemetry's conventions for generative AI name it.
-fn span(call: &Call, run: RunId) -> tracing::Span {
-    match call {
-        Call::Tool(tool) => tracing::info_span!(
-            "execute_tool",
-            "gen_ai.operation.name" = "execute_tool",
-            "gen_ai.tool.name" = tool.name.as_str(),
-            "gen_ai.tool.call.id" = tool.id.as_str(),
-            "gen_ai.conversation.id" = %run,
-        ),
-        Call::Model(model) => tracing::info_span!(
-            "chat",
-            "gen_ai.operation.name" = "chat",
-            "gen_ai.provider.name" = model.provider.as_str(),
-            "gen_ai.request.model" = model.model.as_str(),
-            "gen_ai.request.max_tokens" = model.max_output,
-            "gen_ai.conversation.id" = %run,
-        ),
-        Call::Agent(agent) => tracing::info_span!(
-            "invoke_agent",
-            "gen_ai.operation.name" = "invoke_agent",
-            "gen_ai.agent.name" = agent.agent.as_str(),
-            "gen_ai.conversation.id" = %run,
-        ),
-    }
 }
 
 impl fmt::Debug for Permit {

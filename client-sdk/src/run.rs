@@ -9,6 +9,7 @@ use sift_spec::meter::Amounts;
 use sift_spec::record::{Call, CloseReason, Effect, HaltCause, Refusal};
 use sift_spec::types::{AgentName, RunId, Seq, Text, ValueError};
 use tokio::sync::oneshot;
+use tracing::{Instrument as _, Span};
 
 use crate::call::{AgentCall, Prepared, Proposal};
 use crate::config::Peer;
@@ -17,6 +18,7 @@ use crate::failpoint;
 use crate::held::Held;
 use crate::permit::Permit;
 use crate::shared::{RunShared, Shared};
+use crate::span;
 use crate::writer::{Close, Op, Propose, Recorded};
 
 /// A run. Clones are the same run, so several tasks can propose at once.
@@ -139,6 +141,15 @@ impl Run {
     /// When the call cannot be recorded, or the run has stopped. Then nothing may be dispatched.
     pub async fn propose(&self, proposal: impl Into<Proposal>) -> Result<Verdict, ProposeError> {
         let proposal = proposal.into();
+        let call = span::call(&proposal, &self.run);
+        let proposed = self.try_propose(proposal, &call).instrument(span::propose(&call)).await;
+        if proposed.is_err() {
+            span::failed(&call, "not_proposed");
+        }
+        proposed
+    }
+
+    async fn try_propose(&self, proposal: Proposal, span: &Span) -> Result<Verdict, ProposeError> {
         failpoint::pass("before-decide");
         self.shared.check(&self.run)?;
         let next = self.run.view().next;
@@ -154,7 +165,7 @@ impl Run {
         let (reply, answer) = oneshot::channel();
         let propose = Propose { run: Arc::clone(&self.run), prepared, decided, sent: Instant::now(), reply };
         let recorded = self.shared.ask(Op::Propose(Box::new(propose)), answer).await??;
-        self.verdict(recorded, call, bytes).await
+        self.verdict(recorded, call, bytes, span).await
     }
 
     /// Whether a sub-agent's run can be delegated at all: its close must be checked here one day.
@@ -173,11 +184,19 @@ impl Run {
         Ok(())
     }
 
-    async fn verdict(&self, recorded: Recorded, call: Call, bytes: Vec<u8>) -> Result<Verdict, ProposeError> {
+    async fn verdict(
+        &self,
+        recorded: Recorded,
+        call: Call,
+        bytes: Vec<u8>,
+        span: &Span,
+    ) -> Result<Verdict, ProposeError> {
         let Recorded { seq, effect, rules, reasons, refusal, reserved, open, waiting } = recorded;
         tracing::debug!(run = %self.run.id, %seq, %effect, ?rules, "decided");
         let denial = Denial { intent: seq, rules, reasons, refusal, unapproved: None };
-        let Some(open) = open else { return Ok(Verdict::Denied(denial)) };
+        span::decided(span, effect, &denial, &reserved);
+        let Some(mut open) = open else { return Ok(Verdict::Denied(denial)) };
+        open.span = span.clone();
         match waiting {
             Some(waiting) => {
                 let held = Held::new(open, waiting, denial, call, reserved, bytes);

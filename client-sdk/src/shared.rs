@@ -362,6 +362,8 @@ pub(crate) struct OpenCall {
     pub(crate) tool: Option<Text<128>>,
     /// What a drop records; `None` once an outcome is on its way.
     pub(crate) if_dropped: Option<Report>,
+    /// What observers see of the call: its own span, and once it is made that of its dispatch.
+    pub(crate) span: tracing::Span,
 }
 
 impl OpenCall {
@@ -393,6 +395,7 @@ impl OpenCall {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         if let Some(report) = self.if_dropped.take() {
+            crate::span::failed(&self.span, &crate::policy::word(&report.status));
             // When the writer is gone the next start of the kernel records the same.
             let _ = self.shared.send(Op::Finish(Finish::new(self.run.id, self.intent, &report, None, None)));
         }

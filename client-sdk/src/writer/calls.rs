@@ -153,6 +153,7 @@ impl Writer {
                 position,
                 tool,
                 if_dropped: Some(why),
+                span: tracing::Span::none(),
             }
         });
         if matches!(refusal, Some(Refusal::WallClock(_))) {

@@ -11,6 +11,8 @@ mod delegation_processes;
 mod halts;
 mod harness;
 mod log;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod permits;
 mod policy;
 mod program;

@@ -29,7 +29,15 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     let mut connect = args.connect.clone();
     connect.rebase(&std::env::current_dir().map_err(environment)?);
     let (mode, spool) = (Mode::Spool, SpoolLimits::default());
-    let file = KernelFile { log_url: log_url.clone(), connect, mode, spool, approvers, kernels: Vec::new() };
+    let file = KernelFile {
+        log_url: log_url.clone(),
+        connect,
+        mode,
+        spool,
+        approvers,
+        kernels: Vec::new(),
+        otlp: None,
+    };
     let config = args.dir.join(CONFIG_FILE);
     if config.exists() {
         return Err(environment(format!("{} exists; choose another directory", config.display())));

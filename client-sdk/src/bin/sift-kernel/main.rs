@@ -14,8 +14,7 @@ mod replay;
 mod runs;
 mod serve;
 mod tally;
-
-use std::io::IsTerminal as _;
+mod telemetry;
 
 use clap::Parser as _;
 
@@ -24,14 +23,10 @@ use crate::exit::{Failure, environment};
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SIFT_LOG").unwrap_or_else(|_| "error".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    exit::report(run(args))
+    // Sends what is left when it is dropped, so it outlives the work.
+    let telemetry = telemetry::start(&args.command);
+    let done = telemetry.and_then(|_telemetry| run(args));
+    exit::report(done)
 }
 
 fn run(args: Args) -> Result<(), Failure> {
