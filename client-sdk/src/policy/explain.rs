@@ -1,22 +1,10 @@
 //! Explanations: one call, taken apart.
 
+use sift_rules::explain::{Ended, RuleReport};
 use sift_rules::verdict::{DEFAULT_DENY, EVALUATION_ERROR};
 use sift_rules::{CallInput, PolicyBundle, PolicyInput, Verdict};
-use sift_spec::bundle::Bundle;
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Effect, Refusal};
-use sift_spec::types::Text;
-
-use super::source::{RuleSite, Source};
-
-/// A rule that decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decisive {
-    /// Its name.
-    pub name: String,
-    /// Where it is written, if the text shows it.
-    pub site: Option<RuleSite>,
-}
 
 /// What a policy says about one call, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,26 +13,37 @@ pub struct Explained {
     pub input: Option<PolicyInput>,
     /// What the policy says.
     pub verdict: Verdict,
-    /// The rules that decided, in the order of their names.
-    pub rules: Vec<Decisive>,
+    /// What became of every rule; none where the bytes are no input.
+    pub rules: Vec<RuleReport>,
     /// What the budget holds for such a call at most, or why it has no bound; `None` where the input is none.
     pub need: Option<Result<Amounts, Refusal>>,
 }
 
 /// Decides about exactly these bytes, and says why.
 #[must_use]
-pub fn explain(bundle: &Bundle, compiled: &PolicyBundle, input: &[u8]) -> Explained {
-    let verdict = compiled.decider().decide(input);
-    let source = Source::of(bundle);
-    let name =
-        |rule: &Text<128>| Decisive { site: source.rule(rule.as_str()).cloned(), name: rule.to_string() };
-    let rules = verdict.rules.iter().map(name).collect();
+pub fn explain(compiled: &PolicyBundle, input: &[u8]) -> Explained {
+    let explanation = compiled.explain(input);
     let input = PolicyInput::from_bytes(input).ok();
     let need = input.as_ref().map(|input| compiled.need(&input.call));
-    Explained { input, verdict, rules, need }
+    Explained { input, verdict: explanation.verdict, rules: explanation.rules, need }
+}
+
+/// The names under which a rule fired: one, unless its name is computed.
+#[must_use]
+pub fn fired(report: &RuleReport) -> Vec<String> {
+    match &report.ended {
+        Ended::Fired(fired) => fired.iter().map(|fired| fired.rule.to_string()).collect(),
+        Ended::Failed(_) | Ended::False | Ended::OutOfScope => Vec::new(),
+    }
 }
 
 impl Explained {
+    /// Whether a rule that fired is one of those that decided.
+    #[must_use]
+    pub fn decides(&self, report: &RuleReport) -> bool {
+        fired(report).iter().any(|name| self.verdict.rules.iter().any(|rule| rule.as_str() == name))
+    }
+
     /// Why this set of rules won, in words.
     #[must_use]
     pub fn because(&self) -> &'static str {

@@ -42,7 +42,7 @@ pub struct Tried {
 pub struct Trial {
     /// In the order of files and places.
     pub tried: Vec<Tried>,
-    /// Rules of the policy's text that decided no call of any case, those of `given` included.
+    /// Rules of the policy's text that fired for no call in question, and decided none of what was given.
     pub unfired: Vec<RuleSite>,
     /// How many rules the policy's text names.
     pub rules: usize,
@@ -104,7 +104,11 @@ impl Play<'_, '_> {
                 self.given(&format!("given[{position}]"), given)?;
             }
         }
-        self.propose("call", &case.call, 1).map(|(_, _, ruling)| ruling)
+        let (_, _, ruling) = self.propose("call", &case.call, 1)?;
+        // Those too that another one outdid.
+        let rules = self.stage.bundle().explain(&ruling.input).rules;
+        self.fired.extend(rules.iter().flat_map(super::explain::fired));
+        Ok(ruling)
     }
 
     fn given(&mut self, what: &str, given: &Given) -> Result<(), Difference> {

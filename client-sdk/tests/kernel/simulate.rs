@@ -340,7 +340,22 @@ fn explain_takes_one_call_apart() {
     let dear =
         text(&["--call", r#"{"model":"gpt-4o","provider":"openai","input_tokens":1000,"max_output":1000}"#]);
     assert!(dear.contains("refuses: run micro_usd per run") && dear.contains("12500 micro_usd"), "{dear}");
-    assert!(text(&["--case", "third"]).contains("two-writes  policy.rego:"));
+    let third = text(&["--case", "third"]);
+    assert!(third.contains("two-writes  policy.rego:7  decides"), "{third}");
+    assert!(
+        third.contains("read  policy.rego:6  fires, outdone") && third.contains("--rules lists them"),
+        "{third}"
+    );
+    let all = text(&["--case", "third", "--rules"]);
+    assert!(all.contains("pay  policy.rego:11  not about this call"), "{all}");
+    // A rule that fails is named with what is wrong, and denies.
+    bench.write("c/p.cedar", "@id(\"all\")\npermit (principal, action, resource);\n@id(\"dear\")\nforbid (principal, action, resource)\nwhen { context.args.amount > 5 };\n");
+    let failed = stdout(&bench.run(&["explain", "c", "--call", r#"{"tool":"pay"}"#]));
+    for part in
+        ["deny: a rule could not be evaluated", "dear  p.cedar:3  fails: ", "all  p.cedar:1  fires, outdone"]
+    {
+        assert!(failed.contains(part), "{part}: {failed}");
+    }
     // The input that it shows is one that it takes.
     let (_, report) = bench.json(&["explain", "b", "--case", "third", "--show-input"]);
     std::fs::write(bench.path("input.json"), serde_json::to_vec_pretty(&report["input"]).unwrap()).unwrap();

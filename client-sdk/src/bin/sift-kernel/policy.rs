@@ -98,8 +98,8 @@ pub(crate) struct TestArgs {
     pub(crate) cover: bool,
 }
 
-/// Say which rules decide one call under a bundle, where they are written, and why they win; and for a recorded call,
-/// whether the record says the same.
+/// Say what becomes of each rule for one call, where it is written, and why some win; and for a recorded call, whether
+/// the record says the same.
 ///
 /// A recorded call is decided on the history that it had: its input is derived from the records and payloads, not taken
 /// from the record. Where that cannot be done, the recorded input is decided about, and the output says so.
@@ -129,6 +129,9 @@ pub(crate) struct ExplainArgs {
     /// Agent that proposes the call of --call.
     #[arg(long, default_value = "test/agent")]
     pub(crate) agent: AgentName,
+    /// List every rule, those that did not fire too.
+    #[arg(long)]
+    pub(crate) rules: bool,
     /// Print the policy input as well. It holds arguments and results.
     #[arg(long)]
     pub(crate) show_input: bool,

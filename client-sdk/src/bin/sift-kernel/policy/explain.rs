@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use sift_client::policy::case::{self, CaseCall};
-use sift_client::policy::explain::{Explained, explain as explain_call, named};
+use sift_client::policy::explain::{Explained, explain as explain_call, fired, named};
 use sift_client::policy::history::{Decided, Event, Happened, store};
 use sift_client::policy::simulate::{Follow, Simulation};
 use sift_client::policy::stage::{Opened, Ruling, Stage};
 use sift_client::policy::{hold_words, refusal_name, trial, word};
 use sift_rules::PolicyBundle;
+use sift_rules::explain::Ended;
 use sift_spec::bundle::Bundle;
 use sift_spec::record::Effect;
 use sift_spec::types::{RunId, Seq, UnixMillis};
@@ -32,12 +33,12 @@ struct Asked {
 pub(super) fn explain(args: &ExplainArgs, json: bool) -> Result<(), Failure> {
     let (bundle, compiled) = super::compile(&args.dir)?;
     let asked = ask(args, &bundle, &compiled)?;
-    let explained = explain_call(&bundle, &compiled, &asked.input);
+    let explained = explain_call(&compiled, &asked.input);
     let agrees = asked.recorded.as_ref().map(|recorded| agrees(recorded, &asked, &explained));
     if json {
         print_json(&as_json(&asked, &explained, agrees, args.show_input));
     } else {
-        print(&asked, &explained, agrees, args.show_input);
+        print(&asked, &explained, agrees, args);
     }
     match agrees {
         Some(false) => Err(Failure::Refused("the recorded decision is another one".to_owned())),
@@ -152,7 +153,7 @@ fn agrees(recorded: &Decided, asked: &Asked, explained: &Explained) -> bool {
     }
 }
 
-fn print(asked: &Asked, explained: &Explained, agrees: Option<bool>, show_input: bool) {
+fn print(asked: &Asked, explained: &Explained, agrees: Option<bool>, args: &ExplainArgs) {
     let row = |name: &str, value: String| anstream::println!("{name:<10}  {value}");
     if let Some(input) = &explained.input {
         row("call", named(&input.call));
@@ -164,10 +165,7 @@ fn print(asked: &Asked, explained: &Explained, agrees: Option<bool>, show_input:
     }
     let verdict = &explained.verdict;
     row("policy", format!("{}: {}", word(&verdict.effect), explained.because()));
-    for rule in &explained.rules {
-        let place = rule.site.as_ref().map(|site| format!("{}:{}", site.place.file, site.place.line));
-        row("", format!("{}  {}", rule.name, place.unwrap_or_default()).trim_end().to_owned());
-    }
+    print_rules(explained, args.rules);
     for (position, reason) in verdict.reasons.iter().enumerate() {
         row(if position == 0 { "reasons" } else { "" }, reason.to_string());
     }
@@ -195,8 +193,50 @@ fn print(asked: &Asked, explained: &Explained, agrees: Option<bool>, show_input:
         row("recorded", format!("{} by {}: {same}", word(&recorded.effect), recorded.names().join(", ")));
         row("input", input_words(asked, recorded).to_owned());
     }
-    if show_input {
+    if args.show_input {
         anstream::println!("{}", String::from_utf8_lossy(&asked.input));
+    }
+}
+
+/// The rules that decided, those that were outdone or failed, and how many did nothing; or all of them.
+fn print_rules(explained: &Explained, all: bool) {
+    let (mut wrong, mut other) = (0, 0);
+    for report in &explained.rules {
+        let ended = match &report.ended {
+            Ended::Fired(_) if explained.decides(report) => "decides",
+            Ended::Fired(_) => "fires, outdone",
+            Ended::Failed(_) => "fails",
+            Ended::False => {
+                wrong += 1;
+                "condition is false"
+            }
+            Ended::OutOfScope => {
+                other += 1;
+                "not about this call"
+            }
+        };
+        if !all && matches!(report.ended, Ended::False | Ended::OutOfScope) {
+            continue;
+        }
+        let names = match fired(report) {
+            names if names.is_empty() => report.rule.clone().unwrap_or_else(|| "(computed name)".to_owned()),
+            names => names.join(", "),
+        };
+        let line = report.line.map(|line| format!(":{line}")).unwrap_or_default();
+        let why = match &report.ended {
+            Ended::Failed(why) => format!(": {why}"),
+            _ => String::new(),
+        };
+        anstream::println!(
+            "            {:<5}  {names}  {}{line}  {ended}{why}",
+            word(&report.set),
+            report.file
+        );
+    }
+    if !all && wrong + other > 0 {
+        anstream::println!(
+            "            {wrong} more with a false condition, {other} not about this call (--rules lists them)"
+        );
     }
 }
 
@@ -215,9 +255,10 @@ fn input_words(asked: &Asked, recorded: &Decided) -> &'static str {
 
 fn as_json(asked: &Asked, explained: &Explained, agrees: Option<bool>, show_input: bool) -> Value {
     let verdict = &explained.verdict;
-    let rules = explained.rules.iter().map(|rule| {
-        let place = rule.site.as_ref().map(|site| &site.place);
-        json!({ "rule": rule.name, "file": place.map(|place| &place.file), "line": place.map(|place| place.line) })
+    let rules = explained.rules.iter().map(|report| {
+        let mut rule = json!(report);
+        rule["decides"] = json!(explained.decides(report));
+        rule
     });
     let need = match &explained.need {
         Some(Ok(need)) => json!(need),
@@ -230,7 +271,8 @@ fn as_json(asked: &Asked, explained: &Explained, agrees: Option<bool>, show_inpu
     });
     json!({
         "call": explained.input.as_ref().map(|input| named(&input.call)),
-        "effect": verdict.effect, "because": explained.because(), "rules": rules.collect::<Vec<_>>(),
+        "effect": verdict.effect, "because": explained.because(), "decided_by": verdict.rules,
+        "rules": rules.collect::<Vec<_>>(),
         "reasons": verdict.reasons, "hold": verdict.hold, "need": need,
         "refusal": asked.ruling.as_ref().and_then(|ruling| ruling.refusal.clone()),
         "recorded": recorded, "agrees": agrees,
