@@ -180,19 +180,33 @@ impl Request {
         text
     }
 
-    /// Who has approved so far, and what is missing. Names are as the kernel's file states them.
+    /// The call in a few words, made visible.
     #[must_use]
-    pub fn status(&self) -> String {
-        let mut text = String::new();
+    pub fn what(&self) -> String {
+        visible(describe(&self.call).0.as_bytes())
+    }
+
+    /// Whose approvals are still missing.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Needed> {
         let mut missing = self.hold.approvals.clone();
-        for (key, role) in self.approved.iter().filter_map(|note| approved(note.as_str())) {
-            let _ = writeln!(text, "approved  {} as {role}", visible(key.as_bytes()));
+        for (_, role) in self.approved.iter().filter_map(|note| approved(note.as_str())) {
             if let Some(needed) = missing.iter_mut().find(|needed| needed.role == role) {
                 needed.count = needed.count.saturating_sub(1);
             }
         }
         missing.retain(|needed| needed.count > 0);
-        let _ = writeln!(text, "missing   {}", list(&missing));
+        missing
+    }
+
+    /// Who has approved so far, and what is missing. Names are as the kernel's file states them.
+    #[must_use]
+    pub fn status(&self) -> String {
+        let mut text = String::new();
+        for (key, role) in self.approved.iter().filter_map(|note| approved(note.as_str())) {
+            let _ = writeln!(text, "approved  {} as {role}", visible(key.as_bytes()));
+        }
+        let _ = writeln!(text, "missing   {}", list(&self.missing()));
         text
     }
 

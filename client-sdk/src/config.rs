@@ -10,6 +10,9 @@ use sift_spec::note::VerifierKey;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{AgentName, AgentScope, Word};
 
+use crate::hook::Hook;
+use crate::signer::{ProcessSigner, Signer, read_key};
+
 /// Name of the configuration in a kernel's directory.
 pub const CONFIG_FILE: &str = "kernel.toml";
 /// Name of the key in a kernel's directory.
@@ -100,6 +103,8 @@ pub struct Config {
     pub bundle_dir: Option<PathBuf>,
     /// Who may answer held calls.
     pub approvers: Vec<Approver>,
+    /// Told of held calls, beside the approvals folder.
+    pub hook: Option<Hook>,
     /// Other kernels, with which sub-agents' runs are delegated.
     pub kernels: Vec<Peer>,
     /// What must be true of an intent before its call is dispatched.
@@ -126,6 +131,7 @@ impl Config {
             bundle,
             bundle_dir: None,
             approvers: Vec::new(),
+            hook: None,
             kernels: Vec::new(),
             mode: Mode::default(),
             spool: SpoolLimits::default(),
@@ -147,6 +153,9 @@ pub enum ConfigError {
         /// What the operating system said.
         error: std::io::Error,
     },
+    /// The key cannot be read, or should not be.
+    #[error("{0}")]
+    Key(String),
     /// A file does not say what it should.
     #[error("{path}: {why}")]
     Content {
@@ -166,6 +175,9 @@ pub struct KernelFile {
     /// How the log is reached: certificate authorities, client certificate, token to read with.
     #[serde(default, skip_serializing_if = "is_default")]
     pub connect: Connect,
+    /// A program that holds the kernel's key and signs for it; without one the key is in `kernel.key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<SignerEntry>,
     /// What must be true of an intent before its call is dispatched: `spool` or `log`.
     #[serde(default)]
     pub mode: Mode,
@@ -210,6 +222,23 @@ pub struct OtlpFile {
     pub connect: Connect,
 }
 
+/// The `signer` of `kernel.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignerEntry {
+    /// Program and arguments; it speaks `sift/sign@v1`, see [`crate::signer::ProcessSigner`].
+    pub command: Vec<String>,
+    /// The kernel's public key, which the program must have.
+    pub vkey: String,
+    /// How long one signature may take, in milliseconds.
+    #[serde(default = "sign_ms_max")]
+    pub milliseconds_max: u64,
+}
+
+const fn sign_ms_max() -> u64 {
+    5_000
+}
+
 /// An `[[approver]]` of `kernel.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -240,6 +269,38 @@ impl KernelFile {
         Ok(file)
     }
 
+    /// What signs for the kernel of `dir`: the program that this file names, or else the key in the directory.
+    ///
+    /// # Errors
+    /// When there is none, or it does not work.
+    pub fn signer(&self, dir: &Path) -> Result<Box<dyn Signer>, ConfigError> {
+        let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
+        let Some(SignerEntry { command, vkey, milliseconds_max }) = &self.signer else {
+            let key = read_key(&dir.join(KEY_FILE)).map_err(|error| ConfigError::Key(error.to_string()))?;
+            return Ok(Box::new(key));
+        };
+        let key = vkey.parse().map_err(|error| wrong(format!("signer: {error}")))?;
+        let patience = Duration::from_millis(*milliseconds_max);
+        let signer = ProcessSigner::start(command.clone(), key, patience);
+        Ok(Box::new(signer.map_err(|error| wrong(format!("signer: {error}")))?))
+    }
+
+    /// Who may answer held calls of the kernel of `dir`.
+    ///
+    /// # Errors
+    /// When a role, a key or a scope is not one.
+    pub fn approvers(&self, dir: &Path) -> Result<Vec<Approver>, ConfigError> {
+        let approvers = self.approvers.iter().map(|entry| {
+            let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
+            let role = entry.role.parse().map_err(|error| wrong(format!("approver: {error}")))?;
+            let key = entry.vkey.parse().map_err(|error| wrong(format!("approver {role}: {error}")))?;
+            let agents = entry.agents.iter().map(|scope| scope.parse()).collect::<Result<_, _>>();
+            let agents = agents.map_err(|error| wrong(format!("approver {role}: {error}")))?;
+            Ok(Approver { role, key, agents })
+        });
+        approvers.collect()
+    }
+
     /// The whole configuration: this file, the trust file beside it, and the bundle in `bundle_dir`.
     ///
     /// # Errors
@@ -249,15 +310,7 @@ impl KernelFile {
         let trust = TrustPolicy::parse(&read_file(&trust_path)?)
             .map_err(|error| ConfigError::Content { path: trust_path, why: error.to_string() })?;
         let bundle = crate::bundle_dir::read(bundle_dir)?;
-        let approvers = self.approvers.iter().map(|entry| {
-            let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
-            let role = entry.role.parse().map_err(|error| wrong(format!("approver: {error}")))?;
-            let key = entry.vkey.parse().map_err(|error| wrong(format!("approver {role}: {error}")))?;
-            let agents = entry.agents.iter().map(|scope| scope.parse()).collect::<Result<_, _>>();
-            let agents = agents.map_err(|error| wrong(format!("approver {role}: {error}")))?;
-            Ok(Approver { role, key, agents })
-        });
-        let approvers = approvers.collect::<Result<_, ConfigError>>()?;
+        let approvers = self.approvers(dir)?;
         let kernels = self.kernels.iter().map(|entry| {
             let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
             let key = entry.vkey.parse().map_err(|error| wrong(format!("kernel: {error}")))?;

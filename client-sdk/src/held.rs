@@ -76,6 +76,7 @@ impl Held {
         let files = Files { request: dir.join(format!("{}{REQUEST_SUFFIX}", request.stem())), answers };
         write_whole(&files.request, request.text().as_bytes())?;
         let told = waiting.told.subscribe();
+        crate::hook::tell(&open.shared, &request);
         Ok(Self { open: Some(open), request, told, denial, call, reserved, bytes, files })
     }
 

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::approval::APPROVALS_DIR;
 use crate::bundles::{BundleStatus, Bundles, Registry, Rules};
+use crate::capability::Issuer;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Control, KernelStatus};
@@ -94,6 +95,7 @@ impl Kernel {
     pub async fn open(config: Config, signer: impl Signer, clock: impl Clock) -> Result<Self, OpenError> {
         // 1. No policy, no kernel.
         let rules = Rules::compile(&config.bundle)?;
+        let signer: Arc<dyn Signer> = Arc::new(signer);
         // 2. One log.
         let log = match config.trust.origin() {
             Some(origin) => origin.clone(),
@@ -128,6 +130,8 @@ impl Kernel {
             mode: config.mode,
             spool: config.spool,
             approvers: config.approvers.clone(),
+            hook: config.hook.clone(),
+            issuer: Issuer::new(Arc::clone(&signer)),
             kernels: config.kernels.clone(),
             signer: signer.verifier().name().clone(),
             approvals,
@@ -140,8 +144,7 @@ impl Kernel {
             roll: Mutex::default(),
             halts: watch::Sender::new(()),
         });
-        let mut writer =
-            Writer::new(Arc::clone(&shared), Arc::clone(&store), Box::new(signer), store.ledger()?);
+        let mut writer = Writer::new(Arc::clone(&shared), Arc::clone(&store), signer, store.ledger()?);
         let (ready, recovered) = oneshot::channel();
         let thread = std::thread::Builder::new().name("sift-writer".to_owned()).spawn(move || {
             let recovery = writer.recover();

@@ -63,7 +63,7 @@
 //!
 //! # Out of scope
 //!
-//! What a tool or a model does; the key's protection beyond its file (implement [`Signer`]); keeping the process from
+//! What a tool or a model does; what guards the key behind a helper process ([`signer::ProcessSigner`]); keeping the process from
 //! acting without asking, which is for whoever holds the tools' credentials.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -72,6 +72,7 @@ pub mod approval;
 pub mod bundle_dir;
 mod bundles;
 mod call;
+pub mod capability;
 mod clock;
 pub mod config;
 pub mod control;
@@ -83,6 +84,7 @@ mod files;
 pub mod follow;
 mod halt;
 mod held;
+mod hook;
 mod kernel;
 pub mod log;
 #[cfg(feature = "otlp")]
@@ -116,6 +118,7 @@ pub use error::{
 pub use files::{read_plain, write_new, write_whole};
 pub use halt::{HaltScope, Halted};
 pub use held::{Answered, Held};
+pub use hook::{ApprovalHook, Ask, Hook};
 pub use kernel::{Kernel, OpenRun};
 pub use permit::{Child, Done, InFlight, Permit};
 pub use run::{Denial, Run, Verdict};

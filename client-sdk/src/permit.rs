@@ -63,6 +63,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{Call, Parent};
@@ -71,6 +72,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::call::Report;
+use crate::capability::{CapabilityError, Issue};
 use crate::error::{DelegateError, DispatchError, Stop};
 use crate::failpoint;
 use crate::shared::{OpenCall, Shared, UnderWay};
@@ -94,6 +96,8 @@ pub struct Permit {
 pub struct InFlight {
     open: OpenCall,
     child: Option<Child>,
+    /// The call, until its capability token was made.
+    untokened: Option<Call>,
     _under_way: UnderWay,
 }
 
@@ -275,7 +279,8 @@ impl Permit {
         open.if_dropped = Some(Report::unknown("the call was given up without a report"));
         drop(view);
         open.span = span::dispatch(&open.span, &call, &run, open.intent);
-        Ok(InFlight { child: child(&call, &open), _under_way: UnderWay::new(&open.run), open })
+        let (child, under_way) = (child(&call, &open), UnderWay::new(&open.run));
+        Ok(InFlight { child, untokened: Some(call), _under_way: under_way, open })
     }
 }
 
@@ -293,6 +298,34 @@ impl InFlight {
         let done = Done { intent, outcome, report, settled, overspent };
         span::done(&span, &done);
         Ok(done)
+    }
+
+    /// Makes the token that this tool call carries to the tool's side, once: see [`crate::capability`]. The audience is
+    /// the name that side goes by; `ttl` is how long the token counts, [`crate::capability::TTL_DEFAULT`] as a rule.
+    ///
+    /// # Errors
+    /// When the call is none of a tool or has its token already, audience or `ttl` are out of bounds, the run was
+    /// halted, or the kernel's key cannot sign.
+    pub fn capability(&mut self, audience: &str, ttl: Duration) -> Result<String, CapabilityError> {
+        let OpenCall { shared, run, intent, salt, .. } = &self.open;
+        shared.check(run).map_err(|_| CapabilityError::Asked("the run was halted"))?;
+        let call = self.untokened.take().ok_or(CapabilityError::Issued)?;
+        let now = shared.clock.now();
+        let issue = Issue {
+            agent: &run.agent,
+            call: &call,
+            run: run.id,
+            seq: *intent,
+            salt: *salt,
+            audience,
+            ttl,
+            now,
+        };
+        let token = shared.issuer.issue(&issue);
+        if token.is_err() {
+            self.untokened = Some(call);
+        }
+        token
     }
 
     /// Resolves when the run is halted, for whatever reason; for those who drive a call themselves, and who should then

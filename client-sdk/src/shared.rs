@@ -7,17 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sift_rules::{CallInput, PolicyBundle, ResultRead, RunState, Verdict};
-use sift_spec::payload::{Commitment, Object};
+use sift_spec::payload::{Commitment, Object, SALT_BYTES};
 use sift_spec::record::{HaltCause, HoldProgress, Limits};
 use sift_spec::types::{AgentName, KeyName, RunId, Seq, Text, UnixMillis};
 use tokio::sync::{oneshot, watch};
 
 use crate::bundles::{Bundles, Rules};
 use crate::call::{Payload, Report};
+use crate::capability::Issuer;
 use crate::clock::Clock;
 use crate::config::{Approver, Mode, Peer, SpoolLimits};
 use crate::error::{CallError, Stop, WaitError};
 use crate::halt::Roll;
+use crate::hook::Hook;
 use crate::timings::Stopwatch;
 use crate::writer::{Finish, Op};
 
@@ -53,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) mode: Mode,
     pub(crate) spool: SpoolLimits,
     pub(crate) approvers: Vec<Approver>,
+    pub(crate) hook: Option<Hook>,
+    pub(crate) issuer: Issuer,
     /// Other kernels, whose delegations and closes count.
     pub(crate) kernels: Vec<Peer>,
     /// Name of this kernel's key.
@@ -360,6 +364,8 @@ pub(crate) struct OpenCall {
     pub(crate) position: u64,
     /// The tool, if it is one that is called.
     pub(crate) tool: Option<Text<128>>,
+    /// The random bytes of the payload object that the call commits to.
+    pub(crate) salt: [u8; SALT_BYTES],
     /// What a drop records; `None` once an outcome is on its way.
     pub(crate) if_dropped: Option<Report>,
     /// What observers see of the call: its own span, and once it is made that of its dispatch.

@@ -1,15 +1,23 @@
 //! The kernel's key: what signs records, and the file it is read from.
 //!
-//! The private half never leaves the signer, stands in no message, and is wiped when dropped.
+//! The private half never leaves the signer, stands in no message, and is wiped when dropped. It may be in a process of
+//! its own, see [`ProcessSigner`]: then nothing that gets hold of the kernel's process gets hold of the key.
 
-use std::fs::{File, OpenOptions};
+mod harden;
+mod process;
+
+use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use sift_spec::note::{KeyError, KeyType, SignerKey, VerifierKey};
 use sift_spec::types::KeyName;
 use zeroize::Zeroizing;
+
+pub use harden::{harden_process, lock_memory};
+pub use process::{ProcessSigner, SIGN_PROTOCOL, serve};
 
 /// Longest key file in bytes.
 const KEY_FILE_BYTES_MAX: u64 = 1024;
@@ -27,6 +35,16 @@ pub trait Signer: Send + Sync + 'static {
     /// # Errors
     /// When the key cannot be used now. The kernel then halts.
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError>;
+}
+
+impl<S: Signer + ?Sized> Signer for Box<S> {
+    fn verifier(&self) -> &VerifierKey {
+        (**self).verifier()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+        (**self).sign(message)
+    }
 }
 
 /// The key could not be used.
@@ -63,6 +81,14 @@ pub enum KeyFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Somebody else can put another key in its place.
+    #[error("{path}: {why}")]
+    Place {
+        /// The file, or its directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: &'static str,
+    },
     /// Not the text of a key.
     #[error("{path}: {error}")]
     Key {
@@ -79,12 +105,36 @@ pub enum KeyFileError {
 /// Reads a signer key, one line `PRIVATE+KEY+name+id+base64`, from a file that only its owner may read.
 ///
 /// # Errors
-/// When the file cannot be read, others can read it, or it holds no key.
+/// When the file cannot be read, others can read or replace it, it is a link, belongs to another user, or holds no key.
 pub fn read_key(path: &Path) -> Result<SignerKey, KeyFileError> {
     let io = |error| KeyFileError::Io { path: path.to_owned(), error };
-    let file = File::open(path).map_err(io)?;
+    let place = |path: &Path, why| KeyFileError::Place { path: path.to_owned(), why };
+    if std::fs::symlink_metadata(path).map_err(io)?.is_symlink() {
+        return Err(place(path, "a key is not read through a link; name the file itself"));
+    }
+    // No link that is put there now is followed either, and no pipe is waited for.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io)?;
     // Checked on the open file, so that it is the file that is read.
-    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+    let meta = file.metadata().map_err(io)?;
+    if !meta.is_file() {
+        return Err(place(path, "not a regular file"));
+    }
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(place(path, "this key belongs to another user; run: chown it to the one that reads it"));
+    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir_meta = std::fs::metadata(dir).map_err(io)?;
+    let (dir_mode, dir_owner) = (dir_meta.permissions().mode(), dir_meta.uid());
+    // In a sticky directory, such as /tmp, nobody can replace what belongs to others.
+    if dir_mode & 0o022 != 0 && dir_mode & 0o1000 == 0 {
+        return Err(place(dir, "others can replace keys in this directory; run: chmod go-w it"));
+    }
+    if dir_owner != 0 && dir_owner != meta.uid() {
+        return Err(place(dir, "this directory belongs to another user, who can replace keys in it"));
+    }
+    let mode = meta.permissions().mode() & 0o777;
     if mode & OTHERS != 0 {
         return Err(KeyFileError::Permissions { path: path.to_owned(), mode });
     }
@@ -124,6 +174,30 @@ mod tests {
         for mode in [0o640, 0o604, 0o660, 0o666] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read_key(&path), Err(KeyFileError::Permissions { .. })), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_can_replace_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel.key");
+        create_key(&path, "acme.example/kernel".parse().unwrap()).unwrap();
+        let link = dir.path().join("link.key");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let refused = |path: &Path| matches!(read_key(path), Err(KeyFileError::Place { .. }));
+        assert!(refused(&link) && refused(dir.path()) && !refused(&path));
+        let mode =
+            |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        for (bits, bad) in [(0o777, true), (0o770, true), (0o702, true), (0o1777, false), (0o755, false)] {
+            mode(bits);
+            assert_eq!(refused(&path), bad, "{bits:o}");
+        }
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(refused(&path), "another user's");
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+            std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+            assert!(refused(&path), "in another user's directory");
         }
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Pending {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     store: Arc<Store>,
-    signer: Box<dyn Signer>,
+    signer: Arc<dyn Signer>,
     ledger: Ledger,
     /// Runs without a `close`.
     lines: HashMap<RunId, Line>,
@@ -101,7 +101,7 @@ impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
         store: Arc<Store>,
-        signer: Box<dyn Signer>,
+        signer: Arc<dyn Signer>,
         ledger: (u64, Ledger),
     ) -> Self {
         let (snapshot, ledger) = ledger;

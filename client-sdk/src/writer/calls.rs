@@ -130,6 +130,8 @@ impl Writer {
                 run: run.id,
             }))
         });
+        // An object starts with its salt.
+        let salt = payload.as_bytes().first_chunk().copied().unwrap_or_default();
         self.keep(position, [object, payload]);
         let open = (effect != Effect::Deny).then(|| {
             let why = if waiting.is_some() {
@@ -152,6 +154,7 @@ impl Writer {
                 intent: intent_seq,
                 position,
                 tool,
+                salt,
                 if_dropped: Some(why),
                 span: tracing::Span::none(),
             }

@@ -6,10 +6,13 @@ mod approvals;
 mod approvals_several;
 mod budgets;
 mod bundles;
+mod capability;
 mod delegation;
 mod delegation_processes;
 mod halts;
 mod harness;
+mod hook;
+mod isolation;
 mod log;
 #[cfg(feature = "otlp")]
 mod otlp;

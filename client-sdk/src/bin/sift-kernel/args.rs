@@ -50,10 +50,12 @@ pub(crate) enum Command {
     Replay(Replay),
     /// Run the kernel as a process of its own, for agents in any language.
     Serve(Serve),
-    /// List the held calls that wait for an approval.
-    Approvals(InDir),
-    /// Show a held call exactly, and answer it with a signed statement.
+    /// List, show, watch and answer the held calls that wait for approvals.
+    Approvals(Approvals),
+    /// Answer a held call that is named by its request file.
     Approve(Approve),
+    /// Hold a key in this process and sign for a kernel in another (sift/sign@v1 on standard input and output).
+    Signer(SignerArgs),
     /// Collect the evidence of runs into packs that verify offline.
     Evidence(Evidence),
     /// List the runs of a kernel.
@@ -265,6 +267,65 @@ pub(crate) struct Serve {
     /// Longest request in bytes, at most 50331648; a longer one is passed over.
     #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
     pub(crate) line_bytes: usize,
+}
+
+/// Without a subcommand: list.
+#[derive(Debug, Arguments)]
+pub(crate) struct Approvals {
+    /// The kernel's directory.
+    #[arg(long, global = true, default_value = ".")]
+    pub(crate) dir: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<ApprovalsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalsCommand {
+    /// List the calls that wait, with the time that is left and whose approval is missing.
+    List,
+    /// Show a call: exactly the bytes that will run, who has approved, and the digest that approvers sign.
+    Show {
+        /// The call: RUN.SEQ, or a part of it that no other call has.
+        call: String,
+    },
+    /// Approve a call. On a terminal it asks for the first digits of the digest.
+    Approve(AnswerArgs),
+    /// Refuse a call: it never runs, whoever else approved it.
+    Refuse(AnswerArgs),
+    /// Tell of calls as they come, are approved and go.
+    Watch {
+        /// End after so many seconds; else when interrupted.
+        #[arg(long)]
+        seconds: Option<u64>,
+    },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct AnswerArgs {
+    /// The call: RUN.SEQ, or a part of it that no other call has.
+    pub(crate) call: String,
+    /// The approver's key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// The role in which to answer, where the call needs approvals of several.
+    #[arg(long)]
+    pub(crate) role: Option<Word>,
+    /// Digest of what was shown, as `approvals show` prints it, instead of a question on the terminal.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) shown: Option<String>,
+}
+
+/// The kernel starts it, as kernel.toml says:
+/// signer = { command = ["sift-kernel", "signer", "--key", "/etc/sift/kernel.key"], vkey = "..." }
+#[derive(Debug, Arguments)]
+pub(crate) struct SignerArgs {
+    /// The key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Go on where the limit on locked memory does not let the key be kept out of swap.
+    #[arg(long)]
+    pub(crate) allow_swap: bool,
 }
 
 #[derive(Debug, Arguments)]

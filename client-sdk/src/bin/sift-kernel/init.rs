@@ -32,6 +32,7 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
     let file = KernelFile {
         log_url: log_url.clone(),
         connect,
+        signer: None,
         mode,
         spool,
         approvers,

@@ -3,7 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod approve;
+mod approvals;
 mod args;
 mod evidence;
 mod exit;
@@ -13,6 +13,7 @@ mod policy;
 mod replay;
 mod runs;
 mod serve;
+mod signer;
 mod tally;
 mod telemetry;
 
@@ -30,6 +31,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    // Before any key is read.
+    sift_client::signer::harden_process().map_err(environment)?;
     match args.command {
         Command::Init(init) => init::init(&init, args.json),
         Command::Keygen(keygen) => init::keygen(&keygen, args.json),
@@ -41,8 +44,9 @@ fn run(args: Args) -> Result<(), Failure> {
             runtime.shutdown_background();
             served
         }
-        Command::Approvals(list) => approve::list(&list, args.json),
-        Command::Approve(approve) => approve::approve(&approve, args.json),
+        Command::Approvals(args_of) => approvals::approvals(&args_of, args.json),
+        Command::Approve(approve) => approvals::approve(&approve, args.json),
+        Command::Signer(args_of) => signer::signer(&args_of),
         Command::Evidence(evidence) => runtime()?.block_on(evidence::evidence(&evidence, args.json)),
         Command::Runs(list) => runs::runs(&list, args.json),
         Command::Halt(halt) => halt::halt(&halt, args.json),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sift_client::config::{KEY_FILE, KernelFile};
+use sift_client::config::KernelFile;
 use sift_client::recording::{self, Assistant, Conversation, MessageKind, RecordedCall};
 use sift_client::{
     Answered, CloseReason, Denial, Held, Kernel, ModelCall, OpenRun, OpenRunError, Payload, Permit,
@@ -57,13 +57,13 @@ pub(crate) async fn replay(args: &Replay, json: bool) -> Result<(), Failure> {
     let approvers = args.approve_with.iter().map(|path| sift_client::signer::read_key(path));
     let approvers = approvers.collect::<Result<_, _>>().map_err(environment)?;
     let file = KernelFile::read(&args.dir).map_err(environment)?;
+    let key = file.signer(&args.dir).map_err(environment)?;
     let mut config = file.config(&args.dir, &args.bundle).map_err(environment)?;
     config.build = concat!("sift-kernel/", env!("CARGO_PKG_VERSION"), " replay").to_owned();
     if let Some(mode) = args.mode {
         config.mode = mode.into();
     }
     let mode = config.mode;
-    let key = sift_client::signer::read_key(&args.dir.join(KEY_FILE)).map_err(environment)?;
     let kernel = Kernel::open(config, key, SystemClock).await.map_err(environment)?;
 
     let start = Instant::now();

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde_json::json;
-use sift_client::config::{KEY_FILE, KernelFile};
+use sift_client::config::KernelFile;
 use sift_client::serve::{Door, Group, LINE_BYTES_MAX, Limits, PROTOCOL, Server, listen};
 use sift_client::{Kernel, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +26,7 @@ pub(crate) async fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     };
     let group = args.group.as_deref().map(Group::find).transpose().map_err(environment)?;
     let file = KernelFile::read(&args.dir).map_err(environment)?;
+    let key = file.signer(&args.dir).map_err(environment)?;
     let mut config = file.config(&args.dir, &args.bundle).map_err(environment)?;
     config.build = concat!("sift-kernel/", env!("CARGO_PKG_VERSION"), " serve").to_owned();
     if let Some(mode) = args.mode {
@@ -41,7 +42,6 @@ pub(crate) async fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
         }
         None => None,
     };
-    let key = sift_client::signer::read_key(&args.dir.join(KEY_FILE)).map_err(environment)?;
     let kernel = Kernel::open(config, key, SystemClock).await.map_err(environment)?;
     let server = Server::new(kernel.clone(), limits, args.agents.clone());
 
