@@ -113,6 +113,9 @@ pub struct Config {
     pub spool: SpoolLimits,
     /// How long a run may be silent before the kernel records that it is alive; `None` for never.
     pub beat: Option<Duration>,
+    /// How long runs that an earlier process left open wait to be resumed ([`crate::Kernel::resume_run`]); then they are
+    /// closed as abandoned. Zero, the default, closes them at once.
+    pub resume: Duration,
     /// How often the approvals folder and the bundle's folder are looked at.
     pub poll: Duration,
     /// Name and version of the program that embeds the kernel, for the field `build` of `open` records.
@@ -136,6 +139,7 @@ impl Config {
             mode: Mode::default(),
             spool: SpoolLimits::default(),
             beat: Some(Duration::from_secs(60)),
+            resume: Duration::ZERO,
             poll: Duration::from_millis(200),
             build: concat!("sift-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -187,6 +191,9 @@ pub struct KernelFile {
     /// Where spans are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otlp: Option<OtlpFile>,
+    /// How many seconds runs that an earlier process left open wait to be resumed; 0 closes them at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resume_seconds: u64,
     /// Who may answer held calls.
     #[serde(default, rename = "approver")]
     pub approvers: Vec<ApproverEntry>,
@@ -326,10 +333,15 @@ impl KernelFile {
             kernels,
             mode: self.mode,
             spool: self.spool,
+            resume: Duration::from_secs(self.resume_seconds),
             connect: self.connect,
             ..config
         })
     }
+}
+
+const fn is_zero(seconds: &u64) -> bool {
+    *seconds == 0
 }
 
 fn is_default(connect: &Connect) -> bool {

@@ -295,6 +295,27 @@ pub enum DelegateError {
     Record(#[from] RecordError),
 }
 
+/// Why a run was not resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The kernel, or the run, does not go on.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// What an earlier process knew of it cannot be folded from the records, so it was closed as abandoned.
+    #[error("run {run} cannot be resumed and was closed: {why}")]
+    Cannot {
+        /// The run.
+        run: RunId,
+        /// What is missing.
+        why: String,
+    },
+    /// No run of an earlier process, resumed already, or nobody came within the grace time.
+    #[error(
+        "run {0} does not wait to be resumed: it is closed, was resumed, or resume_seconds in kernel.toml is too short"
+    )]
+    NotWaiting(RunId),
+}
+
 /// Why a proposal cannot be recorded. The caller is at fault; nothing happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {

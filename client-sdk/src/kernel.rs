@@ -21,10 +21,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Control, KernelStatus};
 use crate::delegation::Delegated;
-use crate::error::{BundleError, OpenError, OpenRunError, Stop, WaitError};
+use crate::error::{BundleError, OpenError, OpenRunError, ResumeError, Stop, WaitError};
 use crate::halt::{HaltScope, Halted};
 use crate::log::LogClient;
 use crate::permit::Child;
+use crate::resume::Resumable;
 use crate::run::Run;
 use crate::shared::{Progress, Shared};
 use crate::signer::Signer;
@@ -85,7 +86,8 @@ impl OpenRun {
 
 impl Kernel {
     /// Opens the kernel of a directory: checks that everything it needs is there, closes the runs that an earlier
-    /// process left open (their unfinished calls become `unknown`), and starts to upload what is not in the log.
+    /// process left open (their unfinished calls become `unknown`) or lets them wait to be resumed ([`Config::resume`]),
+    /// and starts to upload what is not in the log.
     ///
     /// Must be called on a tokio runtime with time and I/O enabled.
     ///
@@ -141,7 +143,10 @@ impl Kernel {
             stop: OnceLock::new(),
             stopwatch: Stopwatch::default(),
             tried: AtomicBool::new(false),
+            trouble: Mutex::default(),
             roll: Mutex::default(),
+            resume_ms: u64::try_from(config.resume.as_millis()).unwrap_or(u64::MAX),
+            waiting: Mutex::default(),
             halts: watch::Sender::new(()),
         });
         let mut writer = Writer::new(Arc::clone(&shared), Arc::clone(&store), signer, store.ledger()?);
@@ -204,6 +209,25 @@ impl Kernel {
         let (reply, answer) = oneshot::channel();
         let build = self.inner.build.clone();
         shared.send(Op::Open(writer::OpenRun { agent, labels, parent, delegation, run, build, reply }))?;
+        let run = shared.answer(answer).await??;
+        Ok(Run::new(Arc::clone(shared), run))
+    }
+
+    /// Runs that an earlier process left open and that wait to be resumed, oldest first.
+    #[must_use]
+    pub fn resumable(&self) -> Vec<Resumable> {
+        self.inner.shared.resumable()
+    }
+
+    /// Continues a run that an earlier process left open: the same chain, counters, facts and limits. What was under way
+    /// then has ended as unknown, and calls that waited for approval as cancelled. A `beat` record says when it went on.
+    ///
+    /// # Errors
+    /// When it does not wait to be resumed, and why; or the kernel has stopped.
+    pub async fn resume_run(&self, run: RunId) -> Result<Run, ResumeError> {
+        let (reply, answer) = oneshot::channel();
+        let shared = &self.inner.shared;
+        shared.send(Op::Resume { run, reply })?;
         let run = shared.answer(answer).await??;
         Ok(Run::new(Arc::clone(shared), run))
     }

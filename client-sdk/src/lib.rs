@@ -92,6 +92,7 @@ pub mod otlp;
 mod permit;
 pub mod policy;
 pub mod recording;
+mod resume;
 mod run;
 pub mod serve;
 mod shared;
@@ -113,7 +114,7 @@ pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock, utc};
 pub use config::{Approver, Config, Mode, Peer, SpoolLimits};
 pub use error::{
     BundleError, CallError, DelegateError, DelegationRefused, DispatchError, EvidenceError, OpenError,
-    OpenRunError, ProposeError, RunError, Stop, WaitError, cause_name,
+    OpenRunError, ProposeError, ResumeError, RunError, Stop, WaitError, cause_name,
 };
 pub use files::{read_plain, write_new, write_whole};
 pub use halt::{HaltScope, Halted};
@@ -121,6 +122,7 @@ pub use held::{Answered, Held};
 pub use hook::{ApprovalHook, Ask, Hook};
 pub use kernel::{Kernel, OpenRun};
 pub use permit::{Child, Done, InFlight, Permit};
+pub use resume::Resumable;
 pub use run::{Denial, Run, Verdict};
 pub use sift_spec::record::{CloseReason, Delegate, Effect, HaltCause, Status};
 pub use signer::{SignError, Signer};

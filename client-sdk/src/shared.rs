@@ -20,6 +20,7 @@ use crate::config::{Approver, Mode, Peer, SpoolLimits};
 use crate::error::{CallError, Stop, WaitError};
 use crate::halt::Roll;
 use crate::hook::Hook;
+use crate::resume::Waiting;
 use crate::timings::Stopwatch;
 use crate::writer::{Finish, Op};
 
@@ -72,7 +73,12 @@ pub(crate) struct Shared {
     pub(crate) stopwatch: Stopwatch,
     /// Whether the uploader has tried once. Until then the age of a backlog says nothing about the log.
     pub(crate) tried: AtomicBool,
+    /// Why the log took nothing when it was last tried.
+    pub(crate) trouble: Mutex<Option<String>>,
     pub(crate) roll: Mutex<Roll>,
+    /// How long runs of an earlier process wait to be resumed; 0 for not at all.
+    pub(crate) resume_ms: u64,
+    pub(crate) waiting: Mutex<Waiting>,
     /// Sent after every halt, so that calls under way look whether it is theirs.
     pub(crate) halts: watch::Sender<()>,
 }
@@ -229,21 +235,33 @@ impl Shared {
         }
     }
 
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Why the log took nothing when it was last tried, in words that follow others.
+    fn because(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|why| format!("; the log: {why}")).unwrap_or_default()
+    }
+
     /// Whether the log is further behind than allowed, with so many more records.
     pub(crate) fn behind(&self, lag: &Lag, more: u64, now: UnixMillis) -> Option<Stop> {
         let halted = |cause, detail| Some(Stop::Halted { cause, detail });
         if lag.records.saturating_add(more) > self.spool.records_max {
-            return halted(HaltCause::LogBehind, format!("{} records are not in the log", lag.records));
+            let detail = format!("{} records are not in the log{}", lag.records, self.because());
+            return halted(HaltCause::LogBehind, detail);
         }
         if lag.bytes.saturating_add(more) > self.spool.bytes_max {
-            let detail = format!("the spool is full: {} bytes are not in the log", lag.bytes);
+            let detail =
+                format!("the spool is full: {} bytes are not in the log{}", lag.bytes, self.because());
             return halted(HaltCause::Spool, detail);
         }
         let age_ms = now.get().saturating_sub(lag.oldest?.get());
         let late = age_ms > self.spool.seconds_max.saturating_mul(1000) && self.tried.load(Ordering::Relaxed);
         late.then(|| Stop::Halted {
             cause: HaltCause::LogBehind,
-            detail: format!("a record has not been in the log for {} s", age_ms / 1000),
+            detail: format!("a record has not been in the log for {} s{}", age_ms / 1000, self.because()),
         })
     }
 
@@ -321,7 +339,8 @@ impl Shared {
             }
             let waited_ms = self.clock.now().get().saturating_sub(start);
             if waited_ms > self.spool.seconds_max.saturating_mul(1000) {
-                let detail = format!("the log gave no receipt within {} seconds", self.spool.seconds_max);
+                let (limit, because) = (self.spool.seconds_max, self.because());
+                let detail = format!("the log gave no receipt within {limit} seconds{because}");
                 return Err(self.halt_run(run, HaltCause::LogBehind, detail).await);
             }
             // The clock may be a simulated one, so it is looked at now and then.

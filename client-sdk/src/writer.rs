@@ -13,6 +13,7 @@ mod line;
 mod ops;
 mod receipts;
 mod recovery;
+mod resume;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -155,6 +156,7 @@ impl Writer {
             Op::Delegate { run, intent, reply } => self.delegate(run, intent, reply),
             Op::Halt { run, cause, detail, reply } => self.halt(run, cause, &detail, reply),
             Op::Tick => self.tick(),
+            Op::Resume { run, reply } => self.resume(run, reply),
             Op::Beat { silent_ms } => self.beat(silent_ms),
             Op::Close(close) => self.close_run(close),
             Op::Logged(logged) => self.logged(logged),

@@ -90,6 +90,35 @@ async fn killed_at(stage: &Stage, point: &str, pass: u32, acts: usize, mode: &'s
     found
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_goes_on_and_its_pack_verifies() {
+    let stage = Stage::new().await;
+    for (point, acted) in
+        [("after-commit-intent:3", 2), ("after-dispatch:3", 3), ("after-commit-outcome:4", 4)]
+    {
+        let life = stage.life("spool");
+        let output = tokio::task::block_in_place(|| life.live(None, Some(point)));
+        assert!(!output.status.success(), "{point}: {output:?}");
+        let mut config = life.config();
+        config.resume = std::time::Duration::from_secs(600);
+        let kernel =
+            sift_client::Kernel::open(config, stage.scene.key(), sift_client::SystemClock).await.unwrap();
+        let waiting = kernel.resumable();
+        assert_eq!(waiting.len(), 1, "{point}");
+        let run = kernel.resume_run(waiting[0].run).await.unwrap();
+        for n in 0..3 {
+            life.act_in(&run, &format!("after_{n}")).await;
+        }
+        run.close(sift_client::CloseReason::Done).await.unwrap();
+        let found = life.judge_open(&kernel, point).await;
+        println!("{point}: {found:?}");
+        assert_eq!((found.acted, found.ok + found.unknown), (acted + 3, found.let_through), "{point}");
+        let runs = kernel.store().runs().unwrap();
+        assert_eq!(runs[0], run.id(), "{point}: the same run");
+        kernel.close().await;
+    }
+}
+
 #[test]
 fn the_key_is_not_in_what_a_child_prints() {
     // The child is given its key in the environment; nothing of it may come out in messages.

@@ -126,6 +126,12 @@ impl Life<'_> {
         command.output().unwrap()
     }
 
+    /// One more act in a run of this life.
+    pub(crate) async fn act_in(&self, run: &Run, id: &str) {
+        let Verdict::Permitted(permit) = run.propose(call("act", id)).await.unwrap() else { panic!() };
+        dispatch(permit, run, &self.effects()).await.unwrap();
+    }
+
     pub(crate) fn config(&self) -> Config {
         let scene = &self.stage.scene;
         let mut config = config(&self.kernel_dir(), scene.log.http.url(), scene.log.trust());

@@ -17,7 +17,7 @@ use super::Logged;
 use crate::approval::Waiting;
 use crate::call::{Prepared, Report};
 use crate::delegation::Delegated;
-use crate::error::{DelegateError, OpenRunError, ProposeError, RunError, Stop, WaitError};
+use crate::error::{DelegateError, OpenRunError, ProposeError, ResumeError, RunError, Stop, WaitError};
 use crate::shared::{Decided, OpenCall, RunShared};
 use crate::store::Fork;
 
@@ -44,6 +44,11 @@ pub(crate) enum Op {
         cause: HaltCause,
         detail: String,
         reply: Option<oneshot::Sender<()>>,
+    },
+    /// Gives a run of an earlier process to somebody who goes on with it.
+    Resume {
+        run: RunId,
+        reply: oneshot::Sender<Result<Arc<RunShared>, ResumeError>>,
     },
     /// Looks at the clock: one that went back halts the kernel, and runs that have lasted too long are halted.
     Tick,

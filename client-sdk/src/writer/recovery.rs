@@ -1,18 +1,24 @@
-//! The start: what an earlier process left is folded from the records, and its runs are closed.
+//! The start: what an earlier process left is folded from the records, and its runs are closed or wait to be resumed.
 //!
 //! Every signed record that was answered is in the store, so nothing is lost. A call that was let through and has no
 //! outcome may have acted: its outcome is `unknown` and its hold is settled in full. A call that still waited for an
-//! approval cannot have acted: it is cancelled. The runs are closed as abandoned.
+//! approval cannot have acted: it is cancelled. Then the runs are closed as abandoned; or, where [`crate::Config`] grants
+//! a grace time, those that can go on wait for somebody who resumes them, and are closed when nobody has come.
+//!
+//! A run goes on only as the same run: its counters, facts and counts of identical calls are folded from the records and
+//! the payload objects, as an auditor folds them. What needs an object that was erased cannot be folded.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sift_rules::ledger::{self, Ledger};
-use sift_rules::{LedgerError, RunState};
+use sift_rules::{CallInput, LedgerError, RunState};
 use sift_spec::entry::Entry;
 use sift_spec::meter::Amounts;
 use sift_spec::note::Note;
-use sift_spec::record::{Answer, Body, CloseReason, Effect, HaltCause, Record, Statement, Status};
-use sift_spec::types::{Hash, RunId, UnixMillis};
+use sift_spec::payload::{Commitment, SALT_BYTES};
+use sift_spec::record::{Answer, Body, Call, CloseReason, Effect, HaltCause, Record, Statement, Status};
+use sift_spec::types::{Hash, RunId, Seq, UnixMillis};
 
 use super::line::Waits;
 use super::{Finish, Line, LiveCall, Pending, Writer};
@@ -22,14 +28,26 @@ use crate::call::Report;
 use crate::clock::STEP_BACK_MS_MAX;
 use crate::error::{OpenError, Stop};
 use crate::shared::RunShared;
+use crate::store::StoredRecord;
 
 impl Writer {
     /// Rebuilds what an earlier process knew, then closes the runs that it left open.
     pub(crate) fn recover(&mut self) -> Result<(), OpenError> {
         self.position = self.store.next_position()?;
-        self.fold_ledger()?;
-        for run in self.store.live_runs()? {
-            self.fold_run(run)?;
+        let live = self.store.live_runs()?;
+        let resumes = self.shared.resume_ms > 0;
+        let mut missing = self.fold_ledger(if resumes { &live } else { &[] })?;
+        let mut runs = Vec::new();
+        for run in live {
+            let records = self.store.run(run)?;
+            runs.push((opened(run, records.first())?, run, records));
+        }
+        // Runs above others come first, so that those below find them.
+        runs.sort_by_key(|(depth, run, _)| (*depth, *run));
+        for (_, run, records) in runs {
+            if let Some(why) = self.fold_run(run, records, resumes)? {
+                missing.entry(run).or_insert(why);
+            }
         }
         let time = self.shared.clock.now();
         for unlogged in self.store.unlogged(0, usize::MAX, usize::MAX, |_| true)? {
@@ -43,15 +61,16 @@ impl Writer {
         if behind_ms > STEP_BACK_MS_MAX {
             return Err(OpenError::Clock { behind_ms });
         }
-        self.abandon()
+        self.take_over(&missing, time)
     }
 
-    /// Applies the records since the last snapshot to the ledger, in the order in which they were made.
-    fn fold_ledger(&mut self) -> Result<(), OpenError> {
+    /// Applies the records since the last snapshot to the ledger, in the order in which they were made. For runs that may
+    /// go on it counts identical calls too; returns those for which it cannot.
+    fn fold_ledger(&mut self, resumable: &[RunId]) -> Result<BTreeMap<RunId, String>, OpenError> {
         let from = self.snapshot;
-        let mut failure = None;
+        let (mut failure, mut missing) = (None, BTreeMap::new());
         self.time = self.time.max(self.ledger.time());
-        let (ledger, time) = (&mut self.ledger, &mut self.time);
+        let (ledger, time, store) = (&mut self.ledger, &mut self.time, &self.store);
         // The last record says what time it was, also when the snapshot is as new as it.
         let look_from = from.min(self.position.saturating_sub(1));
         self.store.records_from(look_from, |position, entry| {
@@ -63,18 +82,33 @@ impl Writer {
                 if position < from {
                     return Ok(());
                 }
+                let mut identity = None;
+                if let (Body::Intent(intent), true) = (&record.body, resumable.contains(&record.run))
+                    && let Call::Tool(tool) = &intent.call
+                {
+                    match content(&store.objects(position)?, &tool.args) {
+                        Some(args) => identity = Some(sift_rules::identity(tool.name.as_str(), args)),
+                        None => drop(missing.insert(record.run, erased(record.seq))),
+                    }
+                }
                 // The ledger counts at the latest time of all runs, as it did when the record was made.
-                apply(ledger, &record, *time).map_err(|why| OpenError::Contradiction { position, why })
+                apply(ledger, &record, identity, *time).map_err(|why| OpenError::Contradiction { position, why })
             });
             failure = folded.err();
         })?;
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(missing), Err)
     }
 
-    /// Rebuilds the end of a run from its records.
-    fn fold_run(&mut self, run: RunId) -> Result<(), OpenError> {
+    /// Rebuilds the end of a run from its records, and what policies see of it where it may go on. Returns why it cannot.
+    fn fold_run(
+        &mut self,
+        run: RunId,
+        records: Vec<StoredRecord>,
+        resumes: bool,
+    ) -> Result<Option<String>, OpenError> {
         let mut line: Option<Line> = None;
-        for stored in self.store.run(run)? {
+        let (mut cannot, mut inputs) = (None, BTreeMap::new());
+        for stored in records {
             let position = stored.position;
             let (entry, record) = parse(position, stored.entry)?;
             let wrong = |why: &str| OpenError::Contradiction { position, why: why.to_owned() };
@@ -86,9 +120,18 @@ impl Writer {
                 let state =
                     RunState::new(agent.clone(), run, depth, record.time, labels, rules.bundle().facts());
                 let place = (depth, open.limits.clone());
-                let shared = RunShared::new(run, agent, None, state, record.time, place, rules);
+                let here = open.parent.filter(|_| open.delegation.is_none());
+                let above = here.and_then(|parent| self.lines.get(&parent.run));
+                let above = above.map(|line| Arc::clone(&line.run));
+                if here.is_some() && above.is_none() {
+                    cannot = Some("the run above it is closed".to_owned());
+                }
+                let shared = RunShared::new(run, agent, above, state, record.time, place, rules);
                 // Nothing is decided by a bundle that was not in force at its `open`.
-                stop.into_iter().for_each(|stop| drop(shared.stop(stop)));
+                if let Some(stop) = stop {
+                    cannot = Some(stop.to_string());
+                    shared.stop(stop);
+                }
                 line = Some(Line::new(Arc::new(shared), open.delegation.is_some()));
             }
             let line = line.as_mut().ok_or_else(|| wrong("a run does not start with its open record"))?;
@@ -98,13 +141,24 @@ impl Writer {
             line.last = Some(position);
             *line.census.entry(record.body.kind()).or_default() += 1;
             fold_body(line, &record).ok_or_else(|| wrong("an outcome without a call"))?;
+            if resumes && cannot.is_none() {
+                cannot = fold_state(line, &record, &self.store.objects(position)?, &mut inputs);
+            }
         }
         let line = line.ok_or(OpenError::Contradiction {
             position: 0,
             why: format!("run {run} is open and has no records"),
         })?;
+        if line.halted {
+            cannot = Some("it was halted".to_owned());
+        }
+        {
+            let mut view = line.run.view();
+            view.next = line.next_seq();
+            view.time = line.head.as_ref().map_or(view.time, sift_spec::chain::RunHead::time);
+        }
         self.lines.insert(run, line);
-        Ok(())
+        Ok(cannot)
     }
 
     /// The rules that decide for a run that an earlier process opened. Where its bundle does not load, those in force
@@ -124,8 +178,8 @@ impl Writer {
         }
     }
 
-    /// Closes every run that an earlier process left open.
-    fn abandon(&mut self) -> Result<(), OpenError> {
+    /// Ends what was under way in every run that an earlier process left open; then closes it, or lets it wait.
+    fn take_over(&mut self, missing: &BTreeMap<RunId, String>, now: UnixMillis) -> Result<(), OpenError> {
         let failed = |error: &dyn std::fmt::Display| OpenError::Recovery(error.to_string());
         // Runs below others are closed first: what they settle may count in the close of those above.
         let mut runs: Vec<(u32, RunId)> =
@@ -147,12 +201,74 @@ impl Writer {
             for (seq, report) in reports {
                 self.finish(Finish::new(run, seq, &report, None, None));
             }
+            let line = self.lines.get(&run).map(|line| Arc::clone(&line.run));
+            let waits = line.filter(|_| self.shared.resume_ms > 0 && !missing.contains_key(&run));
+            if let Some(shared) = waits {
+                self.shared.roll().enter(&shared).map_err(|stop| failed(&stop))?;
+                let until = now.get().saturating_add(self.shared.resume_ms);
+                let until = UnixMillis::new(until).unwrap_or(now);
+                self.shared.waiting().insert(run, Ok(until));
+                tracing::info!(%run, "a run that an earlier process left open waits to be resumed");
+                continue;
+            }
+            if let Some(why) = missing.get(&run).filter(|_| self.shared.resume_ms > 0) {
+                tracing::warn!(%run, why, "a run that an earlier process left open cannot be resumed");
+                self.shared.waiting().insert(run, Err(why.clone()));
+            }
             self.try_close(run, CloseReason::Abandoned).map_err(|error| failed(&error))?;
             tracing::info!(%run, "a run that an earlier process left open is closed as abandoned");
         }
         self.commit(false);
         self.shared.stopped().map_or(Ok(()), |stop| Err(failed(&stop)))
     }
+}
+
+/// Depth of a run, by its first record.
+fn opened(run: RunId, first: Option<&StoredRecord>) -> Result<u32, OpenError> {
+    let (position, entry) = first.map_or((0, Vec::new()), |stored| (stored.position, stored.entry.clone()));
+    match parse(position, entry)?.1.body {
+        Body::Open(open) => Ok(open.parent.map_or(0, |parent| parent.depth)),
+        _ => Err(OpenError::Contradiction { position, why: format!("run {run} does not start with open") }),
+    }
+}
+
+fn erased(seq: Seq) -> String {
+    format!("the payload of record {seq} was erased, and what policies see depends on it")
+}
+
+/// What a commitment names among the objects of its record.
+fn content<'a>(objects: &'a BTreeMap<Hash, Vec<u8>>, commitment: &Commitment) -> Option<&'a [u8]> {
+    objects.get(&commitment.digest)?.get(SALT_BYTES..)
+}
+
+/// Takes in what a record changes about what policies see. Returns why it cannot.
+fn fold_state(
+    line: &Line,
+    record: &Record,
+    objects: &BTreeMap<Hash, Vec<u8>>,
+    inputs: &mut BTreeMap<Seq, CallInput>,
+) -> Option<String> {
+    match &record.body {
+        Body::Intent(intent) => {
+            let args = match &intent.call {
+                Call::Tool(tool) => content(objects, &tool.args),
+                Call::Agent(_) | Call::Model(_) => Some(&b""[..]),
+            };
+            let Some(args) = args else { return Some(erased(record.seq)) };
+            let input = CallInput::of(&intent.call, args);
+            line.run.view().state.on_intent(&input, intent.effect());
+            inputs.insert(record.seq, input);
+        }
+        Body::Outcome(outcome) => {
+            let result = outcome.result.as_ref().map(|result| content(objects, result));
+            let Some(result) = result.unwrap_or(Some(&b""[..])) else { return Some(erased(record.seq)) };
+            if let Some(input) = inputs.remove(&outcome.intent) {
+                line.run.view().state.on_outcome(&input, outcome.status, result);
+            }
+        }
+        _ => {}
+    }
+    None
 }
 
 /// A record of this store. Its signature was made here, so it is not checked again.
@@ -198,7 +314,12 @@ fn fold_body(line: &mut Line, record: &Record) -> Option<()> {
 }
 
 /// What a record did to the ledger when it was made.
-fn apply(ledger: &mut Ledger, record: &Record, time: UnixMillis) -> Result<(), String> {
+fn apply(
+    ledger: &mut Ledger,
+    record: &Record,
+    identity: Option<Hash>,
+    time: UnixMillis,
+) -> Result<(), String> {
     let (run, seq) = (record.run, record.seq);
     let text = |error: LedgerError| error.to_string();
     match &record.body {
@@ -210,8 +331,7 @@ fn apply(ledger: &mut Ledger, record: &Record, time: UnixMillis) -> Result<(), S
             ledger.open(&ledger::Open { agent, depth, limits, parent, run, time }).map_err(text)
         }
         Body::Intent(intent) if intent.effect() != Effect::Deny => {
-            // Counts of identical calls are of no use to runs that are about to be closed.
-            let reserve = ledger::Reserve { amounts: intent.reserved, identity: None, run, seq, time };
+            let reserve = ledger::Reserve { amounts: intent.reserved, identity, run, seq, time };
             let reserved = ledger.reserve(&reserve).map_err(text)?;
             reserved.map_err(|refusal| format!("the ledger refuses what it held before: {refusal:?}"))
         }

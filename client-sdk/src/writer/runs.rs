@@ -112,6 +112,7 @@ impl Writer {
         for run in runs {
             self.halt_run(run, HaltCause::WallClock, "the run has lasted as long as its limits allow");
         }
+        self.give_up_waiting(now);
     }
 
     /// Records that runs are alive which have been silent for a while.
@@ -119,7 +120,7 @@ impl Writer {
         let now = self.now();
         let silent = |line: &&Line| {
             let last = line.head.as_ref().map_or(0, |head| head.time().get());
-            !line.halted && now.get().saturating_sub(last) >= silent_ms
+            !line.halted && !self.shared.waits(line.run.id) && now.get().saturating_sub(last) >= silent_ms
         };
         let runs: Vec<RunId> = self.lines.values().filter(silent).map(|line| line.run.id).collect();
         for run in runs {

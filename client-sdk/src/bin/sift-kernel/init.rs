@@ -35,6 +35,7 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
         signer: None,
         mode,
         spool,
+        resume_seconds: 0,
         approvers,
         kernels: Vec::new(),
         otlp: None,
