@@ -107,6 +107,12 @@ impl Follower {
         self.seen.as_ref().is_some_and(|(_, seen)| seen.size == proven.head.size && *seen != proven.head)
     }
 
+    /// Whether the tree of the last checkpoint seen has an entry at `index`.
+    #[must_use]
+    pub fn covers(&self, index: LeafIndex) -> bool {
+        self.seen.as_ref().is_some_and(|(_, seen)| index.get() < seen.size.get())
+    }
+
     /// Takes the new checkpoint as the last one seen, if it extends that.
     ///
     /// # Errors

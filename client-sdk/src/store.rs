@@ -8,7 +8,7 @@
 
 mod batch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -344,6 +344,26 @@ impl Store {
                 each(position.value(), entry.value().1.to_vec());
             }
             Ok(())
+        })
+    }
+
+    /// A record of this store that has one of these places in the log, by its receipt.
+    pub(crate) fn holder(
+        &self,
+        places: &BTreeSet<LeafIndex>,
+    ) -> Result<Option<(u64, LeafIndex)>, StoreError> {
+        if places.is_empty() {
+            return Ok(None);
+        }
+        self.read(|view| {
+            for row in view.open_table(RECEIPTS)?.iter()? {
+                let (position, index) = row?;
+                let index = LeafIndex::new(index.value()).ok().filter(|index| places.contains(index));
+                if let Some(index) = index {
+                    return Ok(Some((position.value(), index)));
+                }
+            }
+            Ok(None)
         })
     }
 

@@ -4,7 +4,7 @@
 //! refused, and a log that contradicts itself. It holds no state that a restart needs: records that were sent twice
 //! have the same place.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sift_spec::api::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BatchResult};
 use sift_spec::record::HaltCause;
-use sift_spec::types::RunId;
+use sift_spec::types::{LeafIndex, RunId};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -25,9 +25,6 @@ use crate::writer::{Logged, Op};
 
 /// Shortest and longest pause before the log is tried again.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=5_000;
-
-/// So many proofs of consistency between two heads that the log signed may fail before it is held to have forked.
-const DOUBTS_MAX: u32 = 3;
 
 /// Longest pause that a log may ask for.
 const RETRY_AFTER_SECONDS_MAX: u64 = 60;
@@ -45,8 +42,6 @@ pub(crate) struct Uploader {
     refused: HashSet<RunId>,
     /// A head that the log signed and that was not proven to extend the last one seen.
     unreconciled: Option<Proven>,
-    /// How many proofs of it have failed.
-    doubts: u32,
 }
 
 /// A record that the log will take later.
@@ -83,7 +78,7 @@ impl Uploader {
         let unreconciled = store.shown()?.map(Follower::resume).transpose();
         let unreconciled = unreconciled.map_err(|why| OpenError::Contradiction { position: 0, why })?;
         let (dir, refused) = (config.dir.clone(), HashSet::new());
-        Ok(Self { shared, store, client, follower, dir, position: 0, refused, unreconciled, doubts: 0 })
+        Ok(Self { shared, store, client, follower, dir, position: 0, refused, unreconciled })
     }
 
     /// Runs until the kernel stops. A kernel that halted still uploads what it has: that is evidence.
@@ -93,6 +88,10 @@ impl Uploader {
         loop {
             let round = self.round().await;
             self.shared.tried.store(true, Ordering::Relaxed);
+            self.shared.set_trouble(match &round {
+                Err(Trouble::Later(why, _)) => Some(why.clone()),
+                _ => None,
+            });
             match round {
                 Ok(true) => pause_ms = *PAUSE_MS.start(),
                 Ok(false) => {
@@ -146,6 +145,7 @@ impl Uploader {
             Trouble::Later(error.to_string(), None)
         })?;
         // 2. Its tree extends the one that was seen before.
+        self.check_places(&proven, &answer.results)?;
         self.reconcile(proven).await?;
         // 3. Only now it counts.
         let again = self.report(&batch, answer.results).await?;
@@ -158,10 +158,38 @@ impl Uploader {
         }
     }
 
+    /// Checks that no record is proven in a place where the log has proven another of this kernel before.
+    fn check_places(&self, proven: &Proven, results: &[BatchResult]) -> Result<(), Trouble> {
+        let places = results.iter().filter_map(|result| match result {
+            BatchResult::Index(index) => Some(*index),
+            BatchResult::Problem(_) => None,
+        });
+        // Records that were sent twice have a place in the tree that was seen, and nobody else's.
+        let known: BTreeSet<LeafIndex> = places.filter(|place| self.follower.covers(*place)).collect();
+        match self.store.holder(&known)? {
+            None => Ok(()),
+            Some((position, place)) => {
+                let why = format!(
+                    "record {position} of this store was proven at index {place}, and now another one is: the log was \
+                     rolled back or rewritten"
+                );
+                Err(self.forked(proven, why))
+            }
+        }
+    }
+
+    fn forked(&self, proven: &Proven, why: String) -> Trouble {
+        let seen = self.follower.seen().unwrap_or_default().to_owned();
+        Trouble::Fork(Fork { seen, shown: proven.note().to_owned(), why })
+    }
+
     /// Takes a head that the log signed as the last one seen, once it is proven to extend that.
     ///
     /// It is kept before the proof is asked for, and nothing goes on without it: a log that signed two histories
-    /// cannot make the kernel forget one of them by not answering. A proof is not signed, so several must fail.
+    /// cannot make the kernel forget one of them by not answering. Only what is signed is evidence: two heads of one size
+    /// that differ, or a head under which another record has the place that a record of this kernel had. A proof that is
+    /// missing or wrong is not, because whoever is on the way can spoil it. Until the heads are reconciled nothing counts as
+    /// logged, and the log is behind.
     async fn reconcile(&mut self, proven: Proven) -> Result<(), Trouble> {
         let mut consistency = None;
         if let Some((old, new)) = self.follower.needs(&proven) {
@@ -186,23 +214,20 @@ impl Uploader {
         }
         match self.follower.advance(&proven, consistency) {
             Ok(()) => {
-                (self.unreconciled, self.doubts) = (None, 0);
+                self.unreconciled = None;
                 Ok(())
             }
             Err(error @ FollowError::Stale) => {
-                (self.unreconciled, self.doubts) = (None, 0);
+                self.unreconciled = None;
                 Err(Trouble::Later(error.to_string(), None))
             }
             Err(error) => {
-                self.doubts += 1;
-                if self.follower.contradicts(&proven) || self.doubts >= DOUBTS_MAX {
-                    let seen = self.follower.seen().unwrap_or_default().to_owned();
-                    let shown = proven.note().to_owned();
-                    return Err(Trouble::Fork(Fork { seen, shown, why: error.to_string() }));
+                if self.follower.contradicts(&proven) {
+                    return Err(self.forked(&proven, error.to_string()));
                 }
-                tracing::error!(%error, doubts = self.doubts, "the log may have two histories");
+                tracing::error!(%error, "the log misbehaves");
                 self.unreconciled = Some(proven);
-                Err(Trouble::Later(error.to_string(), None))
+                Err(Trouble::Later(format!("it misbehaves: {error}"), None))
             }
         }
     }

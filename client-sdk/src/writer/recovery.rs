@@ -92,7 +92,8 @@ impl Writer {
                     }
                 }
                 // The ledger counts at the latest time of all runs, as it did when the record was made.
-                apply(ledger, &record, identity, *time).map_err(|why| OpenError::Contradiction { position, why })
+                apply(ledger, &record, identity, *time)
+                    .map_err(|why| OpenError::Contradiction { position, why })
             });
             failure = folded.err();
         })?;

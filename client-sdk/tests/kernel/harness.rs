@@ -189,6 +189,35 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
+/// What is wrong with an answer of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// The connection ends without an answer.
+    Unreachable,
+    /// The answer is right and late.
+    Slow(u64),
+    /// A status and no problem that the log knows.
+    Status(u16),
+    /// 429 as the log says it.
+    Busy,
+    /// Bytes that are nothing.
+    Garbage,
+    /// More bytes than any answer has.
+    Huge,
+    /// A proof with a hash that is not of it.
+    WrongProof,
+    /// The proof of another leaf, for the right index.
+    OtherLeaf,
+    /// The place and the proof of another run's record.
+    OtherRun,
+    /// A right answer, signed by another log.
+    OtherLog,
+    /// Consistency proofs with a hash that is not of them: what somebody on the way can do.
+    ForgedConsistency,
+    /// Another history of the size that was signed before.
+    SameSize,
+}
+
 /// How the log behaves.
 #[derive(Default)]
 pub(crate) struct Behaviour {
@@ -206,6 +235,8 @@ pub(crate) struct Behaviour {
     pub(crate) mute: AtomicBool,
     /// Puts every record off.
     pub(crate) put_off: AtomicBool,
+    /// What is wrong with its answers.
+    pub(crate) lie: Mutex<Option<Lie>>,
     /// How many requests it has seen.
     pub(crate) requests: std::sync::atomic::AtomicU64,
 }
@@ -282,7 +313,21 @@ impl FakeLog {
             }
             let body: Vec<u8> = bytes.drain(..head + 4 + length).skip(head + 4).collect();
             let target = text.split(' ').nth(1).unwrap().to_owned();
-            let (status, answer) = self.answer(&target, &body);
+            let lie = *self.behaviour.lie.lock().unwrap();
+            match lie {
+                Some(Lie::Unreachable) => return None,
+                Some(Lie::Slow(ms)) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                _ => {}
+            }
+            let (status, answer) = match lie {
+                Some(Lie::Status(status)) => (status, b"<html>sorry</html>".to_vec()),
+                Some(Lie::Busy) => {
+                    (429, serde_json::to_vec(&Problem::new(ProblemKind::RateLimited, "for a test")).unwrap())
+                }
+                Some(Lie::Garbage) => (200, vec![0xfe; 1000]),
+                Some(Lie::Huge) => (200, vec![b' '; 6 << 20]),
+                _ => self.answer(&target, &body),
+            };
             let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n", answer.len());
             stream.write_all(head.as_bytes()).await.ok()?;
             stream.write_all(&answer).await.ok()?;
@@ -311,7 +356,10 @@ impl FakeLog {
                 let problem = Problem::new(ProblemKind::NotFound, "no such tree");
                 return (404, serde_json::to_vec(&problem).unwrap());
             }
-            let hashes = prove_consistency(old, new, &tree).unwrap().0;
+            let mut hashes = prove_consistency(old, new, &tree).unwrap().0;
+            if *self.behaviour.lie.lock().unwrap() == Some(Lie::ForgedConsistency) {
+                hashes.push(sift_spec::hash::leaf_hash(b"forged"));
+            }
             return (200, serde_json::to_vec(&ConsistencyAnswer { old, new, hashes }).unwrap());
         }
         if let Some(digest) = target.strip_prefix("/v1/policies/") {
@@ -343,6 +391,13 @@ impl FakeLog {
         if is(&self.behaviour.roll_back) {
             entries.clear();
         }
+        let lie = *self.behaviour.lie.lock().unwrap();
+        if lie == Some(Lie::SameSize) {
+            // As long as the tree before once these are in it, and not the same.
+            let keep = entries.len().saturating_sub(sent.len());
+            entries.truncate(keep);
+            entries[0] = b"rewritten".to_vec();
+        }
         let mut results = Vec::new();
         for entry in sent {
             if is(&self.behaviour.refuse) || is(&self.behaviour.put_off) {
@@ -369,9 +424,22 @@ impl FakeLog {
             .collect();
         indices.sort_unstable();
         let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
-        let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap().sign(&log_key());
+        let origin = if lie == Some(Lie::OtherLog) { "other.example" } else { "log.example" };
+        let signer = if lie == Some(Lie::OtherLog) { key("other.example", 77) } else { log_key() };
+        let checkpoint = Checkpoint::new(origin.parse().unwrap(), head).unwrap().sign(&signer);
+        // The first record of the tree is another run's, or another leaf altogether.
+        let first = LeafIndex::new(0).unwrap();
+        if matches!(lie, Some(Lie::OtherLeaf | Lie::OtherRun)) {
+            indices = vec![first];
+        }
+        if lie == Some(Lie::OtherRun) {
+            results.iter_mut().for_each(|result| *result = BatchResult::Index(first));
+        }
         let mut proof = prove_multi_inclusion(&indices, tree.size(), &tree).unwrap().0;
         let spoil = &self.behaviour.spoil;
+        if lie == Some(Lie::WrongProof) {
+            proof.push(sift_spec::hash::leaf_hash(b"wrong"));
+        }
         if spoil.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             proof.push(sift_spec::hash::leaf_hash(b"spoilt"));
         }

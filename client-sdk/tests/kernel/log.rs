@@ -8,7 +8,7 @@ use sift_client::{
     Verdict,
 };
 
-use crate::harness::{House, eventually, kinds, last_outcome, open_run, tool};
+use crate::harness::{House, Lie, eventually, kinds, last_outcome, open_run, tool};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -106,7 +106,7 @@ async fn a_refused_record_halts_its_run_and_is_offered_again_after_a_restart() {
 
 #[tokio::test]
 async fn a_log_that_contradicts_itself_halts_the_kernel_for_good() {
-    for rewrite in [true, false] {
+    for same_size in [true, false] {
         let house = House::new("").await;
         let kernel = house.open().await;
         let run = open_run(&kernel).await;
@@ -115,9 +115,14 @@ async fn a_log_that_contradicts_itself_halts_the_kernel_for_good() {
         }
         assert!(kernel.drain(PATIENCE).await);
         let behaviour = &house.log.behaviour;
-        let flag = if rewrite { &behaviour.rewrite } else { &behaviour.roll_back };
-        flag.store(true, Ordering::SeqCst);
-        call(&run).await;
+        if same_size {
+            *behaviour.lie.lock().unwrap() = Some(Lie::SameSize);
+        } else {
+            behaviour.roll_back.store(true, Ordering::SeqCst);
+        }
+        let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
+        // The log may be caught while the call is under way.
+        let _ = permit.dispatch(|| async { Report::ok(Payload::text("x")) }).await;
         eventually("a halt", || kernel.stopped().is_some()).await;
         assert!(matches!(kernel.stopped(), Some(Stop::Halted { cause: HaltCause::LogFork, .. })));
         assert!(matches!(run.propose(tool("read", "{}")).await, Err(ProposeError::Stopped(_))));
@@ -167,8 +172,14 @@ async fn a_signed_head_is_kept_until_it_is_reconciled() {
             assert!(kernel.drain(PATIENCE).await);
             assert!(kernel.store().shown().unwrap().is_none());
         } else {
-            eventually("a fork", || kernel.store().fork().unwrap().is_some()).await;
-            assert_eq!(kernel.store().fork().unwrap().unwrap().shown, shown);
+            // A longer tree that nothing proves to extend the last one is no evidence, and never counts.
+            let run = open_run(&kernel).await;
+            assert!(!kernel.drain(Duration::from_secs(1)).await);
+            assert_eq!(kernel.store().shown().unwrap(), Some(shown));
+            assert!(kernel.store().fork().unwrap().is_none() && kernel.stopped().is_none());
+            house.clock.advance_ms(61_000);
+            let Err(ProposeError::Stopped(stop)) = run.propose(tool("read", "{}")).await else { panic!() };
+            assert!(stop.to_string().contains("it misbehaves"), "{stop}");
         }
     }
 }

@@ -14,12 +14,14 @@ mod harness;
 mod hook;
 mod isolation;
 mod log;
+mod log_table;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod permits;
 mod policy;
 mod program;
 mod restart;
+mod resume;
 mod serve;
 mod simulate;
 mod storms;
