@@ -17,6 +17,7 @@ mod log;
 mod log_table;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod overspend;
 mod permits;
 mod policy;
 mod program;

@@ -5,7 +5,7 @@
 //! tool_calls = 40             # any meter, over as long as the run lasts
 //! micro_usd = 2_000_000
 //! depth = 3                   # deepest nesting of runs
-//! identical_calls = 3         # most calls with the same tool and argument bytes
+//! identical_calls = 3         # most calls with the same tool and argument bytes, whatever comes in between
 //! wall_clock_seconds = 3600   # longest duration of a run
 //!
 //! [agent.hour]                # all runs of one agent name, over the trailing hour
