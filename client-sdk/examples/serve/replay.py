@@ -29,7 +29,6 @@ def compact(value: Any) -> str:
 def calls(messages: list[dict[str, Any]]) -> list[Call]:
     """The calls of a conversation."""
     made: list[Call] = []
-    results = {message["tool_call_id"]: message["content"] for message in messages if message["role"] == "tool"}
     for position, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -38,11 +37,19 @@ def calls(messages: list[dict[str, Any]]) -> list[Call]:
         usage = {"input": -(-len(request.encode()) // 4), "output": -(-len(answer.encode()) // 4)}
         served = {"served": MODEL, "method": "utf8-bytes/4", "usage": usage}
         model = {"provider": "openai", "model": MODEL, "request": request, "max_output": MAX_OUTPUT}
-        made.append(({"model": model}, {"result": answer, "media": "application/json", "model": served}))
+        made.append(({"model": model}, {"status": "ok", "result": answer, "media": "application/json", "model": served}))
+        # The next result of that identifier: models use one more than once.
+        results: dict[str, str] = {}
+        for later in messages[position:]:
+            if later["role"] == "tool":
+                results.setdefault(later["tool_call_id"], later["content"])
         for call in message.get("tool_calls") or []:
             function = call["function"]
             tool = {"name": function["name"], "id": call["id"], "args": function["arguments"]}
-            made.append(({"tool": tool}, {"result": results.get(call["id"]) or "", "media": "application/json"}))
+            result = results.get(call["id"]) or ""
+            # The recorded tools say so when they fail.
+            status = {"status": "error", "why": result} if result.startswith("Error") else {"status": "ok"}
+            made.append(({"tool": tool}, {"result": result, "media": "application/json", **status}))
     return made
 
 
@@ -54,7 +61,7 @@ def converse(kernel: Kernel, conversation: list[Call]) -> list[str]:
         verdict: Answer = kernel.ask("propose", run=run, start=True, **proposal)
         verdicts.append(verdict["is"])
         if verdict["is"] == "started":
-            kernel.ask("finish", handle=verdict["handle"], status="ok", **report)
+            kernel.ask("finish", handle=verdict["handle"], **report)
         elif verdict["is"] == "held":
             kernel.ask("cancel", handle=verdict["handle"])
     kernel.close_run(run)
