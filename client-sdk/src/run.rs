@@ -110,6 +110,12 @@ impl Run {
         &self.run.agent
     }
 
+    /// Resolves when the run is halted, or one above it or the kernel is, for whatever reason. It never resolves for a run
+    /// that goes on.
+    pub fn halted(&self) -> impl Future<Output = Stop> + Send + use<> {
+        Arc::clone(&self.shared).until(Arc::clone(&self.run), Shared::halted)
+    }
+
     /// The bundle that decides for this run, from its opening to its end.
     #[must_use]
     pub fn bundle(&self) -> &PolicyBundle {

@@ -22,7 +22,8 @@
 //! | `delegate` | `handle` of a started call of a sub-agent with `delegate`; once | `delegated`: `note`, with which the other kernel opens the sub-agent's run |
 //! | `finish` | `handle` of a started call; `status`: `ok`, `error`, `timeout` or `unknown`; `why`?: string; `result`?: BYTES; `media`?: media type of the result; `model`?: see below; `close`?: of a sub-agent's run at another kernel | `finished`: `intent`, `outcome` (numbers of the records), `status`, `settled`: amounts by meter, `overspent`?: a meter |
 //! | `cancel` | `handle` of a held or permitted call | `cancelled` |
-//! | `halt` | `run`; `detail`: why | `halted` |
+//! | `halt` | `run`; `detail`: why | `halted`: `detail` |
+//! | `watch` | `run` | `halted`: `detail`, when the run is halted by whomever: give up what is under way |
 //! | `close` | `run`; `reason`?: `done` (the default) or `failed` | `closed`: `settled`; `close`: of a delegated run, its signed entry, for the kernel that delegated it |
 //! | `status` | | `status`: `protocol`, `bundle` (digest), `engine`, `stopped`?, `unlogged`, `runs`: this connection's, `calls`: how many it has open, `limits` |
 //!
@@ -41,7 +42,7 @@
 //! | `permitted` | `run`, `intent` (number of the record), `handle`, `bytes`: BYTES, the exact ones to run; `reserved`: amounts by meter; `max_output`: for a model call, the limit to send |
 //! | `started` | as `permitted`, if the call was started by `"start": true`; else `handle` alone. `child`: for a sub-agent, what opens its run, once |
 //! | `denied` | `run`, `intent`, `reason`: in words for the agent, `rules`: names; `unapproved`: true if it was held first |
-//! | `held` | `run`, `intent`, `handle`, `request`: stem of the request's file name in the kernel's folder `approvals`; `role`, `deadline` (milliseconds since 1970), `rules`, `reasons` |
+//! | `held` | `run`, `intent`, `handle`, `request`: stem of the request's file name in the kernel's folder `approvals`; `approvals`: what it needs, a list of `count` and `role`; `deadline` (milliseconds since 1970), `rules`, `reasons` |
 //! | `error` | `kind`, `fault`: `client`, `run` or `kernel`; `detail`: what is wrong and what to do next |
 //!
 //! `model` in `finish` is what the provider said: `served` (the model), `id`?, `method` (who counted), `usage` with

@@ -24,6 +24,7 @@ pub(super) enum Later {
     GiveUp(Box<Held>),
     Cancel(Box<Permit>),
     Halt { run: Run, detail: String },
+    Watch { run: Run, closed: oneshot::Receiver<()> },
     Close { run: Run, reason: CloseReason },
 }
 
@@ -147,6 +148,17 @@ impl Connection {
         }
     }
 
+    /// Begins to wait for a halt; one request at a time waits for that of a run.
+    pub(super) fn begin_watch(&self, run: Run) -> Result<Later, Failed> {
+        let (close, closed) = oneshot::channel();
+        let mut state = self.open();
+        if state.watched.contains_key(&run.id()) {
+            return Err(Failed::new("wrong_state", Fault::Client, "this run is watched already"));
+        }
+        state.watched.insert(run.id(), close);
+        Ok(Later::Watch { run, closed })
+    }
+
     /// Takes out a call that has not started.
     pub(super) fn begin_cancel(&self, handle: &str) -> Result<Todo, Failed> {
         let mut state = self.open();
@@ -212,12 +224,28 @@ impl Connection {
                 Err(error) => Err(dispatch(error)),
             },
             Later::Halt { run, detail } => match run.halt(&detail).await {
-                Ok(()) => Ok(Answer::Halted {}),
+                Ok(()) => Ok(Answer::Halted { detail: self.why_stopped(&run) }),
                 Err(stop) => Err(stopped(stop)),
             },
+            Later::Watch { run, closed } => {
+                let mut gone = self.gone.subscribe();
+                let stop = tokio::select! {
+                    stop = run.halted() => stop,
+                    _ = closed => Stop::Closed,
+                    _ = gone.wait_for(|gone| *gone) => Stop::Closed,
+                };
+                self.open().watched.remove(&run.id());
+                match stop {
+                    Stop::Halted { .. } => Ok(Answer::Halted { detail: stop.to_string() }),
+                    stop => Err(stopped(stop)),
+                }
+            }
             Later::Close { run, reason } => match run.close(reason).await {
                 Ok(settled) => {
-                    self.open().runs.remove(&run.id());
+                    let mut state = self.open();
+                    state.runs.remove(&run.id());
+                    state.watched.remove(&run.id());
+                    drop(state);
                     let close = self.server.kernel.closing(run.id());
                     let close = close.map_err(|error| Failed::new("kernel", Fault::Kernel, error))?;
                     // Of use to a kernel that delegated it, and to nobody else.
@@ -233,6 +261,13 @@ impl Connection {
                 Err(RunError::Stopped(stop)) => Err(stopped(stop)),
             },
         }
+    }
+
+    fn why_stopped(&self, run: &Run) -> String {
+        run.stopped()
+            .or_else(|| self.server.kernel.stopped())
+            .map(|stop| stop.to_string())
+            .unwrap_or_default()
     }
 
     async fn open_run(&self, open: wire::Open) -> Result<Run, Failed> {

@@ -43,6 +43,8 @@ pub(super) struct Connection {
 pub(super) struct Open {
     pub(super) runs: HashMap<RunId, Run>,
     pub(super) calls: HashMap<String, Slot>,
+    /// Runs whose halt is waited for. Dropping the sender ends that.
+    pub(super) watched: HashMap<RunId, oneshot::Sender<()>>,
     /// Runs being opened and calls being decided: they count against the limits.
     pub(super) opening: usize,
     pub(super) deciding: usize,
@@ -192,6 +194,7 @@ impl Connection {
             Request::Finish(finish) => self.begin_finish(*finish)?,
             Request::Cancel(cancel) => return self.begin_cancel(&cancel.handle),
             Request::Halt(halt) => Later::Halt { run: self.run(halt.run)?, detail: halt.detail },
+            Request::Watch(watch) => self.begin_watch(self.run(watch.run)?)?,
             Request::Close(close) => Later::Close { run: self.run(close.run)?, reason: close.reason() },
             Request::Status(_) => return Ok(Todo::Done(self.status())),
         }))

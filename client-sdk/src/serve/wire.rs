@@ -67,6 +67,7 @@ pub(super) enum Request {
     Finish(Box<Finish>),
     Cancel(Handle),
     Halt(Halt),
+    Watch(Watch),
     Close(Close),
     Status(StatusAsked),
 }
@@ -190,6 +191,12 @@ pub(super) struct Halt {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Watch {
+    pub(super) run: RunId,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Close {
     pub(super) run: RunId,
     #[serde(default)]
@@ -248,7 +255,9 @@ pub(super) enum Answer {
     Held(Box<HeldCall>),
     Finished(Finished),
     Cancelled {},
-    Halted {},
+    Halted {
+        detail: String,
+    },
     Delegated {
         note: String,
     },

@@ -429,6 +429,42 @@ async fn one_agent_is_served_on_standard_input() {
     assert_eq!(ends(&desk.check()[0]), (vec![Status::Unknown], Some(CloseReason::Abandoned)));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_halt_from_outside_reaches_the_client() {
+    let desk = Desk::new().await;
+    let served = Served::start(&desk, &[]);
+    let mut client = served.connect();
+    let run = client.open();
+    let started = client.tool(&run, "read", true);
+    let permitted = client.tool(&run, "read", false);
+    let watch = json!({ "op": "watch", "run": run });
+    client.send(watch.clone());
+    assert_eq!(kind(&client.ask(watch.clone())), "wrong_state");
+    assert_eq!(client.ask(json!({ "op": "status" }))["calls"], 2);
+    let halt = desk.run(&["halt", &run, "--dir", "kernel", "--detail", "enough of it"]);
+    assert!(halt.status.success(), "{halt:?}");
+    let halted = client.read();
+    assert_eq!((&halted["id"], &halted["is"]), (&json!(4), &json!("halted")), "{halted}");
+    assert!(halted["detail"].as_str().unwrap().contains("enough of it"), "{halted}");
+    // What was under way is still reported as it ended, and nothing new starts.
+    assert_eq!(kind(&client.ask(json!({ "op": "start", "handle": permitted["handle"] }))), "not_dispatched");
+    let finish = json!({ "op": "finish", "handle": started["handle"], "status": "unknown", "why": "halted" });
+    assert_eq!(client.ask(finish)["status"], "unknown");
+    // One that is halted already is told at once; one that is closed has no halt any more.
+    assert_eq!(client.ask(watch)["is"], "halted");
+    let other = client.open();
+    client.send(json!({ "op": "watch", "run": other }));
+    client.send(json!({ "op": "close", "run": other }));
+    let mut answers = [client.read()["is"].to_string(), client.read()["is"].to_string()];
+    answers.sort();
+    assert_eq!(answers, ["\"closed\"", "\"error\""]);
+    assert_eq!(kind(&client.ask(json!({ "op": "watch", "run": other }))), "no_such_run");
+    drop(client);
+    served.stop();
+    let runs = desk.check();
+    assert_eq!(ends(&runs[0]), (vec![Status::Cancelled, Status::Unknown], Some(CloseReason::Halted)));
+}
+
 /// The boundary to the agent: a client that runs as another user gets permits, and neither key nor store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_user_is_served_and_reaches_nothing_else() {

@@ -215,13 +215,15 @@ under way at once; answers come as they are ready. BYTES is a string, or {\"base
   {\"id\":5, \"op\":\"wait\",    \"handle\":HANDLE, \"start\"?:true}      for the approver of a held call
   {\"id\":6, \"op\":\"cancel\",  \"handle\":HANDLE}                     a held or permitted call
   {\"id\":7, \"op\":\"halt\",    \"run\":RUN, \"detail\":TEXT}
-  {\"id\":8, \"op\":\"close\",   \"run\":RUN, \"reason\"?:\"done\"|\"failed\"}
-  {\"id\":9, \"op\":\"status\"}
+  {\"id\":8, \"op\":\"watch\",   \"run\":RUN}                           answered when the run is halted, by whomever
+  {\"id\":9, \"op\":\"close\",   \"run\":RUN, \"reason\"?:\"done\"|\"failed\"}
+  {\"id\":10, \"op\":\"status\"}
+And \"delegate\", and members of \"open\", \"agent\", \"finish\" and \"closed\", for a sub-agent that runs at another kernel.
 
 Answers have \"is\": opened {run} | permitted {run, intent, handle, bytes, reserved, max_output?} | started {handle,
 child?, and with \"start\":true what permitted has} | denied {run, intent, reason, rules, unapproved?} | held {run, intent,
-handle, request, role, deadline, rules, reasons} | finished {intent, outcome, status, settled, overspent?} | cancelled | halted |
-closed {settled} | status {protocol, bundle, engine, stopped?, unlogged, runs, calls, limits} | error {kind, fault, detail}.
+handle, request, approvals: [{role, count}], deadline, rules, reasons} | finished {intent, outcome, status, settled, overspent?} |
+cancelled | halted {detail} | closed {settled} | status {protocol, bundle, engine, stopped?, unlogged, runs, calls, limits} | error {kind, fault, detail}.
 Run the very bytes of the permit. A handle works on its own connection only, and each step once. Whoever disconnects
 leaves nothing open: its calls become cancelled (not started) or unknown (started), its runs abandoned.
 Kinds of error: malformed, too_long, no_such_run, no_such_handle, wrong_state, too_many, agent_refused, refused,
