@@ -3,6 +3,7 @@
 use criterion::{Criterion, Throughput};
 use sift_benches::AnyError;
 use sift_benches::decisions::{self, Interpreter};
+use sift_benches::engines::{Cedar, Machine};
 use sift_benches::rules::{self, Language};
 use sift_rules::{CallInput, PolicyBundle, PolicyInput};
 use sift_spec::record::Effect;
@@ -34,12 +35,15 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
     let inputs = decisions::hundred()?;
     group.throughput(Throughput::Elements(inputs.len() as u64));
     for language in Language::ALL {
-        let mut decider = rules::hundred_compiled(language)?.decider();
-        assert!(inputs.iter().all(|input| decider.decide(input).effect == Effect::Allow));
-        group.bench_function(format!("100 rules, {}", language.name()), |bencher| {
-            bencher
-                .iter(|| inputs.iter().filter(|input| decider.decide(input).effect == Effect::Allow).count());
-        });
+        let bundle = rules::hundred_compiled(language)?;
+        for (what, mut decider) in [("", bundle.decider()), (", all run", bundle.decider_unsliced())] {
+            assert!(inputs.iter().all(|input| decider.decide(input).effect == Effect::Allow));
+            group.bench_function(format!("100 rules{what}, {}", language.name()), |bencher| {
+                bencher.iter(|| {
+                    inputs.iter().filter(|input| decider.decide(input).effect == Effect::Allow).count()
+                });
+            });
+        }
     }
     let mut interpreter = Interpreter::new(rules::hundred(Language::Rego))?;
     for input in &inputs {
@@ -47,6 +51,20 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
     }
     group.bench_function("100 rules, regorus's interpreter", |bencher| {
         bencher.iter(|| inputs.iter().map(|input| interpreter.decide(input)).all(|fired| fired.is_ok()));
+    });
+    let mut machine = Machine::new(rules::hundred(Language::Rego))?;
+    for input in &inputs {
+        assert_eq!(machine.decide(input)?, [1, 0, 0]);
+    }
+    group.bench_function("100 rules, regorus's machine", |bencher| {
+        bencher.iter(|| inputs.iter().map(|input| machine.decide(input)).all(|fired| fired.is_ok()));
+    });
+    let cedar = Cedar::new(&rules::hundred(Language::Cedar))?;
+    for input in &inputs {
+        assert!(cedar.decide(input)?);
+    }
+    group.bench_function("100 rules, cedar-policy", |bencher| {
+        bencher.iter(|| inputs.iter().map(|input| cedar.decide(input)).all(|allowed| allowed.is_ok()));
     });
     group.bench_function("input of 100 rules: JSON to regorus's values", |bencher| {
         bencher.iter(|| {

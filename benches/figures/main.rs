@@ -11,13 +11,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use sift_benches::decisions::{self, Interpreter, replay_rate, time_each};
+use sift_benches::decisions::{self, Interpreter, replay_rate, time_each, time_threads};
 use sift_benches::load::{Latency, Plan, Prepared, Sent};
 use sift_benches::log::{ServedLog, enrol};
 use sift_benches::machine::{CpuTime, Machine, Others, timed};
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{self, Language};
-use sift_benches::{AnyError, audit, kernel, percentile, store};
+use sift_benches::{AnyError, audit, engines, kernel, percentile, store};
 use sift_rules::PolicyBundle;
 use sift_spec::record::Effect;
 
@@ -157,28 +157,44 @@ impl Bench<'_> {
 fn decide(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let inputs = decisions::hundred()?;
     let rounds = 2000 / bench.divisor;
+    let us = |times: &[u64]| percentile(times, 0.5) as f64 / 1000.0;
     for (language, what) in [
         (Language::Rego, "decision, 100 rules, Rego, p50"),
         (Language::Cedar, "decision, 100 rules, Cedar, p50"),
     ] {
-        let mut decider = rules::hundred_compiled(language)?.decider();
-        let mut times = time_each(&inputs, rounds, |input| Ok(decider.decide(input).effect))?;
-        times.sort_unstable();
-        table.row(what, "us", Target::AtMost(15.0), percentile(&times, 0.5) as f64 / 1000.0);
+        let bundle = rules::hundred_compiled(language)?;
+        let (times, _) = time_threads(&bundle, &inputs, rounds, 1)?;
+        table.row(what, "us", Target::AtMost(15.0), us(&times));
         let p99 = percentile(&times, 0.99) as f64 / 1000.0;
-        table.notes.push(format!(
-            "decision, 100 rules, {}: p99 {p99:.1} us, from the input's bytes",
-            language.name()
-        ));
+        let mut note =
+            format!("decision, 100 rules, {}: p99 {p99:.1} us, from the input's bytes;", language.name());
+        for threads in [1, 2, 4, 8] {
+            let (times, rate) = time_threads(&bundle, &inputs, rounds / threads, threads)?;
+            note += &format!(" {threads} threads: p50 {:.1} us, {rate:.0}/s in all;", us(&times));
+        }
+        table.notes.push(note.trim_end_matches(';').to_owned());
+        let mut whole = bundle.decider_unsliced();
+        let mut times = time_each(&inputs, rounds / 4, |input| Ok(whole.decide(input).effect))?;
+        times.sort_unstable();
+        table.row("  the same with all rules run, p50", "us", None, us(&times));
     }
-    let mut interpreter = Interpreter::new(rules::hundred(Language::Rego))?;
-    let mut times = time_each(&inputs, rounds / 4, |input| {
-        let allowed = interpreter.decide(input)? == [1, 0, 0];
-        Ok(if allowed { Effect::Allow } else { Effect::Deny })
+    let allows = |allowed: bool| if allowed { Effect::Allow } else { Effect::Deny };
+    let mut row = |what: &str, decide: &mut dyn FnMut(&[u8]) -> Result<Effect, AnyError>| {
+        let mut times = time_each(&inputs, rounds / 4, decide)?;
+        times.sort_unstable();
+        table.row(what, "us", None, us(&times));
+        Ok::<_, AnyError>(())
+    };
+    let policy = rules::hundred(Language::Rego);
+    let (mut interpreter, mut machine) = (Interpreter::new(policy.clone())?, engines::Machine::new(policy)?);
+    let cedar = engines::Cedar::new(&rules::hundred(Language::Cedar))?;
+    row("  the same by regorus's interpreter, p50", &mut |input| {
+        Ok(allows(interpreter.decide(input)? == [1, 0, 0]))
     })?;
-    times.sort_unstable();
-    let p50 = percentile(&times, 0.5) as f64 / 1000.0;
-    table.row("  the same by regorus's interpreter, p50", "us", None, p50);
+    row("  the same by regorus's machine, p50", &mut |input| {
+        Ok(allows(machine.decide(input)? == [1, 0, 0]))
+    })?;
+    row("  the same by cedar-policy, p50", &mut |input| Ok(allows(cedar.decide(input)?)))?;
     for (language, what) in [
         (Language::Rego, "replayed decisions, airline, Rego, all cores"),
         (Language::Cedar, "replayed decisions, airline, Cedar, all cores"),

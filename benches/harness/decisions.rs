@@ -185,6 +185,35 @@ pub fn time_each(
     Ok(times)
 }
 
+/// Decides `rounds` times on all inputs in each of some threads at once, every thread with a decider of its own. Gives
+/// all decisions' times in nanoseconds, sorted, and decisions a second.
+///
+/// # Errors
+/// When a verdict is not to permit.
+pub fn time_threads(
+    bundle: &PolicyBundle,
+    inputs: &[Vec<u8>],
+    rounds: usize,
+    threads: usize,
+) -> Result<(Vec<u64>, f64), AnyError> {
+    let start = Instant::now();
+    let times = std::thread::scope(|scope| {
+        let worker = || {
+            let mut decider = bundle.decider();
+            let times = time_each(inputs, rounds, |input| Ok(decider.decide(input).effect));
+            times.map_err(|error| error.to_string())
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let times =
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err("a panic".to_owned())));
+        times.collect::<Result<Vec<_>, String>>()
+    })?;
+    let rate = (threads * (rounds + 1) * inputs.len()) as f64 / start.elapsed().as_secs_f64();
+    let mut times = times.concat();
+    times.sort_unstable();
+    Ok((times, rate))
+}
+
 /// Makes recorded decisions again, on all cores, until each was made `rounds` times; every verdict is compared. Gives
 /// decisions a second.
 ///

@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod decisions;
+pub mod engines;
 pub mod http;
 pub mod kernel;
 pub mod load;

@@ -61,9 +61,10 @@ use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
-use crate::cedar_value::{Shapes, convert, convert_object};
+use crate::cedar_needs::Needs;
+use crate::cedar_value::{Shapes, Wanted, check, convert, convert_needed, convert_part};
 use crate::explain::{Ended, RuleReport, RuleSet, Site};
-use crate::json;
+use crate::plain;
 use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
@@ -90,8 +91,6 @@ pub(crate) struct CedarDecider {
 struct Shared {
     /// Data by agent.
     agents: BTreeMap<String, Expr>,
-    data: Option<Expr>,
-    data_shapes: Shapes,
     entities: Entities,
     names: Names,
     rules: BTreeMap<String, Rule>,
@@ -121,10 +120,15 @@ struct Rule {
 }
 
 /// The policies that can concern one action.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slice {
     base: PolicySet,
     holds: PolicySet,
+    /// What they refer to of the context; of the data, that is here.
+    needs: Needs,
+    wanted: Wanted,
+    data: Option<Expr>,
+    data_shapes: Shapes,
 }
 
 impl CedarPolicy {
@@ -177,22 +181,20 @@ impl CedarPolicy {
             }
         }
         let groups = schema.is_some();
-        let slice = |action: Option<&EntityUid>| {
-            Slice::of(&policies, |policy| concerns(policy, action, groups)).map_err(in_all)
-        };
-        let whole = Slice::of(&policies, |_| true).map_err(in_all)?;
-        let rest = slice(None)?;
-        let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
-        let slices = slices.collect::<Result<_, CompileError>>()?;
-
         let in_data = |why| CompileError::Setting { file: "data.json".to_owned(), why };
-        let mut data_shapes = Shapes::default();
-        data_shapes.add_object("data", &data).map_err(in_data)?;
+        data.values().try_for_each(check).map_err(in_data)?;
         let agents = data.get("agents").and_then(Value::as_object).into_iter().flatten();
         let agents = agents.filter_map(|(agent, own)| Some((agent.clone(), convert(own).transpose()?)));
         let agents =
             agents.map(|(agent, own)| Ok((agent, own?))).collect::<Result<_, _>>().map_err(in_data)?;
-        let data = if data.is_empty() { None } else { Some(convert_object(&data).map_err(in_data)?) };
+        let slice = |action: Option<&EntityUid>| {
+            Slice::of(&policies, &data, false, |policy| concerns(policy, action, groups)).map_err(in_all)
+        };
+        let whole = Slice::of(&policies, &data, true, |_| true).map_err(in_all)?;
+        let rest = slice(None)?;
+        let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
+        let slices = slices.collect::<Result<_, CompileError>>()?;
+
         let names = Names::new().map_err(in_all)?;
         sites.sort_by(|(set, site, _), (other, beside, _)| {
             (set, &site.file, site.line, &site.rule).cmp(&(other, &beside.file, beside.line, &beside.rule))
@@ -200,23 +202,14 @@ impl CedarPolicy {
         Ok(Self {
             groups,
             policies: sites,
-            shared: Arc::new(Shared {
-                agents,
-                data,
-                data_shapes,
-                entities,
-                names,
-                rules,
-                slices,
-                rest,
-                whole,
-            }),
+            shared: Arc::new(Shared { agents, entities, names, rules, slices, rest, whole }),
         })
     }
 
     /// What became of every policy.
     pub(crate) fn explain(&self, input: &[u8]) -> Vec<RuleReport> {
-        let Ok(request) = json::read_input(input).and_then(|input| self.shared.request(input)) else {
+        let Ok((request, _)) = plain::document(input).and_then(|input| self.shared.request(input, false))
+        else {
             return Vec::new();
         };
         let decider = self.decider(false);
@@ -322,25 +315,37 @@ fn concerns(policy: &Policy, action: Option<&EntityUid>, groups: bool) -> bool {
 }
 
 impl Slice {
-    fn of(policies: &[(Policy, bool)], concerns: impl Fn(&Policy) -> bool) -> Result<Self, String> {
-        let mut slice = Self::default();
-        for (policy, holds) in policies.iter().filter(|(policy, _)| concerns(policy)) {
-            let set = if *holds { &mut slice.holds } else { &mut slice.base };
+    /// The policies that concern an action, with what they refer to; or with everything, if that is asked for.
+    fn of(
+        policies: &[(Policy, bool)],
+        data: &Map<String, Value>,
+        everything: bool,
+        concerns: impl Fn(&Policy) -> bool,
+    ) -> Result<Self, String> {
+        let (mut base, mut holds) = (PolicySet::new(), PolicySet::new());
+        let chosen: Vec<_> = policies.iter().filter(|(policy, _)| concerns(policy)).collect();
+        for (policy, holds_call) in &chosen {
+            let set = if *holds_call { &mut holds } else { &mut base };
             set.add(policy.clone()).map_err(|error| error.to_string())?;
         }
-        Ok(slice)
+        let needs =
+            if everything { Needs::whole() } else { Needs::of(chosen.iter().map(|(policy, _)| policy)) };
+        let wanted = Wanted::of(&needs);
+        let mut data_shapes = Shapes::default();
+        data_shapes.add_object("data", data, &wanted)?;
+        let data = match needs.get("data") {
+            Some(needs) if !data.is_empty() => Some(convert_needed(data, needs)?),
+            _ => None,
+        };
+        Ok(Self { base, holds, needs, wanted, data, data_shapes })
     }
 }
 
 impl CedarDecider {
     /// The verdict, or why the evaluation failed.
     pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
-        let input = json::read_input(input).map_err(|why| format!("the policy input: {why}"))?;
-        let request = self.shared.request(input)?;
-        let action = request.action().ok_or("the request has no action")?;
-        let shared = &self.shared;
-        let slice =
-            if self.sliced { shared.slices.get(action).unwrap_or(&shared.rest) } else { &shared.whole };
+        let input = plain::document(input).map_err(|why| format!("the policy input: {why}"))?;
+        let (request, slice) = self.shared.request(input, self.sliced)?;
         let (decision, fired) = self.evaluate(&request, &slice.base)?;
         let fired: Vec<Fired> = fired.into_iter().map(|rule| rule.fired.clone()).collect();
         if decision == Decision::Deny {
@@ -388,7 +393,8 @@ fn describe(error: &AuthorizationError) -> String {
 }
 
 impl Shared {
-    fn request(&self, mut input: Map<String, Value>) -> Result<Request, String> {
+    /// The request that an input makes, and the policies that decide it.
+    fn request(&self, mut input: Map<String, Value>, sliced: bool) -> Result<(Request, &Slice), String> {
         let mut call = take_object(&mut input, "call")?;
         let kind = take_text(&call, "kind")?;
         let action = match kind.as_str() {
@@ -406,27 +412,40 @@ impl Shared {
         let run = take_object(&mut input, "run")?;
         let run_id = EntityId::new(take_text(&run, "id")?);
 
-        let mut shapes = self.data_shapes.clone();
-        shapes.add_object("facts", &facts)?;
-        let mut context = vec![
-            ("call".to_owned(), convert_object(&call)?),
-            ("facts".to_owned(), convert_object(&facts)?),
-            ("run".to_owned(), convert_object(&run)?),
-        ];
-        if let Some(args) = &args {
-            shapes.add("args", args)?;
-            context.extend(convert(args)?.map(|args| ("args".to_owned(), args)));
+        // What no policy refers to is not made; but a number that Cedar does not have denies the call wherever it is.
+        for part in [&call, &facts, &run] {
+            part.values().try_for_each(check)?;
         }
-        let time = input.get("time").map(convert).transpose()?.flatten();
-        context.extend(time.map(|time| ("time".to_owned(), time)));
-        context.extend(self.data.clone().map(|data| ("data".to_owned(), data)));
-        context.extend(self.agents.get(&agent).map(|own| ("agent".to_owned(), own.clone())));
-        context.extend(shapes.into_records()?);
+        args.iter().chain(input.get("time")).try_for_each(check)?;
+        let slice = if sliced { self.slices.get(&action).unwrap_or(&self.rest) } else { &self.whole };
+        let needs = &slice.needs;
+        let mut shapes = slice.data_shapes.clone();
+        shapes.add_object("facts", &facts, &slice.wanted)?;
+        let mut context = Vec::new();
+        for (name, part) in [("call", &call), ("facts", &facts), ("run", &run)] {
+            if let Some(needs) = needs.get(name) {
+                context.push((name.to_owned(), convert_needed(part, needs)?));
+            }
+        }
+        if let Some(args) = &args {
+            shapes.add("args", args, &slice.wanted)?;
+        }
+        for (name, part) in [("args", args.as_ref()), ("time", input.get("time"))] {
+            if let (Some(part), Some(needs)) = (part, needs.get(name)) {
+                context.extend(convert_part(part, needs)?.map(|part| (name.to_owned(), part)));
+            }
+        }
+        context.extend(slice.data.clone().map(|data| ("data".to_owned(), data)));
+        if needs.get("agent").is_some() {
+            context.extend(self.agents.get(&agent).map(|own| ("agent".to_owned(), own.clone())));
+        }
+        context.extend(shapes.into_records(needs)?);
         let context = Context::from_pairs(context).map_err(|_| "the context is not a value for Cedar")?;
         let principal = EntityUid::from_type_name_and_id(self.names.agent.clone(), EntityId::new(agent));
         let resource = EntityUid::from_type_name_and_id(self.names.run.clone(), run_id);
-        Request::new(principal, action, resource, context, None)
-            .map_err(|_| "the call is not a request for Cedar".to_owned())
+        let request = Request::new(principal, action, resource, context, None)
+            .map_err(|_| "the call is not a request for Cedar".to_owned())?;
+        Ok((request, slice))
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cedar_policy::RestrictedExpression as Expr;
 use serde_json::{Map, Number, Value};
 
+use crate::cedar_needs::Needs;
+
 /// Elements of an array that are reachable by position.
 pub(crate) const ITEMS_MAX: usize = 16;
 
@@ -44,6 +46,48 @@ pub(crate) fn convert_object(members: &Map<String, Value>) -> Result<Expr, Strin
     Expr::new_record(record).map_err(|_| "a member is given twice".to_owned())
 }
 
+/// What is needed of a JSON object, as [`convert_object`] gives all of it.
+///
+/// # Errors
+/// As for [`convert`], for what is needed.
+pub(crate) fn convert_needed(members: &Map<String, Value>, needs: &Needs) -> Result<Expr, String> {
+    if needs.whole {
+        return convert_object(members);
+    }
+    let mut record = Vec::new();
+    for (name, needs) in needs.members() {
+        let member = members.get(name).map(|member| convert_part(member, needs)).transpose()?;
+        record.extend(member.flatten().map(|member| (name.clone(), member)));
+    }
+    Expr::new_record(record).map_err(|_| "a member is given twice".to_owned())
+}
+
+/// What is needed of a JSON value, as [`convert`] gives all of it.
+///
+/// # Errors
+/// As for [`convert`], for what is needed.
+pub(crate) fn convert_part(value: &Value, needs: &Needs) -> Result<Option<Expr>, String> {
+    match value {
+        Value::Object(members) => convert_needed(members, needs).map(Some),
+        // Whether it is there, and of what type.
+        Value::Array(_) if !needs.whole => Ok(Some(Expr::new_set([]))),
+        value => convert(value),
+    }
+}
+
+/// Whether a JSON value can be converted.
+///
+/// # Errors
+/// As for [`convert`].
+pub(crate) fn check(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Number(number) if number.as_i64().is_none() => convert_number(number).map(|_| ()),
+        Value::Array(items) => items.iter().try_for_each(check),
+        Value::Object(members) => members.values().try_for_each(check),
+        _ => Ok(()),
+    }
+}
+
 fn convert_number(number: &Number) -> Result<Expr, String> {
     if let Some(integer) = number.as_i64() {
         return Ok(Expr::new_long(integer));
@@ -63,6 +107,34 @@ fn convert_number(number: &Number) -> Result<Expr, String> {
     .ok_or_else(|| "a number is neither a 64-bit integer nor a decimal of at most four decimals".to_owned())
 }
 
+/// Which of the [`Shapes`] are needed.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    all: bool,
+    /// Of each kind: its name, and the paths.
+    kinds: [Needs; 4],
+}
+
+/// The names of the records, in the order of [`Wanted`].
+const KINDS: [&str; 4] = ["count", "keys", "columns", "items"];
+
+impl Wanted {
+    /// What is needed of a context.
+    pub(crate) fn of(needs: &Needs) -> Self {
+        let kinds = KINDS.map(|kind| needs.get(kind).cloned().unwrap_or_default());
+        Self { all: kinds.iter().any(|kind| kind.whole), kinds }
+    }
+
+    /// Whether something at this path or below it may be needed.
+    pub(crate) fn below(&self, path: &str) -> bool {
+        self.all || self.kinds.iter().any(|kind| kind.members().any(|(wanted, _)| wanted.starts_with(path)))
+    }
+
+    fn has(&self, kind: usize, path: &str) -> bool {
+        self.kinds.get(kind).is_some_and(|kind| kind.get(path).is_some())
+    }
+}
+
 /// What Cedar cannot ask of sets and records, by path: see [`crate::cedar`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shapes {
@@ -77,28 +149,39 @@ pub(crate) struct Shapes {
 }
 
 impl Shapes {
-    /// Adds the arrays and objects that are reached from `value` through objects alone.
+    /// Adds the wanted of the arrays and objects that are reached from `value` through objects alone.
     ///
     /// # Errors
     /// As for [`convert`].
-    pub(crate) fn add(&mut self, path: &str, value: &Value) -> Result<(), String> {
+    pub(crate) fn add(&mut self, path: &str, value: &Value, wanted: &Wanted) -> Result<(), String> {
+        if !wanted.below(path) {
+            return Ok(());
+        }
         match value {
             Value::Array(items) => {
-                self.count
-                    .insert(path.to_owned(), i64::try_from(items.len()).map_err(|error| error.to_string())?);
+                if wanted.has(0, path) {
+                    let count = i64::try_from(items.len()).map_err(|error| error.to_string())?;
+                    self.count.insert(path.to_owned(), count);
+                }
                 for (position, item) in items.iter().enumerate() {
-                    if let (true, Some(item)) = (position < ITEMS_MAX, convert(item)?) {
-                        self.items.insert(format!("{path}[{position}]"), item);
-                    }
-                    for (name, member) in
-                        item.as_object().into_iter().flatten().filter(|(name, _)| is_plain(name))
+                    let at = format!("{path}[{position}]");
+                    if position < ITEMS_MAX
+                        && wanted.has(3, &at)
+                        && let Some(item) = convert(item)?
                     {
-                        self.columns.entry(format!("{path}.{name}")).or_default().extend(convert(member)?);
+                        self.items.insert(at, item);
+                    }
+                    let members = item.as_object().into_iter().flatten();
+                    for (name, member) in members.filter(|(name, _)| is_plain(name)) {
+                        let column = format!("{path}.{name}");
+                        if wanted.has(2, &column) {
+                            self.columns.entry(column).or_default().extend(convert(member)?);
+                        }
                     }
                 }
                 Ok(())
             }
-            Value::Object(members) => self.add_object(path, members),
+            Value::Object(members) => self.add_object(path, members, wanted),
             _ => Ok(()),
         }
     }
@@ -107,33 +190,43 @@ impl Shapes {
     ///
     /// # Errors
     /// As for [`convert`].
-    pub(crate) fn add_object(&mut self, path: &str, members: &Map<String, Value>) -> Result<(), String> {
-        self.keys.insert(path.to_owned(), members.keys().cloned().collect());
+    pub(crate) fn add_object(
+        &mut self,
+        path: &str,
+        members: &Map<String, Value>,
+        wanted: &Wanted,
+    ) -> Result<(), String> {
+        if !wanted.below(path) {
+            return Ok(());
+        }
+        if wanted.has(1, path) {
+            self.keys.insert(path.to_owned(), members.keys().cloned().collect());
+        }
         for (name, member) in members.iter().filter(|(name, _)| is_plain(name)) {
-            self.add(&format!("{path}.{name}"), member)?;
+            self.add(&format!("{path}.{name}"), member, wanted)?;
         }
         Ok(())
     }
 
-    /// The four records.
+    /// The records of those four that are needed.
     ///
     /// # Errors
     /// Never, as names in a map are unique; Cedar's constructor says otherwise.
-    pub(crate) fn into_records(self) -> Result<[(String, Expr); 4], String> {
-        let record = |name: &str, members: Vec<(String, Expr)>| match Expr::new_record(members) {
-            Ok(record) => Ok((name.to_owned(), record)),
-            Err(error) => Err(error.to_string()),
-        };
+    pub(crate) fn into_records(self, needs: &Needs) -> Result<Vec<(String, Expr)>, String> {
         let names = |names: BTreeSet<String>| Expr::new_set(names.into_iter().map(Expr::new_string));
-        Ok([
-            record("count", self.count.into_iter().map(|(path, n)| (path, Expr::new_long(n))).collect())?,
-            record("keys", self.keys.into_iter().map(|(path, keys)| (path, names(keys))).collect())?,
-            record(
-                "columns",
-                self.columns.into_iter().map(|(path, column)| (path, Expr::new_set(column))).collect(),
-            )?,
-            record("items", self.items.into_iter().collect())?,
-        ])
+        let records: [Vec<(String, Expr)>; 4] = [
+            self.count.into_iter().map(|(path, n)| (path, Expr::new_long(n))).collect(),
+            self.keys.into_iter().map(|(path, keys)| (path, names(keys))).collect(),
+            self.columns.into_iter().map(|(path, column)| (path, Expr::new_set(column))).collect(),
+            self.items.into_iter().collect(),
+        ];
+        let needed = KINDS.into_iter().zip(records).filter(|(kind, _)| needs.get(kind).is_some());
+        needed
+            .map(|(kind, members)| match Expr::new_record(members) {
+                Ok(record) => Ok((kind.to_owned(), record)),
+                Err(error) => Err(error.to_string()),
+            })
+            .collect()
     }
 }
 
@@ -168,7 +261,7 @@ mod tests {
     fn names_that_would_make_paths_alike_have_none() {
         let value = json::read(br#"{"a.b":[1],"a":{"b":[1,2]},"c[0]":[1]}"#).unwrap();
         let mut shapes = Shapes::default();
-        shapes.add("args", &value).unwrap();
+        shapes.add("args", &value, &Wanted::of(&Needs::whole())).unwrap();
         assert_eq!(shapes.count.into_iter().collect::<Vec<_>>(), [("args.a.b".to_owned(), 2)]);
     }
 
@@ -198,9 +291,11 @@ mod tests {
         #[test]
         fn conversion_never_panics_and_gives_a_context(value in any_json()) {
             let mut shapes = Shapes::default();
-            let parts = shapes.add("args", &value).and_then(|()| convert(&value));
+            let whole = Needs::whole();
+            let parts = shapes.add("args", &value, &Wanted::of(&whole)).and_then(|()| convert(&value));
+            prop_assert_eq!(check(&value).is_ok(), convert(&value).is_ok());
             if let Ok(converted) = parts {
-                let mut pairs = shapes.into_records().unwrap().to_vec();
+                let mut pairs = shapes.into_records(&whole).unwrap();
                 pairs.extend(converted.map(|value| ("args".to_owned(), value)));
                 prop_assert!(Context::from_pairs(pairs).is_ok());
             }

@@ -30,7 +30,7 @@
 //! policies and on recorded calls.
 //!
 //! * Cedar policies are sliced by the action of their scope: one whose scope does not match is not satisfied and cannot
-//!   err.
+//!   err. Of the context only the members are made that a policy of the slice refers to.
 //! * A Rego rule is left out where its body is shown to fail, before anything in it can err, for every input of that kind
 //!   of call and tool. This is shown on the compiled program, instruction by instruction; `rego_slice` gives the argument.
 //!   The limit of instructions counts what all rules would take.
@@ -40,6 +40,7 @@
 pub mod budget;
 pub mod bundle;
 pub mod cedar;
+mod cedar_needs;
 mod cedar_value;
 pub mod decide;
 pub mod explain;

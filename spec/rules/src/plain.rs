@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::{Map, Value};
+
 use crate::json;
 
 /// Makes the values of an engine.
@@ -38,6 +40,53 @@ pub(crate) fn read<'a, B: Build<'a>>(bytes: &'a [u8], depth: usize, build: &mut 
     }
     let value = reader.value(depth, build)?;
     (reader.at == text.len()).then_some(value)
+}
+
+/// Reads a policy input as a document of `serde_json`.
+///
+/// # Errors
+/// As for [`json::read_input`].
+pub(crate) fn document(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    match read(bytes, json::INPUT_DEPTH_MAX, &mut Documents) {
+        Some(Value::Object(members)) => Ok(members),
+        _ => json::read_input(bytes),
+    }
+}
+
+/// Documents of `serde_json`.
+struct Documents;
+
+impl<'a> Build<'a> for Documents {
+    type Name = String;
+    type Value = Value;
+
+    fn null(&mut self) -> Value {
+        Value::Null
+    }
+    fn bool(&mut self, value: bool) -> Value {
+        Value::Bool(value)
+    }
+    fn unsigned(&mut self, value: u64) -> Value {
+        value.into()
+    }
+    fn negative(&mut self, value: i64) -> Value {
+        value.into()
+    }
+    fn decimal(&mut self, value: f64) -> Value {
+        value.into()
+    }
+    fn text(&mut self, text: Cow<'a, str>) -> Value {
+        Value::String(text.into_owned())
+    }
+    fn array(&mut self, items: Vec<Value>) -> Value {
+        Value::Array(items)
+    }
+    fn name(&mut self, name: &str) -> String {
+        name.to_owned()
+    }
+    fn object(&mut self, members: Vec<(String, Value)>) -> Value {
+        Value::Object(members.into_iter().collect())
+    }
 }
 
 struct Reader<'a> {
@@ -186,43 +235,6 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::{Map, Value};
-
-    /// Documents of `serde_json`, to compare with.
-    struct Documents;
-
-    impl<'a> Build<'a> for Documents {
-        type Name = String;
-        type Value = Value;
-
-        fn null(&mut self) -> Value {
-            Value::Null
-        }
-        fn bool(&mut self, value: bool) -> Value {
-            Value::Bool(value)
-        }
-        fn unsigned(&mut self, value: u64) -> Value {
-            value.into()
-        }
-        fn negative(&mut self, value: i64) -> Value {
-            value.into()
-        }
-        fn decimal(&mut self, value: f64) -> Value {
-            value.into()
-        }
-        fn text(&mut self, text: Cow<'a, str>) -> Value {
-            Value::String(text.into_owned())
-        }
-        fn array(&mut self, items: Vec<Value>) -> Value {
-            Value::Array(items)
-        }
-        fn name(&mut self, name: &str) -> String {
-            name.to_owned()
-        }
-        fn object(&mut self, members: Vec<(String, Value)>) -> Value {
-            Value::Object(members.into_iter().collect())
-        }
-    }
 
     /// Whether a text is plain; and then it is read as the strict reader reads it.
     fn is_plain(text: &[u8]) -> bool {

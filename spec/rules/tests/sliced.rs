@@ -349,10 +349,21 @@ fn the_limit_of_instructions_is_reached_by_the_same_inputs() {
         common::tool("t0", &format!(r#"{{"list":[{}],"pad":[{}]}}"#, zeros(list), zeros(pad)))
     };
     let mut whole = bundle.decider_unsliced();
-    let list = (1..1000).find(|list| whole.decide(&input(*list, 0)).effect == Effect::Deny).unwrap() - 1;
-    let inputs: Vec<_> = (0..1500).step_by(10).map(|pad| input(list, pad)).collect();
+    let mut fits = |list: usize, pad: usize| whole.decide(&input(list, pad)).effect == Effect::Allow;
+    // The longest list that the limit lets through, and then the longest other one with it.
+    let longest = |max: usize, fits: &mut dyn FnMut(usize) -> bool| {
+        let (mut low, mut high) = (0, max);
+        while high - low > 1 {
+            let middle = usize::midpoint(low, high);
+            if fits(middle) { low = middle } else { high = middle }
+        }
+        low
+    };
+    let list = longest(1000, &mut |list| fits(list, 0));
+    let pad = longest(10_000, &mut |pad| fits(list, pad));
+    let inputs: Vec<_> = (pad.saturating_sub(4)..pad + 5).map(|pad| input(list, pad)).collect();
     let verdicts = compare(&bundle, &inputs, "limit");
     let denied = verdicts.iter().filter(|verdict| verdict.effect == Effect::Deny).count();
-    assert!(denied > 0 && denied < inputs.len(), "{denied}");
+    assert_eq!(denied, 4, "of {}", inputs.len());
     assert!(verdicts.last().unwrap().reasons[0].as_str().contains("500000"));
 }
