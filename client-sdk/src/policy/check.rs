@@ -178,7 +178,8 @@ fn doubts(bundle: &Bundle, source: &Source, compiled: Option<&PolicyBundle>, fou
             warn(
                 &second.place,
                 format!(
-                    "rule {name:?} is the name of a rule on line {} too, which asks for {}",
+                    "rule {name:?} is the name of a rule at {}:{} too, which asks for {}",
+                    first.place.file,
                     first.place.line,
                     first.asks.name()
                 ),
@@ -192,7 +193,8 @@ fn doubts(bundle: &Bundle, source: &Source, compiled: Option<&PolicyBundle>, fou
             "the name of this rule is computed: no list and no coverage can know it".to_owned(),
         ));
     }
-    if !source.rules.iter().any(|rule| rule.asks == Asks::Allow) && source.computed.is_empty() {
+    let allows = source.rules.iter().any(|rule| rule.asks == Asks::Allow) || !source.computed.is_empty();
+    if !allows && !source.rules.is_empty() {
         let what = "no rule allows anything, so every call is denied".to_owned();
         found.push(Found { severity: Severity::Warning, file: None, line: None, what });
     }

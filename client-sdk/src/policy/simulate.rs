@@ -10,7 +10,9 @@
 //! through has no recorded cost: its whole worst case is settled, as for every call whose outcome nobody knows.
 //!
 //! A call cannot be decided again where its arguments, or a result that the new `facts.toml` remembers, are withheld or
-//! erased, or where the start of its run is not in the history. Such calls are counted and said, and never guessed.
+//! erased, or where the start of its run is not in the history. Such calls are counted and said, and never guessed; the
+//! ledger does not know of them, so limits may be met a little later here than they would have been. Nor does it know of
+//! limits that a delegation set besides the bundle's.
 
 use std::collections::BTreeMap;
 

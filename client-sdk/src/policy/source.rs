@@ -216,11 +216,8 @@ impl Source {
                 self.tools.insert(tool.clone());
             }
             self.read_members(&at(token), "context", rest);
-            match first(rest)[..] {
-                ["context", ".", "data", "." | "has", name, ..] => {
-                    note(&mut self.data, name, at(token));
-                }
-                _ => {}
+            if let ["context", ".", "data", "." | "has", name, ..] = first(rest)[..] {
+                note(&mut self.data, name, at(token));
             }
             // Paths of shapes: context.count["facts.user.reservations"].
             if let Kind::Text(path) = &token.kind
