@@ -55,7 +55,7 @@ async fn act(run: Run, trace: Arc<Trace>, origin: Instant, worker: usize) -> Sto
             other => panic!("{other:?}"),
         };
         let known = trace.known.load(Ordering::SeqCst);
-        let (seen, never_ends) = (Arc::clone(&trace), n == 2 && worker / 2 % 2 == 0);
+        let (seen, never_ends) = (Arc::clone(&trace), n == 2 && (worker / 2).is_multiple_of(2));
         let done = permit
             .dispatch(|| async move {
                 seen.last_start_us.fetch_max(origin.elapsed().as_micros() as u64, Ordering::SeqCst);
