@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::clock::utc;
 use crate::config::Approver;
-use crate::visible::{beyond_ascii, visible};
+use crate::visible::{beyond_ascii, mixed_words, visible};
 
 /// First line of a request.
 pub const REQUEST_HEADER: &str = "sift/request@v1";
@@ -173,7 +173,11 @@ impl Request {
             0 => String::new(),
             n => format!(", {n} characters are not ASCII"),
         };
-        let _ = writeln!(text, "\n{}, {} bytes{beyond}:", commitment.name, content.len());
+        let mixed = match mixed_words(&content) {
+            0 => String::new(),
+            n => format!(", LETTERS OF SEVERAL SCRIPTS in {n} words"),
+        };
+        let _ = writeln!(text, "\n{}, {} bytes{beyond}{mixed}:", commitment.name, content.len());
         for line in content.split_inclusive(|byte| *byte == b'\n') {
             let _ = writeln!(text, "| {}", visible(line));
         }
