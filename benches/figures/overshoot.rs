@@ -1,5 +1,6 @@
 //! Money over the cap, in a table: Sift, and LiteLLM beside it.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -44,7 +45,6 @@ pub(crate) fn measure(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyErr
     let counts = if bench.divisor > 1 { CALLERS_QUICK } else { CALLERS };
     for scope in Scope::ALL {
         for &callers in counts {
-            eprintln!("  Sift, cap of {}, {callers} callers ...", scope.name());
             let mut cells = Vec::new();
             for (number, (_, pricing, trouble)) in COLUMNS.into_iter().enumerate() {
                 let model = format!("sift-{scope:?}-{callers}-{number}").to_lowercase();
@@ -56,7 +56,7 @@ pub(crate) fn measure(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyErr
                 }
                 cells.push(Some(outcome));
             }
-            table.overshoot.push(Line { system: "Sift", cap_of: scope.name(), callers, cells });
+            table.overshoot.push(Line { system: "Sift", cap_of: scope.name(), callers, cells }.told());
         }
     }
     if let Err(error) = beside(bench, &provider, counts, table) {
@@ -96,9 +96,6 @@ fn beside(
         let proxy = Proxy::start(&environment, dir.path(), &auth, &configuration).await?;
         for line in cells.chunks(COLUMNS.len()) {
             let mut outcomes = Vec::new();
-            if let Some((budget, cell)) = line.first() {
-                eprintln!("  LiteLLM, cap of a {}, {} callers ...", budget.name(), cell.callers);
-            }
             for (budget, cell) in line {
                 // What a crash would lose it keeps in a database or in Redis, which are not here.
                 let run = cell.trouble != Trouble::Crashes;
@@ -106,7 +103,7 @@ fn beside(
             }
             if let Some((budget, cell)) = line.first() {
                 let (cap_of, callers) = (budget.name(), cell.callers);
-                table.overshoot.push(Line { system: "LiteLLM", cap_of, callers, cells: outcomes });
+                table.overshoot.push(Line { system: "LiteLLM", cap_of, callers, cells: outcomes }.told());
             }
         }
         Ok::<_, AnyError>(())
@@ -139,23 +136,33 @@ pub(crate) fn print(lines: &[Line]) {
         print!(" | {name:^20}");
     }
     println!();
-    let mut before = None;
     for line in lines {
-        let head = (line.system, line.cap_of);
-        let (system, cap_of) = if before == Some(head) { ("", "") } else { head };
-        before = Some(head);
-        print!("{system:<8} {cap_of:<16} {:>7}", line.callers);
-        for cell in &line.cells {
-            match cell {
-                Some(Outcome { over, used, refused, .. }) => {
-                    print!(" | {:>7} {:>4.0} % {refused:>5}", dollars(*over), 100.0 * used);
-                }
-                None => print!(" | {:^20}", "not run"),
-            }
-        }
-        println!();
+        println!("{line}");
     }
     println!();
+}
+
+impl Line {
+    /// The same, shown to whoever waits for the table.
+    fn told(self) -> Self {
+        eprintln!("  {self}");
+        self
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} {:<16} {:>7}", self.system, self.cap_of, self.callers)?;
+        for cell in &self.cells {
+            match cell {
+                Some(Outcome { over, used, refused, .. }) => {
+                    write!(f, " | {:>7} {:>4.0} % {refused:>5}", dollars(*over), 100.0 * used)?;
+                }
+                None => write!(f, " | {:^20}", "not run")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Dollars and cents, rounded up, of millionths of a micro-dollar: whatever is above nothing is not 0.00.

@@ -25,7 +25,7 @@ use prices::Pricing;
 use provider::{Charge, Provider};
 
 /// Calls that a cap has room for, at what they cost.
-const CALLS_IN_CAP: u64 = 100;
+const CALLS_IN_CAP: u64 = 64;
 
 /// Output tokens that every call asks for.
 pub const MAX_OUTPUT: u64 = 500;

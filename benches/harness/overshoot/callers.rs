@@ -20,8 +20,9 @@ use crate::AnyError;
 use crate::http::{Answer, Connection};
 use crate::kernel::NO_LOG;
 
-/// Refusals in a row, with nothing under way, after which the cap counts as reached.
-const REFUSALS: u64 = 16;
+/// Refusals of each caller in a row, and so many more, after which the cap counts as reached: whoever was under way has
+/// come back by then.
+const REFUSALS: (u64, u64) = (2, 16);
 
 /// How often a caller tries a call that failed.
 const TRIES: usize = 3;
@@ -75,7 +76,6 @@ struct Kernelled {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     asked: AtomicU64,
-    under_way: AtomicU64,
     in_a_row: AtomicU64,
     over: AtomicBool,
     refused: AtomicU64,
@@ -138,10 +138,7 @@ pub(crate) async fn caller_loop(
             return Ok(());
         }
         for _ in 0..TRIES {
-            counts.under_way.fetch_add(1, Ordering::SeqCst);
-            let came = way.call(number).await;
-            let others = counts.under_way.fetch_sub(1, Ordering::SeqCst) - 1;
-            match came? {
+            match way.call(number).await? {
                 Came::Answered => {
                     counts.in_a_row.store(0, Ordering::SeqCst);
                     counts.answered.fetch_add(1, Ordering::SeqCst);
@@ -154,7 +151,7 @@ pub(crate) async fn caller_loop(
                 Came::Refused => {
                     counts.refused.fetch_add(1, Ordering::SeqCst);
                     let in_a_row = counts.in_a_row.fetch_add(1, Ordering::SeqCst) + 1;
-                    if clock.is_plain() && others == 0 && in_a_row >= REFUSALS {
+                    if clock.is_plain() && in_a_row >= REFUSALS.0 * cell.callers as u64 + REFUSALS.1 {
                         counts.over.store(true, Ordering::SeqCst);
                     }
                     tokio::time::sleep(cell.pause()).await;
