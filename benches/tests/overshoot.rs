@@ -16,7 +16,7 @@ fn no_money_over_the_cap() -> Result<(), AnyError> {
         (1, Pricing::Plain, Trouble::None, 0.9),
         (64, Pricing::Plain, Trouble::None, 0.9),
         (64, Pricing::All, Trouble::Errors, 0.1),
-        (1, Pricing::All, Trouble::Crashes, 0.5),
+        (1, Pricing::All, Trouble::Crashes, 0.2),
         // Whatever was under way when it was killed stays held.
         (64, Pricing::All, Trouble::Crashes, 0.1),
     ] {
