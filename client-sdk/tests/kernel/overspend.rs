@@ -92,7 +92,7 @@ async fn more_than_was_held_of_any_class_is_recorded_and_halts() {
     kernel.close().await;
     for (room, fits) in [(1000, true), (999, false)] {
         let mut house = self::house(&format!("[kernel.day]\nmicro_usd = {}\n", sum + room)).await;
-        house.config.dir = spent.config.dir.clone();
+        (house.config.dir, house.config.log_url) = (spent.config.dir.clone(), spent.config.log_url.clone());
         let kernel = house.open().await;
         assert_eq!(permit(&open_run(&kernel).await).await.is_some(), fits, "{room}");
         kernel.close().await;
