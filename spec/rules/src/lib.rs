@@ -52,6 +52,7 @@ mod need;
 mod plain;
 pub mod price;
 pub mod rego;
+mod rego_bind;
 mod rego_explain;
 mod rego_slice;
 mod rego_strict;

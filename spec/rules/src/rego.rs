@@ -22,7 +22,8 @@
 //!
 //! Stricter than OPA, so that no rule fails silently: a builtin or operator applied to values that it does not take, a
 //! division by zero, and a comparison by order of values of different types are evaluation errors, and so denials. Some
-//! constructs are compile errors: several definitions of a rule or function that are not one constant (write `else`),
+//! constructs are compile errors: lookups by a variable and `some` in the body of `every` (move them into a
+//! function), several definitions of a rule or function that are not one constant (write `else`),
 //! rules and comprehensions that build objects, lookups by computed paths that may meet rules, and builtins with clock,
 //! randomness, network, output, or a result out of all proportion (`numbers.range`). As in OPA, looking into a member
 //! that is not there, or into a value that has no members, is undefined and no error: a `deny` that must hold whatever
@@ -46,6 +47,7 @@ use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
 use crate::explain::{RuleSet, Site};
+use crate::rego_bind::guard_bindings;
 use crate::rego_explain::sites;
 use crate::rego_slice::Slices;
 use crate::rego_strict::{failed_in, harden};
@@ -138,6 +140,7 @@ impl RegoPolicy {
             .map_err(|error| in_all(error.to_string()))?;
         let mut program = Arc::unwrap_or_clone(program);
         harden(&mut program).map_err(in_all)?;
+        guard_bindings(&mut program).map_err(in_all)?;
         program.validate_limits().map_err(in_all)?;
         let sets: Vec<String> = declared.iter().map(|set| format!("data.sift.{set}")).collect();
         let mut sliced = program.clone();

@@ -10,6 +10,7 @@
 //! * what can be wrong without an error is refused: definitions of one rule or function that may contradict one another,
 //!   rules and comprehensions that build objects and may set a member twice, and lookups in `data` by a computed path
 //!   that may meet rules;
+//! * so are lookups by a variable, and `some`, in the body of `every`, which the compiler takes for a search;
 //! * rules and functions that call themselves, through others too, are refused: the compiler finds only some;
 //! * only the builtins listed here may occur: none has a clock, randomness, network or output, and none makes much from
 //!   little (`numbers.range`).
@@ -19,7 +20,7 @@
 use regorus::LimitError;
 use regorus::Value;
 use regorus::rvm::Instruction;
-use regorus::rvm::instructions::{BuiltinCallParams, ComprehensionMode};
+use regorus::rvm::instructions::{BuiltinCallParams, ComprehensionMode, LoopMode};
 use regorus::rvm::program::{BuiltinInfo, Program, RuleType};
 use regorus::rvm::vm::VmError;
 use regorus::unstable::{ArithOp, BUILTINS, BoolOp, BuiltinFcn, Expr, Ref, Span, comparison, numbers};
@@ -119,6 +120,17 @@ pub(crate) fn harden(program: &mut Program) -> Result<(), String> {
     let comprehensions = &program.instruction_data.comprehension_begin_params;
     if comprehensions.iter().any(|params| matches!(params.mode, ComprehensionMode::Object)) {
         return Err("an object comprehension may set a member twice: use a set or an array".to_owned());
+    }
+    // The compiler takes the variable of `every` for a free one where it is an index: a search, which any element ends.
+    let loops = &program.instruction_data.loop_params;
+    for every in loops.iter().filter(|params| matches!(params.mode, LoopMode::Every)) {
+        let body = usize::from(every.body_start)..usize::from(every.loop_end);
+        let body = program.instructions.get(body).unwrap_or_default();
+        if body.iter().any(|instruction| matches!(instruction, Instruction::LoopStart { .. })) {
+            return Err(
+                "a lookup by a variable, or some, in the body of every: move it into a function".to_owned()
+            );
+        }
     }
     let mut resolved = Vec::with_capacity(program.builtin_info_table.len() + OPERATORS.len());
     for info in &program.builtin_info_table {
