@@ -8,6 +8,7 @@ mod backup;
 mod bad_input;
 mod certificates;
 mod crash;
+mod delegation;
 mod disk_full;
 mod equivocations;
 mod evidence;
