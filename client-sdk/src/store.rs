@@ -7,6 +7,7 @@
 //! records since.
 
 mod batch;
+mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -22,6 +23,7 @@ use crate::failpoint;
 pub(crate) use batch::{Batch, NewRecord, Unlogged};
 
 pub use batch::{Fork, StoredRecord};
+pub use retention::{Pruned, Retention};
 
 /// Name of the store in a kernel's directory.
 pub const STORE_FILE: &str = "kernel.redb";

@@ -23,6 +23,7 @@ mod policy;
 mod program;
 mod restart;
 mod resume;
+mod retention;
 mod serve;
 mod simulate;
 mod storms;

@@ -64,6 +64,10 @@ pub(crate) enum Command {
     Halt(Halt),
     /// Show a running kernel: open runs, calls under way, what the log has not got yet, what was halted.
     Status(InDir),
+    /// Erase payload objects that are old or too many; says what it would erase unless --apply is given.
+    Prune(Prune),
+    /// Erase payload objects of a closed run, on request.
+    Erase(Erase),
     /// Check and test policy bundles, explain decisions, and simulate a new bundle on recorded history.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -328,6 +332,38 @@ pub(crate) struct SignerArgs {
     /// Go on where the limit on locked memory does not let the key be kept out of swap.
     #[arg(long)]
     pub(crate) allow_swap: bool,
+}
+
+/// Only objects of runs that are closed and wholly in the log are erased, those of the run that closed first first.
+/// Records, receipts and proofs stay, and verify as before. No kernel may run in the directory meanwhile.
+#[derive(Debug, Arguments)]
+#[command(group = ArgGroup::new("limit").required(true).multiple(true).args(["days", "bytes"]))]
+pub(crate) struct Prune {
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Keep objects for so many days after the end of their run.
+    #[arg(long)]
+    pub(crate) days: Option<u64>,
+    /// Keep at most so many bytes of objects.
+    #[arg(long)]
+    pub(crate) bytes: Option<u64>,
+    /// Erase, instead of saying what would be erased.
+    #[arg(long)]
+    pub(crate) apply: bool,
+}
+
+/// Prints what was erased, and what the operator has to record.
+#[derive(Debug, Arguments)]
+pub(crate) struct Erase {
+    /// The run.
+    pub(crate) run: RunId,
+    /// The kernel's directory.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// One object by its digest, hex or base64; all of the run without.
+    #[arg(long)]
+    pub(crate) digest: Option<String>,
 }
 
 #[derive(Debug, Arguments)]

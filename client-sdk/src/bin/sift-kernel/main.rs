@@ -11,6 +11,7 @@ mod halt;
 mod init;
 mod policy;
 mod replay;
+mod retention;
 mod runs;
 mod serve;
 mod signer;
@@ -51,6 +52,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Runs(list) => runs::runs(&list, args.json),
         Command::Halt(halt) => halt::halt(&halt, args.json),
         Command::Status(status) => halt::status(&status, args.json),
+        Command::Prune(prune) => retention::prune(&prune, args.json),
+        Command::Erase(erase) => retention::erase(&erase, args.json),
         Command::Policy(command) => policy::policy(&command, args.json),
     }
 }
