@@ -12,6 +12,7 @@ use sift_spec::types::{AgentName, AgentScope, Word};
 
 use crate::hook::Hook;
 use crate::signer::{ProcessSigner, Signer, read_key};
+use crate::store::Retention;
 
 /// Name of the configuration in a kernel's directory.
 pub const CONFIG_FILE: &str = "kernel.toml";
@@ -116,6 +117,9 @@ pub struct Config {
     /// How long runs that an earlier process left open wait to be resumed ([`crate::Kernel::resume_run`]); then they are
     /// closed as abandoned. Zero, the default, closes them at once.
     pub resume: Duration,
+    /// Which payload objects are kept; all for ever unless it says otherwise. What it does not keep is erased about once a
+    /// minute, the run that closed first first, and only of runs that are closed and wholly in the log.
+    pub retention: Retention,
     /// How often the approvals folder and the bundle's folder are looked at.
     pub poll: Duration,
     /// Name and version of the program that embeds the kernel, for the field `build` of `open` records.
@@ -140,6 +144,7 @@ impl Config {
             spool: SpoolLimits::default(),
             beat: Some(Duration::from_secs(60)),
             resume: Duration::ZERO,
+            retention: Retention::default(),
             poll: Duration::from_millis(200),
             build: concat!("sift-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -194,6 +199,9 @@ pub struct KernelFile {
     /// How many seconds runs that an earlier process left open wait to be resumed; 0 closes them at once.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub resume_seconds: u64,
+    /// Which payload objects are kept: `days` after the end of their run, at most so many `bytes`; all without it.
+    #[serde(default, skip_serializing_if = "Retention::is_for_ever")]
+    pub retention: Retention,
     /// Who may answer held calls.
     #[serde(default, rename = "approver")]
     pub approvers: Vec<ApproverEntry>,
@@ -334,6 +342,7 @@ impl KernelFile {
             mode: self.mode,
             spool: self.spool,
             resume: Duration::from_secs(self.resume_seconds),
+            retention: self.retention,
             connect: self.connect,
             ..config
         })
@@ -367,6 +376,12 @@ mod tests {
         let file: KernelFile =
             toml::from_str("log_url = \"x\"\nmode = \"log\"\n[spool]\nrecords_max = 5\n").unwrap();
         assert_eq!((file.mode, file.spool.records_max, file.spool.seconds_max), (Mode::Log, 5, 60));
+        assert!(file.retention.is_for_ever());
+        let file: KernelFile = toml::from_str("log_url = \"x\"\n[retention]\ndays = 30\n").unwrap();
+        assert_eq!(file.retention, Retention { days: Some(30), bytes: None });
+        for bad in ["log_url = \"x\"\n[retention]\nhours = 1", "log_url = \"x\"\n[retention]\ndays = -1"] {
+            assert!(toml::from_str::<KernelFile>(bad).is_err(), "{bad}");
+        }
         for bad in ["", "log_url = 1", "log_url = \"x\"\nmod = \"log\"", "log_url = \"x\"\nmode = \"off\""] {
             assert!(toml::from_str::<KernelFile>(bad).is_err(), "{bad}");
         }

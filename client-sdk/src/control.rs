@@ -21,6 +21,7 @@ use crate::config::Mode;
 use crate::error::Stop;
 use crate::halt::{HaltScope, Halted};
 use crate::shared::{RunShared, Shared};
+use crate::store::{Erasure, Pruned, Retention, Store, StoreError};
 
 /// Name of the socket in a kernel's directory.
 pub const SOCKET_FILE: &str = "kernel.sock";
@@ -36,6 +37,9 @@ const SECONDS_MAX: u64 = 5;
 
 /// How long a command waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(2 * SECONDS_MAX);
+
+/// The same where much may have to be erased.
+const ERASE_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Longest path of a socket in bytes, with its end; `sockaddr_un` has no room for more.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -53,6 +57,30 @@ pub enum Question {
     },
     /// Say how things are.
     Status,
+    /// Erase payload objects that are not to be kept; without `apply`, only say what that would be.
+    Prune {
+        /// What is to be kept.
+        retention: Retention,
+        /// Whether to erase.
+        apply: bool,
+    },
+    /// Erase payload objects of a closed run.
+    Erase {
+        /// The run.
+        run: RunId,
+        /// The one object; all of the run without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Hash>,
+    },
+}
+
+impl Question {
+    const fn patience(&self) -> Duration {
+        match self {
+            Self::Halt { .. } | Self::Status => PATIENCE,
+            Self::Prune { .. } | Self::Erase { .. } => ERASE_PATIENCE,
+        }
+    }
 }
 
 /// What it answers.
@@ -63,6 +91,10 @@ pub enum Answer {
     Halted(Halted),
     /// How things are.
     Status(Box<KernelStatus>),
+    /// What was erased, or would be, because it is not to be kept.
+    Pruned(Pruned),
+    /// What was erased on request.
+    Erasure(Erasure),
     /// The question was not understood, or cannot be answered; why.
     Failed(String),
 }
@@ -164,7 +196,7 @@ impl Control {
     }
 
     /// Answers until it is dropped. Each question has a task of its own: nobody waits behind somebody slow.
-    pub(crate) async fn serve(self, shared: Arc<Shared>) {
+    pub(crate) async fn serve(self, shared: Arc<Shared>, store: Arc<Store>) {
         loop {
             let Ok((stream, _)) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -175,9 +207,9 @@ impl Control {
                 tracing::warn!("somebody else's process tried the control socket");
                 continue;
             }
-            let shared = Arc::clone(&shared);
+            let (shared, store) = (Arc::clone(&shared), Arc::clone(&store));
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, &shared).await {
+                if let Err(error) = answer(stream, shared, store).await {
                     tracing::warn!(%error, "a question on the control socket was not answered");
                 }
             });
@@ -191,7 +223,7 @@ impl Drop for Control {
     }
 }
 
-async fn answer(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+async fn answer(stream: UnixStream, shared: Arc<Shared>, store: Arc<Store>) -> io::Result<()> {
     let (reading, mut writing) = stream.into_split();
     let limit = Duration::from_secs(SECONDS_MAX);
     let mut line = String::new();
@@ -200,7 +232,17 @@ async fn answer(stream: UnixStream, shared: &Shared) -> io::Result<()> {
     read.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let answer = match serde_json::from_str(&line) {
         Err(error) => Answer::Failed(error.to_string()),
-        Ok(Question::Status) => Answer::Status(Box::new(KernelStatus::of(shared))),
+        Ok(Question::Status) => Answer::Status(Box::new(KernelStatus::of(&shared))),
+        Ok(Question::Prune { retention, apply }) => {
+            let pruned = move || {
+                let go_on = || shared.stopped().is_none();
+                store.prune_while(retention, shared.clock.now(), apply, go_on).map(Answer::Pruned)
+            };
+            on_disk(pruned).await
+        }
+        Ok(Question::Erase { run, digest }) => {
+            on_disk(move || store.erase(run, digest.as_ref()).map(Answer::Erasure)).await
+        }
         Ok(Question::Halt { scope, detail }) => {
             tracing::warn!(?scope, detail, "halted from outside");
             // A disk that hangs delays the records, never the halt or its answer.
@@ -213,6 +255,15 @@ async fn answer(stream: UnixStream, shared: &Shared) -> io::Result<()> {
     let mut text = serde_json::to_vec(&answer).map_err(io::Error::other)?;
     text.push(b'\n');
     writing.write_all(&text).await
+}
+
+/// Answers with work that waits for the disk.
+async fn on_disk(work: impl FnOnce() -> Result<Answer, StoreError> + Send + 'static) -> Answer {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => Answer::Failed(error.to_string()),
+        Err(error) => Answer::Failed(error.to_string()),
+    }
 }
 
 /// Asks the kernel of a directory. `None` when none runs there.
@@ -229,7 +280,7 @@ pub fn ask(dir: &Path, question: &Question) -> io::Result<Option<Answer>> {
         }
         Err(error) => return Err(error),
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(question.patience()))?;
     let mut line = serde_json::to_vec(question).map_err(io::Error::other)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -48,6 +48,8 @@ struct Inner {
     build: Text<256>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// The thread that erases what is not kept; it ends when the sender is dropped.
+    retention: Mutex<Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>>,
 }
 
 /// A run to be opened.
@@ -171,15 +173,26 @@ impl Kernel {
         let uploader = Uploader::new(Arc::clone(&shared), Arc::clone(&store), client, &config)?;
         let folder = config.bundle_dir.clone().map(|dir| upkeep::Folder::new(dir, config.bundle.digest()));
         let tasks = vec![
-            tokio::spawn(control.serve(Arc::clone(&shared))),
+            tokio::spawn(control.serve(Arc::clone(&shared), Arc::clone(&store))),
             tokio::spawn(uploader.run()),
             tokio::spawn(upkeep::beat(Arc::clone(&shared), config.beat)),
             tokio::spawn(upkeep::load(Arc::clone(&shared), registry.clone(), folder)),
         ];
+        let retention = if config.retention.is_for_ever() {
+            None
+        } else {
+            let (end, kernel) = mpsc::channel();
+            let (shared, store, retention) = (Arc::clone(&shared), Arc::clone(&store), config.retention);
+            let thread = std::thread::Builder::new().name("sift-retention".to_owned());
+            let thread = thread.spawn(move || upkeep::retain(&shared, &store, retention, &kernel));
+            let failed = |error| OpenError::System { what: "starting retention".to_owned(), error };
+            Some((end, thread.map_err(failed)?))
+        };
+        let retention = Mutex::new(retention);
         let build = Text::cut(&config.build);
         let writer = Mutex::new(Some(thread));
         let tasks = Mutex::new(tasks);
-        Ok(Self { inner: Arc::new(Inner { shared, store, registry, build, tasks, writer }) })
+        Ok(Self { inner: Arc::new(Inner { shared, store, registry, build, tasks, writer, retention }) })
     }
 
     /// Opens a run.
@@ -345,6 +358,11 @@ impl Kernel {
         for task in tasks {
             // An aborted task ends with an error, as it should.
             let _ = task.await;
+        }
+        let retention = lock(&self.inner.retention).take();
+        if let Some((end, thread)) = retention {
+            drop(end);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         let _ = self.inner.shared.send(Op::Stop);
         let writer = lock(&self.inner.writer).take();

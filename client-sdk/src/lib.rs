@@ -56,7 +56,12 @@
 //! * A streamed answer is read no further than the output that was reserved for it: [`Permit::meter`].
 //! * kill -9 at any point loses no record that was answered and no hold: what is unfinished becomes `unknown`, and its
 //!   hold is settled in full.
-//!
+//! * A halt of a run, an agent or everything ([`Kernel::halt_scope`], `sift-kernel halt`) lets nothing be dispatched from the
+//!   moment it is taken; its record follows.
+//! * A run that a process left open goes on as the same run, counters and all ([`Kernel::resume_run`]), or not at all: what
+//!   needs an object that was erased says so and is closed.
+//! * Retention ([`Config::retention`]) erases payload objects, never records, and only of runs that are closed and wholly in
+//!   the log: evidence of them verifies as before, with their payloads withheld.
 //! * An approval counts when a key that `kernel.toml` lists for the role, and for the agent where it says which, signed
 //!   it. **The kernel does not read the operator's records**: that an approver's grant was revoked in the log is noticed
 //!   only by a restart with a changed `kernel.toml`. An auditor notices it in every pack.

@@ -9,10 +9,11 @@
 mod batch;
 mod retention;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use sift_rules::Ledger;
@@ -23,7 +24,7 @@ use crate::failpoint;
 pub(crate) use batch::{Batch, NewRecord, Unlogged};
 
 pub use batch::{Fork, StoredRecord};
-pub use retention::{Pruned, Retention};
+pub use retention::{Erasure, Pruned, Retention};
 
 /// Name of the store in a kernel's directory.
 pub const STORE_FILE: &str = "kernel.redb";
@@ -81,6 +82,8 @@ pub struct StoreError {
 pub struct Store {
     path: PathBuf,
     database: Database,
+    /// Runs that retention has seen to be closed and wholly in the log, so that no pass reads them again.
+    ended: Mutex<HashMap<RunId, retention::Ended>>,
 }
 
 impl Store {
@@ -111,7 +114,7 @@ impl Store {
                 other => other.to_string(),
             },
         })?;
-        Ok(Self { path, database })
+        Ok(Self { path, database, ended: Mutex::default() })
     }
 
     /// Makes the tables of a new store.
@@ -260,6 +263,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be written.
     pub fn erase_object(&self, position: u64, digest: &Hash) -> Result<bool, StoreError> {
+        // Of which run the record is, nobody says here.
+        self.ended().clear();
         let mut erased = false;
         self.write(|transaction| {
             let mut objects = transaction.open_table(OBJECTS)?;

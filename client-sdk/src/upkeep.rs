@@ -1,7 +1,8 @@
-//! What has to be done now and then: a look at the clock, beats, and a look at the bundle's folder.
+//! What has to be done now and then: a look at the clock, beats, a look at the bundle's folder, and retention.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use sift_spec::bundle::Bundle;
@@ -12,10 +13,14 @@ use crate::bundles::Registry;
 use crate::config::ConfigError;
 use crate::error::BundleError;
 use crate::shared::Shared;
+use crate::store::{Retention, Store};
 use crate::writer::Op;
 
 /// Every so many polls the bundle's folder is read again, and the log asked about a bundle that waits.
 const POLLS_PER_LOOK: u32 = 5;
+
+/// Every so many polls retention has a pass: once a minute, as kernels poll by default.
+const POLLS_PER_PASS: u32 = 300;
 
 /// Looks for runs that have lasted too long, and records that silent ones are alive, until the kernel stops.
 pub(crate) async fn beat(shared: Arc<Shared>, beat: Option<Duration>) {
@@ -44,6 +49,27 @@ pub(crate) async fn load(shared: Arc<Shared>, registry: Registry, mut folder: Op
             Some(Err(error)) => bundles.refuse(&BundleError::Folder(error)),
             // What fails is said in the status and in the trace.
             Some(Ok(bundle)) => drop(bundles.load(&registry, bundle, now).await),
+        }
+    }
+}
+
+/// Erases what `retention` does not keep, until the other end of `kernel` is dropped. On a thread of its own, because the
+/// disk is slow and a pass may be long; calls wait for one of its transactions at most.
+pub(crate) fn retain(shared: &Shared, store: &Store, retention: Retention, kernel: &Receiver<()>) {
+    while kernel.recv_timeout(shared.poll * POLLS_PER_PASS) == Err(RecvTimeoutError::Timeout) {
+        // What a kernel has that was halted is evidence.
+        let go_on = || shared.stopped().is_none() && kernel.try_recv() == Err(TryRecvError::Empty);
+        if !go_on() {
+            continue;
+        }
+        match store.prune_while(retention, shared.clock.now(), true, go_on) {
+            Ok(pruned) if pruned.objects > 0 => {
+                let (runs, objects, bytes) = (pruned.runs.len(), pruned.objects, pruned.bytes);
+                tracing::info!(runs, objects, bytes, "retention erased payload objects");
+            }
+            Ok(_) => {}
+            // A disk that fails stops the writer, and that the kernel.
+            Err(error) => tracing::error!(%error, "retention could not erase"),
         }
     }
 }

@@ -335,9 +335,10 @@ pub(crate) struct SignerArgs {
 }
 
 /// Only objects of runs that are closed and wholly in the log are erased, those of the run that closed first first.
-/// Records, receipts and proofs stay, and verify as before. No kernel may run in the directory meanwhile.
+/// Records, receipts and proofs stay, and verify as before. Without --days and --bytes it keeps what `[retention]` of
+/// kernel.toml says, as a running kernel does about once a minute by itself. A kernel that runs in the directory is asked
+/// to do it; its calls go on meanwhile.
 #[derive(Debug, Arguments)]
-#[command(group = ArgGroup::new("limit").required(true).multiple(true).args(["days", "bytes"]))]
 pub(crate) struct Prune {
     /// The kernel's directory.
     #[arg(long)]
@@ -353,7 +354,8 @@ pub(crate) struct Prune {
     pub(crate) apply: bool,
 }
 
-/// Prints what was erased, and what the operator has to record.
+/// Prints what was erased, and what the operator has to record in the log. A kernel that runs in the directory is asked to
+/// do it. Proofs stay valid; evidence collected from now on withholds the objects.
 #[derive(Debug, Arguments)]
 pub(crate) struct Erase {
     /// The run.

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 use sift_client::config::{ApproverEntry, CONFIG_FILE, KEY_FILE, KernelFile, TRUST_FILE};
 use sift_client::signer::create_key;
+use sift_client::store::Retention;
 use sift_client::{Mode, SpoolLimits};
 use sift_spec::trust::TrustPolicy;
 
@@ -36,6 +37,7 @@ pub(crate) fn init(args: &Init, json: bool) -> Result<(), Failure> {
         mode,
         spool,
         resume_seconds: 0,
+        retention: Retention::default(),
         approvers,
         kernels: Vec::new(),
         otlp: None,
