@@ -51,6 +51,7 @@ fn bundle(name: &str) -> PolicyBundle {
 /// One conversation under one engine.
 struct Replay {
     decider: Decider,
+    unsliced: Decider,
     state: RunState,
     seq: u64,
     time: u64,
@@ -63,7 +64,7 @@ impl Replay {
         let run = RunId::from_parts(started, &[7; 10]);
         let agent = "airline/gpt-4o".parse().unwrap();
         let state = RunState::new(agent, run, 0, started, BTreeMap::new(), bundle.facts());
-        Self { decider: bundle.decider(), state, seq: 0, time }
+        Self { decider: bundle.decider(), unsliced: bundle.decider_unsliced(), state, seq: 0, time }
     }
 
     fn propose(&mut self, call: &CallInput) -> (Vec<u8>, Verdict) {
@@ -73,6 +74,7 @@ impl Replay {
         let input = self.state.input(call.clone(), seq, time).to_bytes();
         let verdict = self.decider.decide(&input);
         assert_eq!(self.decider.decide(&input), verdict, "a decision is a function of its input");
+        assert_eq!(self.unsliced.decide(&input), verdict, "what is not run could not have said anything");
         self.state.on_intent(call, verdict.effect);
         (input, verdict)
     }
@@ -98,7 +100,7 @@ fn rego_and_cedar_say_the_same_about_the_conversations_of_the_example() {
     let denied = table.keys().filter(|(effect, _)| effect == "deny").map(|(_, rule)| rule.as_str());
     assert_eq!(
         denied.collect::<Vec<_>>(),
-        ["cancel-not-covered", "flights-basic-economy", "sift.default-deny"]
+        ["cancel-not-covered", "change-flight-reported", "flights-basic-economy", "sift.default-deny"]
     );
 }
 
@@ -189,7 +191,11 @@ fn proposed(read: &[(&str, &str)], tool: &str, args: &str) -> [Verdict; 2] {
         let mut replay = Replay::new(&bundle(engine), 0);
         for (tool, report) in read {
             let report = report.replace('\'', "\"");
-            let args = if *tool == "get_user_details" { r#"{"user_id":"u"}"# } else { r#"{}"# };
+            let args = match *tool {
+                "get_user_details" => r#"{"user_id":"u"}"#,
+                "search_direct_flight" => r#"{"date":"2024-05-20"}"#,
+                _ => "{}",
+            };
             let call = CallInput::tool(tool.parse().unwrap(), args.as_bytes());
             replay.state.on_intent(&call, Effect::Allow);
             replay.state.on_outcome(&call, Status::Ok, report.as_bytes());
@@ -313,9 +319,81 @@ fn loopholes_are_closed_in_both_engines() {
     }
 }
 
+const SEARCHED: (&str, &str) = ("search_direct_flight", "[{'flight_number':'F3'}]");
+
+const ONESTOP: (&str, &str) = (
+    "search_onestop_flight",
+    "[[{'flight_number':'F4','date':'2024-05-22'},{'flight_number':'F5','date':'2024-05-23'}]]",
+);
+
+/// What rests on the history of the run. Both engines deny for the same reason, and allow the like of it that is right.
+#[test]
+fn both_engines_hold_the_run_to_what_it_has_seen() {
+    let economy = RESERVATION.1.replace("basic_economy", "economy");
+    let of_other = RESERVATION.1.replace("'user_id':'u'", "'user_id':'v'");
+    let (economy, of_other) =
+        (("get_reservation_details", economy.as_str()), ("get_reservation_details", of_other.as_str()));
+    let transferred = ("transfer_to_human_agents", "Transfer successful");
+    let flight = |number: &str, day: u32| format!("{{'flight_number':'{number}','date':'2024-05-{day}'}}");
+    let book = |flights: &[String]| {
+        let args = format!(
+            "{{'user_id':'u','origin':'A','destination':'B','flight_type':'one_way','cabin':'economy','flights':[{}],\
+             'passengers':[{{}}],'payment_methods':[],'total_baggages':0,'nonfree_baggages':0,'insurance':'no'}}",
+            flights.join(",")
+        );
+        ("book_reservation", args)
+    };
+    let change = |flights: &[String]| {
+        let flights = flights.join(",");
+        let args = format!(
+            "{{'reservation_id':'AAAAAA','cabin':'economy','flights':[{flights}],'payment_id':'gift_card_1'}}"
+        );
+        ("update_reservation_flights", args)
+    };
+    let rename =
+        || ("update_reservation_passengers", "{'reservation_id':'BBBBBB','passengers':[{}]}".to_owned());
+    let certificate = |user: &str| ("send_certificate", format!("{{'user_id':'{user}','amount':100}}"));
+    let broken = "{'flight_number':['F3'],'date':'2024-05-20'}".to_owned();
+    for (rule, read, (tool, args)) in [
+        // Booked is what a search reported, on a day it was about.
+        ("book", &[USER, SEARCHED][..], book(&[flight("F3", 20)])),
+        ("book", &[USER, ONESTOP], book(&[flight("F4", 22), flight("F5", 23)])),
+        ("book-flight-searched", &[USER], book(&[flight("F3", 20)])),
+        ("book-flight-searched", &[USER, SEARCHED], book(&[flight("F3", 21)])),
+        ("book-flight-searched", &[USER, SEARCHED], book(&[flight("F3", 20), flight("F9", 20)])),
+        ("book-flight-searched", &[USER, RESERVATION], book(&[flight("F1", 20)])),
+        ("book-flight-searched", &[USER, SEARCHED], book(&["'F3'".to_owned()])),
+        ("book-flight-searched", &[USER, SEARCHED], book(&["{'flight_number':'F3'}".to_owned()])),
+        ("book-flight-searched", &[USER, SEARCHED], book(&[broken])),
+        // A report that is no JSON has reported nothing.
+        ("book-flight-searched", &[USER, ("search_direct_flight", "F3")], book(&[flight("F3", 20)])),
+        // Changed to is what a search reported, and what the reservation has.
+        ("change", &[USER, economy, SEARCHED], change(&[flight("F1", 20), flight("F3", 20)])),
+        ("change", &[economy, SEARCHED], change(&[flight("F3", 20)])),
+        ("change-flight-reported", &[USER, economy], change(&[flight("F1", 20), flight("F3", 20)])),
+        ("change-flight-reported", &[USER, economy, SEARCHED], change(&[flight("F3", 25)])),
+        // A certificate is for one whose reservation was read.
+        ("certificate-approval", &[USER, RESERVATION], certificate("u")),
+        ("certificate-reservation-read", &[USER], certificate("u")),
+        ("certificate-reservation-read", &[USER, of_other], certificate("u")),
+        // After a transfer nothing is written, and everything is read.
+        ("change", &[USER, BOOKED], rename()),
+        ("transferred", &[USER, BOOKED, transferred], rename()),
+        ("transferred", &[USER, SEARCHED, transferred], book(&[flight("F3", 20)])),
+        ("transferred", &[USER, economy, transferred], change(&[flight("F1", 20)])),
+        ("transferred", &[USER, RESERVATION, transferred], certificate("u")),
+        ("lookup", &[transferred], ("get_user_details", "{'user_id':'u'}".to_owned())),
+    ] {
+        for verdict in proposed(read, tool, &args) {
+            let rules: Vec<&str> = verdict.rules.iter().map(|rule| rule.as_str()).collect();
+            assert_eq!(rules, [rule], "{tool} {args}: {verdict:?}");
+        }
+    }
+}
+
 /// The hardened program against regorus's interpreter in its strict mode, on the recorded calls and on damaged ones:
 /// an error there is an error here, and otherwise the verdict is the same, unless values of different types were
-/// compared by order, which only the hardened program refuses.
+/// compared by order, which only the hardened program refuses. Running every rule gives the same verdict again.
 fn compare_with_the_interpreter(bundle: &PolicyBundle, inputs: &[Vec<u8>]) {
     let files = Bundle::decode(bundle.encoding()).unwrap();
     let mut interpreter = regorus::Engine::new();
@@ -334,7 +412,7 @@ fn compare_with_the_interpreter(bundle: &PolicyBundle, inputs: &[Vec<u8>]) {
         let name = |element: &regorus::Value| element["rule"].as_string().unwrap().to_string();
         Some(fired.as_set().unwrap().iter().map(name).collect::<BTreeSet<_>>())
     };
-    let mut decider = bundle.decider();
+    let (mut decider, mut unsliced) = (bundle.decider(), bundle.decider_unsliced());
     let (mut errors, mut stricter, mut same) = (0, 0, 0);
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     for input in inputs {
@@ -345,6 +423,7 @@ fn compare_with_the_interpreter(bundle: &PolicyBundle, inputs: &[Vec<u8>]) {
             }
             let text = sift_rules::json::print(&document);
             let verdict = decider.decide(text.as_bytes());
+            assert_eq!(unsliced.decide(text.as_bytes()), verdict, "{text}");
             let is_error =
                 verdict.rules.iter().any(|rule| rule.as_str() == sift_rules::verdict::EVALUATION_ERROR);
             let sets = ["deny", "hold", "allow"].map(|set| rules_of(set, &text));

@@ -90,6 +90,15 @@ deny contains {"rule": "cabin-known", "reason": "a cabin is basic_economy, econo
 	not args.cabin in {"basic_economy", "economy", "business"}
 }
 
+# --- After a transfer.
+
+deny contains {"rule": "transferred", "reason": "the conversation was transferred to a human, who writes from then on"} if {
+	tool in writes
+	"transferred" in input.run.marks
+}
+
+writes := changes | {"book_reservation", "send_certificate"}
+
 # --- Book flight.
 
 deny contains {"rule": "book-profile-read", "reason": "the user's profile has not been read in this run"} if {
@@ -142,6 +151,18 @@ deny contains {"rule": "book-bag-allowance", "reason": "the paid bags are not th
 	args.nonfree_baggages != max([0, args.total_baggages - free])
 }
 
+deny contains {"rule": "book-flight-searched", "reason": "no search in this run reported this flight or was about this day"} if {
+	tool == "book_reservation"
+	is_array(args.flights)
+	some flight in args.flights
+	not is_among(flight, input.run.seen.searched.known)
+}
+
+is_among(flight, values) if {
+	flight.flight_number in values
+	flight.date in values
+}
+
 paid_with(prefix) := count([method |
 	some method in args.payment_methods
 	startswith(method.payment_id, prefix)
@@ -178,6 +199,16 @@ same_flights if {
 	count(args.flights) == count(reservation.flights)
 	{[flight.flight_number, flight.date] | some flight in args.flights} ==
 		{[flight.flight_number, flight.date] | some flight in reservation.flights}
+}
+
+deny contains {
+	"rule": "change-flight-reported",
+	"reason": "neither a search nor a reservation that was read in this run reported this flight and this day",
+} if {
+	tool == "update_reservation_flights"
+	is_array(args.flights)
+	some flight in args.flights
+	not is_among(flight, input.run.seen.reported.known)
 }
 
 deny contains {"rule": "flights-payment-kind", "reason": "flights are changed for one gift card or credit card"} if {
@@ -262,6 +293,11 @@ deny contains {
 deny contains {"rule": "certificate-profile-read", "reason": "the user's profile has not been read in this run"} if {
 	tool == "send_certificate"
 	not user
+}
+
+deny contains {"rule": "certificate-reservation-read", "reason": "no reservation of this user has been read in this run"} if {
+	tool == "send_certificate"
+	not args.user_id in input.run.seen.customers.known
 }
 
 deny contains {"rule": "certificate-amount", "reason": "a certificate is 100 or 50 dollars a passenger"} if {
