@@ -275,7 +275,7 @@ async fn packs_say_the_same_as_the_store() {
 }
 
 /// Both engines say the same about the recordings, whichever decisions the runs follow. Which rules decide how often is
-/// in `spec/rules/tests/airline.rs`.
+/// in `spec/rules/tests/airline/`.
 #[test]
 fn both_engines_change_the_same_in_the_recordings() {
     let airline = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/airline");
