@@ -2,7 +2,8 @@
 
 use sift_client::evidence::{Disclosure, collect};
 use sift_client::log::LogClient;
-use sift_client::{CloseReason, Mode, OpenRun, Payload, Report, ToolCall, Verdict};
+use sift_client::store::{Retention, Store};
+use sift_client::{Clock as _, CloseReason, Mode, OpenRun, Payload, Report, SystemClock, ToolCall, Verdict};
 use sift_spec::evidence::Pack;
 use sift_spec::meter::Usage;
 use sift_spec::proof::prove_multi_inclusion;
@@ -146,4 +147,20 @@ async fn every_member_counts() {
     let (elsewhere, _) = packed().await;
     let report = verify(&pack.write().unwrap(), &elsewhere.log.trust(), &Options::default());
     assert!(report.findings().iter().any(|finding| finding.code == Code::CheckpointInvalid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_erased_is_withheld_and_the_rest_verifies() {
+    let (scene, pack) = packed().await;
+    assert!(!pack.objects.is_empty());
+    let store = Store::open(scene.dir.path()).unwrap();
+    let nothing = Retention { days: None, bytes: Some(0) };
+    let pruned = store.prune(nothing, SystemClock.now(), true).unwrap();
+    assert_eq!((pruned.objects as usize, pruned.kept_bytes), (pack.objects.len(), 0));
+    let log = LogClient::new(scene.log.http.url()).unwrap();
+    let after = collect(pack.run, &store, &log, &scene.log.trust(), Disclosure::Everything).await.unwrap();
+    assert_eq!((after.objects.len(), &after.bundles), (0, &pack.bundles));
+    let report = judge(&after.write().unwrap(), &scene);
+    assert!(report.findings().is_empty(), "{:?}", report.findings());
+    assert!(report.unchecked().iter().any(|gap| gap.code == sift_verify::Gap::PayloadWithheld));
 }
