@@ -2,11 +2,12 @@
 
 use std::process::{Command, Output};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sift_client::control::{Answer, Question, ask};
 use sift_client::store::{Erasure, Retention};
-use sift_client::{CloseReason, Kernel, Payload, Report, Run, Verdict};
+use sift_client::{CloseReason, HaltScope, Kernel, Payload, Report, Run, Verdict};
 use sift_spec::types::RunId;
 
 use crate::harness::{House, NOW, at, eventually, kinds, open_run, tool};
@@ -40,6 +41,57 @@ fn objects(kernel: &Kernel, run: RunId) -> usize {
 fn program(house: &House, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sift-kernel"));
     command.args(args).arg("--dir").arg(house.dir.path()).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_pass_holds_up_neither_calls_nor_the_switch() {
+    let house = House::new("").await;
+    let kernel = house.open().await;
+    let long = open_run(&kernel).await;
+    for _ in 0..300 {
+        call(&long).await;
+    }
+    long.close(CloseReason::Done).await.unwrap();
+    for _ in 0..30 {
+        done(&kernel).await;
+    }
+    logged(&kernel).await;
+    house.clock.advance_ms(DAY_MS);
+    let (acts, halted) = (open_run(&kernel).await, open_run(&kernel).await);
+    let dir = house.dir.path().to_owned();
+    let asks: Vec<_> = (0..32)
+        .map(|_| {
+            let (dir, question) = (dir.clone(), Question::Prune { retention: NOTHING, apply: true });
+            tokio::task::spawn_blocking(move || {
+                (Instant::now(), ask(&dir, &question).unwrap(), Instant::now())
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    let mut during = 0;
+    while !asks.iter().all(|ask| ask.is_finished()) {
+        let started = Instant::now();
+        call(&acts).await;
+        slowest = slowest.max(started.elapsed());
+        during += 1;
+        if during == 3 {
+            let scope = HaltScope::Run(halted.id());
+            assert!(kernel.halt_scope(&scope, "enough").await.recorded);
+        }
+    }
+    let (mut objects_erased, mut took) = (0, Duration::ZERO);
+    for ask in asks {
+        let (from, answer, to) = ask.await.unwrap();
+        let Some(Answer::Pruned(pruned)) = answer else { panic!("{answer:?}") };
+        objects_erased += pruned.objects;
+        took = took.max(to - from);
+    }
+    println!(
+        "32 asked at once, {objects_erased} objects went in {took:?}; {during} calls meanwhile, slowest {slowest:?}"
+    );
+    assert_eq!(objects_erased, 300 * 3 + 30 * 3, "each once");
+    assert_eq!((objects(&kernel, long.id()), objects(&kernel, acts.id())), (0, 3 * during));
+    assert!(during >= 3, "calls went on");
 }
 
 /// The program beside a kernel that has to answer it.
