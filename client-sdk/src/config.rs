@@ -203,7 +203,7 @@ pub struct KernelFile {
     #[serde(default, skip_serializing_if = "Retention::is_for_ever")]
     pub retention: Retention,
     /// Who may answer held calls.
-    #[serde(default, rename = "approver")]
+    #[serde(default, rename = "approver", skip_serializing_if = "Vec::is_empty")]
     pub approvers: Vec<ApproverEntry>,
     /// Other kernels, with which sub-agents' runs are delegated.
     #[serde(default, rename = "kernel", skip_serializing_if = "Vec::is_empty")]

@@ -100,6 +100,7 @@ pub(crate) fn keygen(args: &Keygen, json: bool) -> Result<(), Failure> {
 const CONFIG_HELP: &str = "\
 # The configuration of a Sift kernel.
 # mode: \"spool\" dispatches once an intent is on this disk; \"log\" only with the log's verified receipt.
+# signer = { command = [\"PROGRAM\", ...], vkey = \"VKEY\" }: what holds the key instead of kernel.key; see sift-kernel signer --help.
 # [spool]: how far the log may be behind before runs halt.
 # [[approver]]: role and vkey of those who may answer held calls, and agents = [\"airline/*\"] if not for all.
 # [[kernel]]: vkey of another kernel with which sub-agents' runs are delegated, and agents = [\"airline/*\"].
