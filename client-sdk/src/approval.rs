@@ -194,7 +194,7 @@ impl Request {
     #[must_use]
     pub fn missing(&self) -> Vec<Needed> {
         let mut missing = self.hold.approvals.clone();
-        for (_, role) in self.approved.iter().filter_map(|note| approved(note.as_str())) {
+        for (_, role) in self.approved_by() {
             if let Some(needed) = missing.iter_mut().find(|needed| needed.role == role) {
                 needed.count = needed.count.saturating_sub(1);
             }
@@ -203,11 +203,17 @@ impl Request {
         missing
     }
 
+    /// Name and role in each approval so far, as the kernel's file states them: [`Request::check`] says which are genuine.
+    #[must_use]
+    pub fn approved_by(&self) -> Vec<(String, Word)> {
+        self.approved.iter().filter_map(|note| approved(note.as_str())).collect()
+    }
+
     /// Who has approved so far, and what is missing. Names are as the kernel's file states them.
     #[must_use]
     pub fn status(&self) -> String {
         let mut text = String::new();
-        for (key, role) in self.approved.iter().filter_map(|note| approved(note.as_str())) {
+        for (key, role) in self.approved_by() {
             let _ = writeln!(text, "approved  {} as {role}", visible(key.as_bytes()));
         }
         let _ = writeln!(text, "missing   {}", list(&self.missing()));

@@ -1,13 +1,18 @@
 //! `approvals`: what waits for approvers, shown exactly, and answered.
 
-use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sift_client::approval::{APPROVALS_DIR, REQUEST_BYTES_MAX, REQUEST_SUFFIX, Request, list as list_needed};
+use sift_client::approval::{
+    APPROVALS_DIR, REQUEST_BYTES_MAX, REQUEST_SUFFIX, Request, RequestError, list as list_needed,
+};
 use sift_client::config::KernelFile;
+use sift_client::visible::visible;
 use sift_client::{Approver, Clock as _, SystemClock, read_plain, utc, write_new};
 use sift_spec::record::Answer;
 use sift_spec::types::{UnixMillis, Word};
@@ -55,16 +60,21 @@ pub(crate) fn approve(args: &Approve, json: bool) -> Result<(), Failure> {
 struct Desk {
     folder: PathBuf,
     approvers: Vec<Approver>,
+    /// What was said of files that are no requests: `watch` looks often and says it once.
+    told: RefCell<BTreeSet<String>>,
 }
 
 impl Desk {
     fn of(dir: &Path) -> Self {
-        Self { folder: dir.join(APPROVALS_DIR), approvers: approvers(dir) }
+        Self { folder: dir.join(APPROVALS_DIR), approvers: approvers(dir), told: RefCell::default() }
     }
 
     /// All requests by name; what is none is told.
     fn requests(&self) -> Result<BTreeMap<String, (PathBuf, Request)>, Failure> {
-        let at = |error| environment(format!("{}: {error}", self.folder.display()));
+        let at = |error: std::io::Error| {
+            let why = "give the directory of a kernel that has run, --dir DIR";
+            environment(format!("{}: {error}; {why}", self.folder.display()))
+        };
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(&self.folder).map_err(at)?.flatten() {
             let path = entry.path();
@@ -72,25 +82,37 @@ impl Desk {
                 path.file_name().and_then(|name| name.to_str()).and_then(|n| n.strip_suffix(REQUEST_SUFFIX));
             let Some(name) = name.map(str::to_owned) else { continue };
             match read(&path) {
-                Ok(request) => drop(found.insert(name, (path, request))),
+                Ok(request) if request.stem() == name => drop(found.insert(name, (path, request))),
+                // A call is answered by its own name only.
+                Ok(request) => {
+                    let why = format!("it holds the call {}; remove it", request.stem());
+                    self.tell(format!("{}: {why}", shown_path(&path)));
+                }
                 // Answered while it was looked at.
                 Err(_) if !path.exists() => {}
-                Err(Failure::Refused(why) | Failure::Environment(why)) => anstream::eprintln!("{why}"),
+                Err(Failure::Refused(why) | Failure::Environment(why)) => self.tell(why),
             }
         }
         Ok(found)
     }
 
+    fn tell(&self, why: String) {
+        if !self.told.borrow().contains(&why) {
+            anstream::eprintln!("passed over: {why}");
+            self.told.borrow_mut().insert(why);
+        }
+    }
+
     fn list(&self, json: bool) -> Result<(), Failure> {
         let requests = self.requests()?;
         if json {
-            let rows: Vec<_> = requests.values().map(|(path, request)| row(path, request)).collect();
+            let rows: Vec<_> = requests.values().map(|(path, request)| self.row(path, request)).collect();
             print_json(&json!({ "waiting": rows }));
         } else if requests.is_empty() {
             anstream::println!("Nothing waits for an approval.");
         } else {
             for (name, (_, request)) in &requests {
-                anstream::println!("{}", brief(name, request));
+                anstream::println!("{}", self.brief(name, request));
             }
             anstream::println!("\nLook at one: sift-kernel approvals show CALL --dir DIR");
         }
@@ -121,42 +143,89 @@ impl Desk {
         give(&path, &request, &self.approvers, &signing, json)
     }
 
-    /// Tells of requests as they come, change and go.
+    /// Tells of requests as they come, change and go, until nobody reads it any more.
     fn watch(&self, seconds: Option<u64>, json: bool) -> Result<(), Failure> {
         let started = Instant::now();
         let mut known: BTreeMap<String, usize> = BTreeMap::new();
         loop {
             let now = self.requests()?;
-            for (name, (path, request)) in &now {
-                let approved = request.approved.len();
-                let before = known.insert(name.clone(), approved);
-                if before == Some(approved) {
-                    continue;
-                }
-                let event = if before.is_none() { "waits" } else { "approved" };
-                if json {
-                    let mut row = row(path, request);
-                    row["event"] = json!(event);
-                    // One line for each event.
-                    anstream::println!("{row}");
-                } else {
-                    anstream::println!("{event:<10}{}", brief(name, request));
-                }
+            let lines = self.changes(&mut known, &now, json);
+            let mut out = anstream::stdout();
+            let mut lines = lines.iter();
+            match lines.try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush()) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                told => told.map_err(environment)?,
             }
-            let gone: Vec<String> = known.keys().filter(|name| !now.contains_key(*name)).cloned().collect();
-            for name in gone {
-                known.remove(&name);
-                match json {
-                    true => anstream::println!("{}", json!({ "event": "gone", "name": name })),
-                    false => anstream::println!("{:<10}{name}  (answered, too late, or given up)", "gone"),
-                }
-            }
-            std::io::stdout().flush().map_err(environment)?;
             if seconds.is_some_and(|seconds| started.elapsed() >= Duration::from_secs(seconds)) {
                 return Ok(());
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// What has changed since the last look, one line for each event.
+    fn changes(
+        &self,
+        known: &mut BTreeMap<String, usize>,
+        now: &BTreeMap<String, (PathBuf, Request)>,
+        json: bool,
+    ) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, (path, request)) in now {
+            let approved = request.approved.len();
+            let before = known.insert(name.clone(), approved);
+            if before == Some(approved) {
+                continue;
+            }
+            let event = if before.is_none() { "waits" } else { "approved" };
+            lines.push(if json {
+                let mut row = self.row(path, request);
+                row["event"] = json!(event);
+                row.to_string()
+            } else {
+                format!("{event:<10}{}", self.brief(name, request))
+            });
+        }
+        known.retain(|name, _| {
+            let waits = now.contains_key(name);
+            if !waits {
+                lines.push(match json {
+                    true => json!({ "event": "gone", "name": name }).to_string(),
+                    false => format!("{:<10}{name}  (answered, too late, or given up)", "gone"),
+                });
+            }
+            waits
+        });
+        lines
+    }
+
+    fn row(&self, path: &Path, request: &Request) -> Value {
+        let by: Vec<_> = request
+            .approved_by()
+            .into_iter()
+            .zip(listed(request, &self.approvers))
+            .map(|((name, role), listed)| json!({ "name": name, "role": role, "listed": listed }))
+            .collect();
+        json!({
+            "name": request.stem(), "request": path, "run": request.run, "intent": request.intent,
+            "hold": request.hold, "missing": request.missing(), "approved": request.approved, "approved_by": by,
+            "milliseconds_left": left_ms(request), "agent": request.agent, "call": request.call,
+            "reasons": request.reasons, "shown": request.shown(),
+        })
+    }
+
+    /// A request on one line.
+    fn brief(&self, name: &str, request: &Request) -> String {
+        let by = request.approved_by().into_iter().zip(listed(request, &self.approvers));
+        let by: Vec<_> = by
+            .map(|((key, role), listed)| {
+                let unknown = if listed { "" } else { " (NOT LISTED in kernel.toml)" };
+                format!("{} as {role}{unknown}", visible(key.as_bytes()))
+            })
+            .collect();
+        let by = if by.is_empty() { String::new() } else { format!("approved by {}, ", by.join(", ")) };
+        let (what, missing) = (request.what(), list_needed(&request.missing()));
+        format!("{name}  {what}  by {}, {by}missing {missing}, {}", request.agent, time_left(request))
     }
 }
 
@@ -168,19 +237,10 @@ struct Signing<'a> {
     answer: Answer,
 }
 
-fn row(path: &Path, request: &Request) -> Value {
-    json!({
-        "name": request.stem(), "request": path, "run": request.run, "intent": request.intent,
-        "hold": request.hold, "missing": request.missing(), "approved": request.approved,
-        "milliseconds_left": left_ms(request), "agent": request.agent, "call": request.call,
-        "reasons": request.reasons, "shown": request.shown(),
-    })
-}
-
-/// A request on one line.
-fn brief(name: &str, request: &Request) -> String {
-    let missing = list_needed(&request.missing());
-    format!("{name}  {}  by {}, missing {missing}, {}", request.what(), request.agent, time_left(request))
+/// Of each approval that a request lists, whether kernel.toml lists its key for its role.
+fn listed(request: &Request, approvers: &[Approver]) -> Vec<bool> {
+    let genuine = |note: &str| request.check(note, approvers, UnixMillis::ZERO).is_ok();
+    request.approved.iter().map(|note| genuine(note.as_str())).collect()
 }
 
 /// The call, exactly; who has approved; what to type.
@@ -196,9 +256,7 @@ fn show(request: &Request, approvers: &[Approver], json: bool) {
         return;
     }
     anstream::println!("{rendering}\n{}", request.status());
-    let genuine = |note: &&str| request.check(note, approvers, UnixMillis::ZERO).is_ok();
-    let notes = request.approved.iter().map(|note| note.as_str());
-    let unknown = notes.filter(|note| !genuine(note)).count();
+    let unknown = listed(request, approvers).into_iter().filter(|listed| !listed).count();
     if unknown > 0 {
         anstream::println!(
             "{unknown} of these approvals are not by keys that kernel.toml lists: do not rely on them."
@@ -227,7 +285,14 @@ fn give(
     if !json {
         show(request, approvers, false);
     }
+    in_time(request)?;
     confirm(shown, answer, request, json)?;
+    // Whoever is asked may think for long.
+    in_time(request)?;
+    if !path.exists() {
+        let why = "the call does not wait any more: it was answered, or given up; nothing was signed";
+        return Err(Failure::Refused(why.to_owned()));
+    }
     let key = sift_client::signer::read_key(key).map_err(environment)?;
     let note = request.sign_as(answer, role, &key).map_err(environment)?;
     let path = put(path, request, &note)?;
@@ -244,6 +309,16 @@ fn give(
         );
     }
     Ok(())
+}
+
+/// An answer after the deadline counts nowhere, so none is signed.
+fn in_time(request: &Request) -> Result<(), Failure> {
+    if left_ms(request) > 0 {
+        return Ok(());
+    }
+    let deadline = utc(request.hold.deadline);
+    let why = format!("too late: the deadline was {deadline}, and the call will not run; nothing was signed");
+    Err(Failure::Refused(why))
 }
 
 /// Puts a statement beside its request, in the first place that is free: nobody's answer is overwritten.
@@ -281,15 +356,26 @@ fn confirm(shown: Option<&str>, answer: Answer, request: &Request, json: bool) -
     anstream::print!("To {what} exactly this call, type the first {TYPED_DIGITS} digits of its digest: ");
     let mut typed = String::new();
     std::io::stdout().flush().and_then(|()| std::io::stdin().read_line(&mut typed)).map_err(environment)?;
-    let right = digest.hex().get(..TYPED_DIGITS) == Some(typed.trim());
-    if right { Ok(()) } else { Err(Failure::Refused("nothing was signed".to_owned())) }
+    if digest.hex().get(..TYPED_DIGITS) == Some(typed.trim()) {
+        return Ok(());
+    }
+    let why = format!(
+        "these are not the first {TYPED_DIGITS} digits of its digest, so nothing was signed; look at the call, then try again"
+    );
+    Err(Failure::Refused(why))
 }
 
 fn read(path: &Path) -> Result<Request, Failure> {
-    let at = |why: &dyn std::fmt::Display| environment(format!("{}: {why}", path.display()));
+    let at = |why: &dyn std::fmt::Display| environment(format!("{}: {why}", shown_path(path)));
     let bytes = read_plain(path, REQUEST_BYTES_MAX).map_err(|error| at(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| at(&error))?;
-    Request::parse(&text).map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))
+    // What is wrong may repeat a part of the file.
+    let wrong = |error: RequestError| visible(error.to_string().as_bytes());
+    Request::parse(&text).map_err(|error| Failure::Refused(format!("{}: {}", shown_path(path), wrong(error))))
+}
+
+fn shown_path(path: &Path) -> String {
+    visible(path.as_os_str().as_bytes())
 }
 
 /// Who may answer, as the kernel's configuration says; nobody where it cannot be read.
@@ -302,9 +388,10 @@ fn left_ms(request: &Request) -> u64 {
 }
 
 fn time_left(request: &Request) -> String {
-    match left_ms(request) / 1000 {
-        0 => "no time left".to_owned(),
-        seconds @ 1..=119 => format!("{seconds} s left"),
+    let left = left_ms(request);
+    match left / 1000 {
+        0 if left == 0 => "no time left".to_owned(),
+        seconds @ 0..=119 => format!("{seconds} s left"),
         seconds @ 120..=7199 => format!("{} min left", seconds / 60),
         seconds => format!("{} h left", seconds / 3600),
     }
