@@ -71,8 +71,11 @@ impl ProcessSigner {
         };
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child =
-            command.spawn().map_err(|error| SignError(format!("the signer {program}: {error}")))?;
+        let mut child = command.spawn().map_err(|error| {
+            SignError(format!(
+                "the signer {program}: {error}; its command needs a whole path, or a name in PATH"
+            ))
+        })?;
         let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(SignError("the signer has no pipes".to_owned()));
         };
@@ -84,7 +87,9 @@ impl ProcessSigner {
                 let read = (&mut output).take(ANSWER_BYTES_MAX).read_line(&mut line);
                 read.map_err(|error| error.to_string())?;
                 let whole = line.strip_suffix('\n').map(str::to_owned);
-                whole.ok_or_else(|| if line.is_empty() { "it ended" } else { "no line" }.to_owned())
+                whole.ok_or_else(|| {
+                    if line.is_empty() { "its output is closed" } else { "it wrote no whole line" }.to_owned()
+                })
             };
             let mut line = next();
             loop {
@@ -105,14 +110,16 @@ impl ProcessSigner {
         }
         let named = hello.strip_prefix(SIGN_PROTOCOL).map(str::trim);
         Err(SignError(match named.and_then(|vkey| vkey.parse::<VerifierKey>().ok()) {
-            Some(other) => format!("the signer has the key {}, not {}", other.name(), self.key),
+            Some(other) => format!("the signer has the key {other}, not {}", self.key),
             None => format!("the signer does not speak {SIGN_PROTOCOL}"),
         }))
     }
 
     fn explain(&self, silence: Silence) -> SignError {
         SignError(match silence {
-            Silence::Ended(why) => format!("the signer ended: {why}"),
+            Silence::Ended(why) => {
+                format!("the signer ended: {why}; what it wrote to standard error says more")
+            }
             Silence::Late => format!("the signer did not answer within {:?}", self.patience),
         })
     }
@@ -123,13 +130,13 @@ impl Helper {
         match self.answers.recv_timeout(patience) {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(why)) => Err(Silence::Ended(why)),
-            Err(RecvTimeoutError::Disconnected) => Err(Silence::Ended("it ended".to_owned())),
+            Err(RecvTimeoutError::Disconnected) => Err(Silence::Ended("its output is closed".to_owned())),
             Err(RecvTimeoutError::Timeout) => Err(Silence::Late),
         }
     }
 
     fn ask(&self, question: String, patience: Duration) -> Result<String, Silence> {
-        self.ask.send(question).map_err(|_| Silence::Ended("it ended".to_owned()))?;
+        self.ask.send(question).map_err(|_| Silence::Ended("its output is closed".to_owned()))?;
         self.line(patience)
     }
 }

@@ -10,7 +10,10 @@ use crate::exit::{Failure, environment};
 /// Signs what comes on standard input until it ends.
 pub(crate) fn signer(args: &SignerArgs) -> Result<(), Failure> {
     if let Err(error) = lock_memory() {
-        let why = format!("its memory cannot be kept out of swap: {error}; raise the limit (ulimit -l)");
+        let why = format!(
+            "its memory cannot be kept out of swap: {error}; raise the limit on locked memory (ulimit -l unlimited, or \
+             LimitMEMLOCK=infinity of a systemd unit)"
+        );
         if !args.allow_swap {
             return Err(environment(format!("{why}, or say --allow-swap")));
         }
