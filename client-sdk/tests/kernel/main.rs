@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod approvals;
+mod approvals_program;
 mod approvals_several;
+mod approvals_typed;
 mod budgets;
 mod bundles;
 mod capability;
@@ -25,6 +27,7 @@ mod restart;
 mod resume;
 mod retention;
 mod serve;
+mod signer_program;
 mod simulate;
 mod storms;
 mod streams;

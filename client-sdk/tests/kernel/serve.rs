@@ -21,7 +21,12 @@ pub(crate) struct Served {
 impl Served {
     pub(crate) fn start(desk: &Desk, more: &[&str]) -> Self {
         let args = ["--json", "serve", "--dir", "kernel", "--bundle", "bundle", "--socket", "sock"];
-        let mut child = desk.command(&[&args, more].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(desk, desk.command(&[&args, more].concat()))
+    }
+
+    /// The same with a command that serves the socket `sock`.
+    pub(crate) fn of(desk: &Desk, mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let ready: Value = serde_json::from_str(&ready).unwrap();
@@ -33,8 +38,17 @@ impl Served {
         Client::connect(&self.path)
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+        signal(name, self.id());
+    }
+
+    /// Its exit code, once it has ended.
+    pub(crate) fn code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// Ends it as an operator does.
@@ -53,6 +67,11 @@ impl Drop for Served {
     }
 }
 
+/// Sends a signal, such as `-TERM`.
+pub(crate) fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
 /// A client in Rust. Asks one thing after the other.
 pub(crate) struct Client {
     reader: BufReader<UnixStream>,
@@ -66,7 +85,7 @@ impl Client {
         Self { reader: BufReader::new(writer.try_clone().unwrap()), writer, next: 0 }
     }
 
-    fn send(&mut self, mut request: Value) {
+    pub(crate) fn send(&mut self, mut request: Value) {
         self.next += 1;
         request["id"] = json!(self.next);
         self.raw(format!("{request}\n").as_bytes());
@@ -76,7 +95,7 @@ impl Client {
         self.writer.write_all(bytes).unwrap();
     }
 
-    fn read(&mut self) -> Value {
+    pub(crate) fn read(&mut self) -> Value {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
