@@ -66,6 +66,9 @@
 //!   it. **The kernel does not read the operator's records**: that an approver's grant was revoked in the log is noticed
 //!   only by a restart with a changed `kernel.toml`. An auditor notices it in every pack.
 //!
+//! * The key: a [`signer::ProcessSigner`] keeps it out of this process, and `sift-kernel signer` out of swap. **A key that
+//!   this process reads from its file is wiped when dropped, and may be swapped out before**: encrypt swap, or use a signer.
+//!
 //! # Out of scope
 //!
 //! What a tool or a model does; what guards the key behind a helper process ([`signer::ProcessSigner`]); keeping the process from

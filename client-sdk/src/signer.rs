@@ -1,7 +1,8 @@
 //! The kernel's key: what signs records, and the file it is read from.
 //!
 //! The private half never leaves the signer, stands in no message, and is wiped when dropped. It may be in a process of
-//! its own, see [`ProcessSigner`]: then nothing that gets hold of the kernel's process gets hold of the key.
+//! its own, see [`ProcessSigner`]: then nothing that gets hold of the kernel's process gets hold of the key. In the kernel's own process it is not kept out of
+//! swap, see [`lock_memory`].
 
 mod harden;
 mod process;
