@@ -4,6 +4,7 @@ mod growth;
 mod overshoot;
 mod peers;
 mod reads;
+mod stages;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -224,19 +225,22 @@ fn kernels(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     {
         let dir = bench.dir.join(if logged { "logged" } else { "unlogged" });
         std::fs::create_dir_all(&dir)?;
-        let (alone, together, elapsed, cpu) = bench.runtime.block_on(async {
+        let (alone, together, elapsed, cpu, split) = bench.runtime.block_on(async {
             let kernel = kernel::open(&dir, &url, &log.trust, &bundle, key).await?;
             kernel::alone(&kernel, 100).await?;
+            let start = kernel.timings();
             let alone = kernel::alone(&kernel, few).await?;
+            let middle = kernel.timings();
             let before = CpuTime::of(std::process::id())?;
             let (together, elapsed) = kernel::at_once(&kernel, many, 64).await?;
             let cpu = CpuTime::of(std::process::id())?.since(&before);
+            let split = (middle.since(&start), kernel.timings().since(&middle));
             // Whatever the kernel made is in the log in the end, and so was admitted.
             if logged && !kernel.drain(Duration::from_secs(300)).await {
                 return Err(format!("{} records did not reach the log", kernel.unlogged()).into());
             }
             kernel.close().await;
-            Ok::<_, AnyError>((alone, together, elapsed, cpu))
+            Ok::<_, AnyError>((alone, together, elapsed, cpu, split))
         })?;
         let rate = together.len() as f64 / elapsed.as_secs_f64();
         let (alone, together) = (Latency::of(alone), Latency::of(together));
@@ -249,6 +253,10 @@ fn kernels(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         table.row(p50, "ms", Target::AtMost(0.6), ms(alone.p50));
         table.row(p99, "ms", Target::AtMost(3.0), ms(alone.p99));
         table.row(all, "calls/s", Target::AtLeast(10_000.0), rate);
+        let [of_alone, of_many] =
+            if logged { ["alone, log here", "64-way, log here"] } else { ["alone", "64-way"] };
+        table.stages.push(stages::Split::of(of_alone, few, &split.0));
+        table.stages.push(stages::Split::of(of_many, many, &split.1));
         let what = if logged { "log here" } else { "log elsewhere" };
         let (p50, p99, seconds) = (ms(together.p50), ms(together.p99), elapsed.as_secs_f64());
         table.notes.push(format!(

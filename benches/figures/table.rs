@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sift_benches::machine::Machine;
 
-use crate::{growth, overshoot, peers};
+use crate::{growth, overshoot, peers, stages};
 
 /// A row of the table.
 #[derive(Debug, Serialize)]
@@ -36,6 +36,9 @@ pub(crate) struct Table {
     /// What governing a call costs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) costs: Vec<peers::Cost>,
+    /// Where a call's time goes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stages: Vec<stages::Split>,
     /// What stands behind the figures.
     pub(crate) notes: Vec<String>,
     /// What must not be: the program then ends with an error.
@@ -79,6 +82,7 @@ impl Table {
         if !self.figures.is_empty() {
             self.print_figures();
         }
+        stages::print(&self.stages);
         for note in &self.notes {
             println!("* {note}");
         }

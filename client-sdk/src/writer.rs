@@ -83,6 +83,8 @@ pub(crate) struct Writer {
     ready: Vec<Instant>,
     /// How long the operation at hand has signed.
     signing: Duration,
+    /// How long it has decided, which is counted elsewhere.
+    deciding: Duration,
     /// Kinds of this round's records: which failpoints its commit passes.
     kinds: BTreeSet<Kind>,
     /// How many operations this round has.
@@ -131,6 +133,7 @@ impl Writer {
             replies: Vec::new(),
             ready: Vec::new(),
             signing: Duration::ZERO,
+            deciding: Duration::ZERO,
             kinds: BTreeSet::new(),
             ops: 0,
             committer,
@@ -253,11 +256,11 @@ impl Writer {
     /// Does something about a call, and counts how long that took.
     fn timed<T>(&mut self, sent: Instant, work: impl FnOnce(&mut Self) -> T) -> T {
         let start = self.shared.stopwatch.queue.add_since(sent);
-        self.signing = Duration::ZERO;
+        (self.signing, self.deciding) = (Duration::ZERO, Duration::ZERO);
         let done = work(self);
         let ready = Instant::now();
         self.shared.stopwatch.sign.add(self.signing);
-        self.shared.stopwatch.apply.add((ready - start).saturating_sub(self.signing));
+        self.shared.stopwatch.apply.add((ready - start).saturating_sub(self.signing + self.deciding));
         self.ready.push(ready);
         done
     }

@@ -21,6 +21,7 @@ mod hot_swap;
 mod http;
 mod kernel;
 mod kernel_crash;
+mod kernel_crowd;
 mod kernel_faults;
 mod kernel_life;
 mod limits;

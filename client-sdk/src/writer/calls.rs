@@ -1,6 +1,7 @@
 //! Calls: proposed, answered by an approver, finished.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -167,6 +168,7 @@ impl Writer {
     }
 
     fn decide_again(&mut self, run: &crate::shared::RunShared, prepared: &Prepared) -> Result<Decided, Stop> {
+        let start = Instant::now();
         // Nothing comes in between now: only this thread makes records.
         let mut decided = self.shared.decide(run, &prepared.input);
         if decided.as_ref().is_ok_and(|decided| decided.time < self.time) {
@@ -174,6 +176,7 @@ impl Writer {
             run.view().time = self.time;
             decided = self.shared.decide(run, &prepared.input);
         }
+        self.deciding += start.elapsed();
         decided.map_err(|error| Stop::Halted {
             cause: HaltCause::Policy,
             detail: format!("the policy input cannot be kept: {error}"),
