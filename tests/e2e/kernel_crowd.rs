@@ -77,8 +77,8 @@ async fn killed_among_many() {
         "after-commit-outcome:14",
         "after-commit-outcome:30",
         "before-dispatch:300",
-        &format!("{COMMIT_FAILS}:12"),
-        &format!("{COMMIT_FAILS}:40"),
+        &format!("{COMMIT_FAILS}:45"),
+        &format!("{COMMIT_FAILS}:60"),
     ] {
         among_many(point, None).await;
     }
