@@ -30,10 +30,11 @@ fn children(parent: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        if let Some((state, of)) = state(pid) {
-            if of == parent && state != "Z" {
-                found.push(pid);
-            }
+        if let Some((state, of)) = state(pid)
+            && of == parent
+            && state != "Z"
+        {
+            found.push(pid);
         }
     }
     found

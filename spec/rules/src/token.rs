@@ -208,10 +208,12 @@ mod tests {
         }
     }
 
+    type Finder = fn(&str, &mut dyn FnMut(String));
+
     proptest::proptest! {
         #[test]
         fn any_text_has_tokens_without_a_panic(text in "[a-zA-Z0-9é@:/. \\[\\]\\\\-]{0,60}") {
-            let finders: [fn(&str, &mut dyn FnMut(String)); 4] = [
+            let finders: [Finder; 4] = [
                 |text, found| emails(text, found),
                 |text, found| urls(text, found),
                 |text, found| domains(text, found),

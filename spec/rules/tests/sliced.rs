@@ -338,9 +338,9 @@ fn the_limit_of_instructions_is_reached_by_the_same_inputs() {
         some c in input.call.args.pad\n    c < 0\n}\n"
         .to_owned();
     for number in 0..150 {
-        let _ = write!(
+        let _ = writeln!(
             policy,
-            "deny contains {{\"rule\": \"other-{number}\", \"reason\": \"x\"}} if input.call.name == \"o{number}\"\n"
+            "deny contains {{\"rule\": \"other-{number}\", \"reason\": \"x\"}} if input.call.name == \"o{number}\""
         );
     }
     let bundle = common::rego(&policy);
