@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -108,6 +109,27 @@ async fn a_signer_ends_with_its_kernel() {
     served.signal("-KILL");
     drop(served);
     eventually("it ends", || has_ended(signer)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_that_ends_both_leaves_nothing_open() {
+    let desk = Desk::new().await;
+    sign_by(&desk, &[PROGRAM, "signer", "--allow-swap", "--key", "signer.key"]);
+    let mut command = desk.command(&["--json", "serve", "--dir", "kernel", "--bundle", "bundle"]);
+    command.args(["--socket", "sock"]).process_group(0);
+    let mut served = Served::of(&desk, command);
+    let mut client = served.connect();
+    let run = client.open();
+    assert_eq!(client.tool(&run, "read", true)["is"], "started");
+    let signer = only_child(&served);
+    // What a terminal does: the signal goes to all of them.
+    let group = format!("-{}", served.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    assert_eq!(served.code(), Some(0));
+    eventually("it ends", || has_ended(signer)).await;
+    drop(served);
+    let runs = desk.check();
+    assert_eq!(runs[0].len(), 4, "open, intent, outcome, close: {runs:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -324,6 +324,9 @@ pub(crate) struct AnswerArgs {
 
 /// The kernel starts it, as kernel.toml says:
 /// signer = { command = ["sift-kernel", "signer", "--key", "/etc/sift/kernel.key"], vkey = "..." }
+///
+/// All its memory is locked, which is more than most systems let an ordinary user lock: raise the limit with ulimit -l
+/// unlimited, or with LimitMEMLOCK=infinity in the kernel's systemd unit.
 #[derive(Debug, Arguments)]
 pub(crate) struct SignerArgs {
     /// The key.
