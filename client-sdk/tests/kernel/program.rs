@@ -241,3 +241,21 @@ async fn an_approver_answers_what_was_shown() {
     replay.kill().unwrap();
     replay.wait().unwrap();
 }
+
+#[test]
+fn the_help_of_a_command_says_what_it_does() {
+    for (command, part) in [
+        ("signer", "LimitMEMLOCK"),
+        ("halt", "Exit codes: 0 halted and recorded"),
+        ("replay", "utf8-bytes/4"),
+        ("serve", "The agent holds no key"),
+        ("approvals", "Without a subcommand: list."),
+        ("prune", "Records, receipts and proofs stay"),
+        ("erase", "what the operator has to record"),
+    ] {
+        let help =
+            Command::new(env!("CARGO_BIN_EXE_sift-kernel")).args([command, "--help"]).output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains(part), "{command}: {help}");
+    }
+}

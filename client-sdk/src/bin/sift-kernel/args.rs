@@ -47,26 +47,59 @@ pub(crate) enum Command {
     /// Make a key for an approver.
     Keygen(Keygen),
     /// Feed recorded conversations through the kernel as if they were happening.
+    ///
+    /// Each conversation becomes a run. Each assistant turn is a model call: its request is the messages so far with model
+    /// and parameters, its answer the recorded message; tokens are the recorded usage, or else one for every four bytes
+    /// (method utf8-bytes/4). Each tool call is proposed as it was recorded, and its recorded result handed out only if the
+    /// kernel allowed it; after a denial the conversation goes on with the recorded next turn, as if the agent had been told.
     Replay(Replay),
     /// Run the kernel as a process of its own, for agents in any language.
+    ///
+    /// The agent holds no key and no store: it proposes calls over a socket, one JSON object a line, and gets permits or
+    /// refusals back. Run the kernel as another user than the agent, with --socket and --group, and the agent can reach
+    /// nothing else. SIGTERM ends it: open calls are recorded as cancelled or unknown, open runs closed as abandoned.
     Serve(Serve),
     /// List, show, watch and answer the held calls that wait for approvals.
+    ///
+    /// Without a subcommand: list.
     Approvals(Approvals),
     /// Answer a held call that is named by its request file.
     Approve(Approve),
     /// Hold a key in this process and sign for a kernel in another (sift/sign@v1 on standard input and output).
+    ///
+    /// The kernel starts it, as kernel.toml says:
+    ///
+    /// signer = { command = ["sift-kernel", "signer", "--key", "/etc/sift/kernel.key"], vkey = "..." }
+    ///
+    /// All its memory is locked, which is more than most systems let an ordinary user lock: raise the limit with ulimit -l
+    /// unlimited, or with LimitMEMLOCK=infinity in the kernel's systemd unit.
     Signer(SignerArgs),
     /// Collect the evidence of runs into packs that verify offline.
     Evidence(Evidence),
     /// List the runs of a kernel.
     Runs(InDir),
     /// Stop a run, an agent or everything in a running kernel, at once.
+    ///
+    /// Nothing of it starts from the moment the kernel reads this, calls under way are given up, and permits that have not
+    /// started are dead; then the halt is recorded. The kernel's user (or root) may do this, over kernel.sock in its
+    /// directory. A halted agent opens no run, and a kernel halted with --all does nothing, until the kernel is started
+    /// again; a halted run stays halted.
+    ///
+    /// Exit codes: 0 halted and recorded; 1 halted and not recorded, or there was no such run; 2 no kernel runs here.
     Halt(Halt),
     /// Show a running kernel: open runs, calls under way, what the log has not got yet, what was halted.
     Status(InDir),
     /// Erase payload objects that are old or too many; says what it would erase unless --apply is given.
+    ///
+    /// Only objects of runs that are closed and wholly in the log are erased, those of the run that closed first first.
+    /// Records, receipts and proofs stay, and verify as before. Without --days and --bytes it keeps what `[retention]` of
+    /// kernel.toml says, as a running kernel does about once a minute by itself. A kernel that runs in the directory is asked
+    /// to do it; its calls go on meanwhile.
     Prune(Prune),
     /// Erase payload objects of a closed run, on request.
+    ///
+    /// Prints what was erased, and what the operator has to record in the log. A kernel that runs in the directory is asked to
+    /// do it. Proofs stay valid; evidence collected from now on withholds the objects.
     Erase(Erase),
     /// Check and test policy bundles, explain decisions, and simulate a new bundle on recorded history.
     #[command(subcommand)]
@@ -132,10 +165,6 @@ impl From<ModeArg> for Mode {
     }
 }
 
-/// Each conversation becomes a run. Each assistant turn is a model call: its request is the messages so far with model
-/// and parameters, its answer the recorded message; tokens are the recorded usage, or else one for every four bytes
-/// (method utf8-bytes/4). Each tool call is proposed as it was recorded, and its recorded result handed out only if the
-/// kernel allowed it; after a denial the conversation goes on with the recorded next turn, as if the agent had been told.
 #[derive(Debug, Clone, Arguments)]
 pub(crate) struct Replay {
     /// The kernel's directory.
@@ -174,12 +203,6 @@ pub(crate) struct Replay {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Nothing of it starts from the moment the kernel reads this, calls under way are given up, and permits that have not
-/// started are dead; then the halt is recorded. The kernel's user (or root) may do this, over kernel.sock in its
-/// directory. A halted agent opens no run, and a kernel halted with --all does nothing, until the kernel is started
-/// again; a halted run stays halted.
-///
-/// Exit codes: 0 halted and recorded; 1 halted and not recorded, or there was no such run; 2 no kernel runs here.
 #[derive(Debug, Arguments)]
 #[command(group = ArgGroup::new("what").required(true).args(["run", "agent", "all"]))]
 pub(crate) struct Halt {
@@ -199,9 +222,6 @@ pub(crate) struct Halt {
     pub(crate) detail: String,
 }
 
-/// The agent holds no key and no store: it proposes calls over a socket, one JSON object a line, and gets permits or
-/// refusals back. Run the kernel as another user than the agent, with --socket and --group, and the agent can reach
-/// nothing else. SIGTERM ends it: open calls are recorded as cancelled or unknown, open runs closed as abandoned.
 #[derive(Debug, Clone, Arguments)]
 #[command(
     after_help = "The protocol, sift/serve@v1: one request a line, one answer a line, the same \"id\" in both. Many may be
@@ -275,7 +295,6 @@ pub(crate) struct Serve {
     pub(crate) line_bytes: usize,
 }
 
-/// Without a subcommand: list.
 #[derive(Debug, Arguments)]
 pub(crate) struct Approvals {
     /// The kernel's directory.
@@ -322,11 +341,6 @@ pub(crate) struct AnswerArgs {
     pub(crate) shown: Option<String>,
 }
 
-/// The kernel starts it, as kernel.toml says:
-/// signer = { command = ["sift-kernel", "signer", "--key", "/etc/sift/kernel.key"], vkey = "..." }
-///
-/// All its memory is locked, which is more than most systems let an ordinary user lock: raise the limit with ulimit -l
-/// unlimited, or with LimitMEMLOCK=infinity in the kernel's systemd unit.
 #[derive(Debug, Arguments)]
 pub(crate) struct SignerArgs {
     /// The key.
@@ -337,10 +351,6 @@ pub(crate) struct SignerArgs {
     pub(crate) allow_swap: bool,
 }
 
-/// Only objects of runs that are closed and wholly in the log are erased, those of the run that closed first first.
-/// Records, receipts and proofs stay, and verify as before. Without --days and --bytes it keeps what `[retention]` of
-/// kernel.toml says, as a running kernel does about once a minute by itself. A kernel that runs in the directory is asked
-/// to do it; its calls go on meanwhile.
 #[derive(Debug, Arguments)]
 pub(crate) struct Prune {
     /// The kernel's directory.
@@ -357,8 +367,6 @@ pub(crate) struct Prune {
     pub(crate) apply: bool,
 }
 
-/// Prints what was erased, and what the operator has to record in the log. A kernel that runs in the directory is asked to
-/// do it. Proofs stay valid; evidence collected from now on withholds the objects.
 #[derive(Debug, Arguments)]
 pub(crate) struct Erase {
     /// The run.
