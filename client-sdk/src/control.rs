@@ -233,6 +233,10 @@ async fn answer(stream: UnixStream, shared: Arc<Shared>, store: Arc<Store>) -> i
     let answer = match serde_json::from_str(&line) {
         Err(error) => Answer::Failed(error.to_string()),
         Ok(Question::Status) => Answer::Status(Box::new(KernelStatus::of(&shared))),
+        Ok(Question::Prune { apply: true, .. }) if shared.stopped().is_some() => Answer::Failed(
+            "the kernel has halted, and what it has may be needed to find out why; stop it, then prune"
+                .to_owned(),
+        ),
         Ok(Question::Prune { retention, apply }) => {
             let pruned = move || {
                 let go_on = || shared.stopped().is_none();

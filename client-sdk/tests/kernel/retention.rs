@@ -248,4 +248,9 @@ async fn the_program_erases_with_a_kernel_and_without() {
     assert_eq!(program(&house, &["erase", &unlogged]).status.code(), Some(1), "once");
     let kernel = house.open().await;
     assert_eq!(objects(&kernel, unlogged.parse().unwrap()), 0);
+    // A kernel that was halted keeps what it has.
+    kernel.halt("enough").await.unwrap();
+    let refused = beside(&house, &["prune", "--days", "0", "--apply"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(complains(&refused).contains("has halted"), "{refused:?}");
 }
