@@ -9,7 +9,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -207,7 +207,8 @@ impl Control {
                 tracing::warn!("somebody else's process tried the control socket");
                 continue;
             }
-            let (shared, store) = (Arc::clone(&shared), Arc::clone(&store));
+            // Who asks nothing does not keep the store from being closed.
+            let (shared, store) = (Arc::clone(&shared), Arc::downgrade(&store));
             tokio::spawn(async move {
                 if let Err(error) = answer(stream, shared, store).await {
                     tracing::warn!(%error, "a question on the control socket was not answered");
@@ -223,13 +224,14 @@ impl Drop for Control {
     }
 }
 
-async fn answer(stream: UnixStream, shared: Arc<Shared>, store: Arc<Store>) -> io::Result<()> {
+async fn answer(stream: UnixStream, shared: Arc<Shared>, store: Weak<Store>) -> io::Result<()> {
     let (reading, mut writing) = stream.into_split();
     let limit = Duration::from_secs(SECONDS_MAX);
     let mut line = String::new();
     let mut reading = tokio::io::BufReader::new(reading.take(QUESTION_BYTES_MAX));
     let read = tokio::time::timeout(limit, reading.read_line(&mut line));
     read.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let Some(store) = store.upgrade() else { return Ok(()) };
     let answer = match serde_json::from_str(&line) {
         Err(error) => Answer::Failed(error.to_string()),
         Ok(Question::Status) => Answer::Status(Box::new(KernelStatus::of(&shared))),
