@@ -188,11 +188,12 @@ async fn who_watches_hears_of_a_request_when_it_comes_and_goes() {
     // Nobody reads what this one says.
     let unread = unread.wait_with_output().unwrap();
     assert_eq!(unread.status.code(), Some(0), "{unread:?}");
-    for (mut child, name, number) in [(text, "-TERM", 15), (json, "-INT", 2)] {
+    // Not SIGINT: whoever is started in the background by a shell may have inherited that it is ignored.
+    for mut child in [text, json] {
         assert!(child.try_wait().unwrap().is_none());
-        signal(name, child.id());
+        signal("-TERM", child.id());
         let ended = child.wait_with_output().unwrap();
-        assert_eq!(ended.status.signal(), Some(number));
+        assert_eq!(ended.status.signal(), Some(15));
         // It looked several times, and said once what is no request.
         let said = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(said.matches("passed over: ").count(), 1, "{said}");
