@@ -87,35 +87,40 @@ pub(crate) fn decided(call: &Span, effect: Effect, denial: &Denial, reserved: &A
     call.record("sift.reserved.tokens", reserved.get(Meter::Tokens));
 }
 
-/// The call itself, below the call's span.
-pub(crate) fn dispatch(parent: &Span, call: &Call, run: &RunShared, intent: Seq) -> Span {
-    match call {
-        Call::Tool(tool) => tracing::info_span!(
-            parent: parent,
-            "execute_tool",
-            "otel.name" = format!("execute_tool {}", tool.name),
-            "otel.kind" = "internal",
+/// A span for a call itself: the members of its kind, and those that every kind has.
+macro_rules! dispatch_span {
+    ($parent:expr, $operation:literal, $intent:expr, $($members:tt)*) => {
+        tracing::info_span!(
+            parent: $parent,
+            $operation,
+            $($members)*
             "otel.status_code" = Empty,
-            "gen_ai.operation.name" = "execute_tool",
-            "gen_ai.tool.name" = tool.name.as_str(),
-            "gen_ai.tool.type" = "function",
-            "gen_ai.tool.call.id" = tool.id.as_str(),
-            "gen_ai.conversation.id" = %run.id,
-            "gen_ai.agent.name" = run.agent.as_str(),
-            "sift.intent.seq" = intent.get(),
+            "gen_ai.operation.name" = $operation,
+            "sift.intent.seq" = $intent.get(),
             "sift.outcome.seq" = Empty,
             "sift.status" = Empty,
             "sift.settled.micro_usd" = Empty,
             "sift.overspent" = Empty,
             "error.type" = Empty,
+        )
+    };
+}
+
+/// The call itself, below the call's span.
+pub(crate) fn dispatch(parent: &Span, call: &Call, run: &RunShared, intent: Seq) -> Span {
+    match call {
+        Call::Tool(tool) => dispatch_span!(parent, "execute_tool", intent,
+            "otel.name" = format!("execute_tool {}", tool.name),
+            "otel.kind" = "internal",
+            "gen_ai.tool.name" = tool.name.as_str(),
+            "gen_ai.tool.type" = "function",
+            "gen_ai.tool.call.id" = tool.id.as_str(),
+            "gen_ai.conversation.id" = %run.id,
+            "gen_ai.agent.name" = run.agent.as_str(),
         ),
-        Call::Model(model) => tracing::info_span!(
-            parent: parent,
-            "chat",
+        Call::Model(model) => dispatch_span!(parent, "chat", intent,
             "otel.name" = format!("chat {}", model.model),
             "otel.kind" = "client",
-            "otel.status_code" = Empty,
-            "gen_ai.operation.name" = "chat",
             "gen_ai.provider.name" = model.provider.as_str(),
             "gen_ai.request.model" = model.model.as_str(),
             "gen_ai.request.max_tokens" = model.max_output,
@@ -128,29 +133,13 @@ pub(crate) fn dispatch(parent: &Span, call: &Call, run: &RunShared, intent: Seq)
             "gen_ai.usage.reasoning.output_tokens" = Empty,
             "gen_ai.conversation.id" = %run.id,
             "gen_ai.agent.name" = run.agent.as_str(),
-            "sift.intent.seq" = intent.get(),
-            "sift.outcome.seq" = Empty,
-            "sift.status" = Empty,
-            "sift.settled.micro_usd" = Empty,
-            "sift.overspent" = Empty,
-            "error.type" = Empty,
         ),
-        Call::Agent(agent) => tracing::info_span!(
-            parent: parent,
-            "invoke_agent",
+        Call::Agent(agent) => dispatch_span!(parent, "invoke_agent", intent,
             "otel.name" = format!("invoke_agent {}", agent.agent),
             "otel.kind" = "internal",
-            "otel.status_code" = Empty,
-            "gen_ai.operation.name" = "invoke_agent",
             "gen_ai.agent.name" = agent.agent.as_str(),
             "gen_ai.conversation.id" = %agent.run,
             "sift.parent.run" = %run.id,
-            "sift.intent.seq" = intent.get(),
-            "sift.outcome.seq" = Empty,
-            "sift.status" = Empty,
-            "sift.settled.micro_usd" = Empty,
-            "sift.overspent" = Empty,
-            "error.type" = Empty,
         ),
     }
 }
