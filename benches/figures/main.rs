@@ -24,6 +24,10 @@ use sift_spec::record::Effect;
 
 use crate::table::{Table, Target};
 
+/// As in `sift-kernel`, whose library is measured here.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Prints the table of figures, measured here and now. Nothing is judged: figures stand beside their targets.
 ///
 /// The load generator, the log and the kernel share this machine's cores. Run it on a quiet machine.

@@ -7,10 +7,12 @@
 //! records since.
 
 mod batch;
+mod journal;
 mod retention;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -22,6 +24,7 @@ use sift_spec::types::{Hash, LeafIndex, RunId};
 
 use crate::failpoint;
 pub(crate) use batch::{Batch, NewRecord, Unlogged};
+use journal::JournaledFile;
 
 pub use batch::{Fork, StoredRecord};
 pub use retention::{Erasure, Pruned, Retention};
@@ -36,21 +39,24 @@ const FORMAT: &str = "1";
 const CACHE_BYTES: usize = 64 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Position → position of the run's record before, or [`NONE`], and the entry.
-const RECORDS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("records");
-/// Position of a record that is not in the log → its run.
+/// Position, [`RECORD`] → position of the run's record before, or [`NONE`]; the run; the entry. Position, 1 and up →
+/// payload object that the record commits to, salt first. In one table, so that a commit appends to one page where it can.
+const RECORDS: TableDefinition<'_, (u64, u8), &[u8]> = TableDefinition::new("records");
+/// Position of a record that is not in the log, although a later one is → its run. From [`key::QUEUED`] on, no record is
+/// in the log and none is here: so a record that is made, and those that come into the log in their order, leave this
+/// table alone.
 const QUEUE: TableDefinition<'_, u64, &[u8; 16]> = TableDefinition::new("queue");
 /// Position → index in the log.
 const RECEIPTS: TableDefinition<'_, u64, u64> = TableDefinition::new("receipts");
-/// Position of the record that commits to it ‖ its place among the record's objects → salt and content. Keyed like
-/// the records, so that a commit appends; by digest it would touch a page of its own for every object.
-const OBJECTS: TableDefinition<'_, (u64, u8), &[u8]> = TableDefinition::new("objects");
 /// Digest → encoding.
 const BUNDLES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("bundles");
 /// Run without a `close` → position of its last record. Small, because runs end.
 const LIVE: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("live");
 /// Run with a `close` → position of that.
 const CLOSED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("closed");
+
+/// Place of a record among what has its position.
+const RECORD: u8 = 0;
 
 /// Stands where there is no record before.
 const NONE: u64 = u64::MAX;
@@ -63,6 +69,7 @@ mod key {
     pub(super) const CHECKPOINT: &str = "checkpoint";
     pub(super) const SHOWN: &str = "shown";
     pub(super) const FORK: &str = "fork";
+    pub(super) const QUEUED: &str = "queued";
     pub(super) const LEDGER: &str = "ledger";
     pub(super) const LEDGER_POSITION: &str = "ledger-position";
 }
@@ -81,6 +88,7 @@ pub struct StoreError {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
+    file: JournaledFile,
     database: Database,
     /// Runs that retention has seen to be closed and wholly in the log, so that no pass reads them again.
     ended: Mutex<HashMap<RunId, retention::Ended>>,
@@ -104,17 +112,15 @@ impl Store {
     }
 
     fn open_file(path: PathBuf) -> Result<Self, StoreError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
-        let database = database.map_err(|error| StoreError {
-            path: path.clone(),
-            why: match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => {
-                    "in use by a running kernel; stop it, or use a directory of its own".to_owned()
-                }
-                other => other.to_string(),
-            },
+        let failed = |why: String| StoreError { path: path.clone(), why };
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.and_then(JournaledFile::open).map_err(|error| failed(error.to_string()))?;
+        let file = file.ok_or_else(|| {
+            failed("in use by a running kernel; stop it, or use a directory of its own".to_owned())
         })?;
-        Ok(Self { path, database, ended: Mutex::default() })
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(file.clone());
+        let database = database.map_err(|error| failed(error.to_string()))?;
+        Ok(Self { path, file, database, ended: Mutex::default() })
     }
 
     /// Makes the tables of a new store.
@@ -123,7 +129,6 @@ impl Store {
             transaction.open_table(RECORDS)?;
             transaction.open_table(QUEUE)?;
             transaction.open_table(RECEIPTS)?;
-            transaction.open_table(OBJECTS)?;
             transaction.open_table(BUNDLES)?;
             transaction.open_table(LIVE)?;
             transaction.open_table(CLOSED)?;
@@ -141,6 +146,15 @@ impl Store {
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
+        self.transact(change)?;
+        self.tidy()
+    }
+
+    /// The same, and what it leaves to do is left to [`Store::tidy`].
+    fn transact(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
         let run = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             change(&transaction)?;
@@ -148,6 +162,11 @@ impl Store {
             Ok(())
         };
         run().map_err(|error| self.error(error))
+    }
+
+    /// Makes room for further commits where there is little. Takes the time of many commits, once in many.
+    pub(crate) fn tidy(&self) -> Result<(), StoreError> {
+        self.file.tidy().map_err(|error| self.error(error))
     }
 
     fn read<T>(
@@ -216,7 +235,7 @@ impl Store {
         let Some(json) = self.meta(key::LEDGER)? else { return Ok((0, Ledger::default())) };
         let ledger = serde_json::from_slice(&json).map_err(|error| self.error(error))?;
         let position = self.meta(key::LEDGER_POSITION)?;
-        let position = position.and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
+        let position = position.and_then(|bytes| position_of(&bytes));
         let position = position.ok_or_else(|| self.error("a ledger without its position"))?;
         Ok((position, ledger))
     }
@@ -247,9 +266,8 @@ impl Store {
     /// When the store cannot be read.
     pub fn objects(&self, position: u64) -> Result<BTreeMap<Hash, Vec<u8>>, StoreError> {
         self.read(|view| {
-            let objects = view.open_table(OBJECTS)?;
             let mut found = BTreeMap::new();
-            for row in objects.range((position, 0)..=(position, u8::MAX))? {
+            for row in view.open_table(RECORDS)?.range(objects_at(position))? {
                 let object = row?.1.value().to_vec();
                 found.insert(object_digest(&object), object);
             }
@@ -267,8 +285,7 @@ impl Store {
         self.ended().clear();
         let mut erased = false;
         self.write(|transaction| {
-            let mut objects = transaction.open_table(OBJECTS)?;
-            objects.retain_in((position, 0)..=(position, u8::MAX), |_, object| {
+            transaction.open_table(RECORDS)?.retain_in(objects_at(position), |_, object| {
                 let hit = object_digest(object) == *digest;
                 erased |= hit;
                 !hit
@@ -290,8 +307,8 @@ impl Store {
             let mut position = last.map_or(NONE, |last| last.value());
             let mut found = Vec::new();
             // Backwards, each record names the one before it.
-            while let Some(row) = records.get(position)? {
-                let (before, entry) = row.value();
+            while let Some(row) = records.get((position, RECORD))? {
+                let Row { before, entry, .. } = Row::of(row.value());
                 let logged = receipts.get(position)?.and_then(|index| LeafIndex::new(index.value()).ok());
                 found.push(StoredRecord { position, entry: entry.to_vec(), index: logged });
                 position = before;
@@ -346,9 +363,11 @@ impl Store {
         mut each: impl FnMut(u64, Vec<u8>),
     ) -> Result<(), StoreError> {
         self.read(|view| {
-            for row in view.open_table(RECORDS)?.range(position..)? {
-                let (position, entry) = row?;
-                each(position.value(), entry.value().1.to_vec());
+            for row in view.open_table(RECORDS)?.range((position, RECORD)..)? {
+                let (key, value) = row?;
+                if let (position, RECORD) = key.value() {
+                    each(position, Row::of(value.value()).entry.to_vec());
+                }
             }
             Ok(())
         })
@@ -376,9 +395,7 @@ impl Store {
 
     /// Position that the next record will have.
     pub(crate) fn next_position(&self) -> Result<u64, StoreError> {
-        self.read(|view| {
-            Ok(view.open_table(RECORDS)?.last()?.map_or(0, |(position, _)| position.value() + 1))
-        })
+        self.read(|view| Ok(view.open_table(RECORDS)?.last()?.map_or(0, |(key, _)| key.value().0 + 1)))
     }
 
     /// Records that are not in the log, from `position` on, of runs that `wanted` does not exclude: at most
@@ -392,39 +409,52 @@ impl Store {
     ) -> Result<Vec<Unlogged>, StoreError> {
         self.read(|view| {
             let (queue, records) = (view.open_table(QUEUE)?, view.open_table(RECORDS)?);
+            let queued = view.open_table(META)?.get(key::QUEUED)?;
+            let queued = queued.and_then(|value| position_of(value.value())).unwrap_or_default();
             let (mut found, mut bytes) = (Vec::new(), 0);
-            for row in queue.range(position..)? {
-                let (position, run) = row?;
-                let Ok(run) = RunId::from_bytes(*run.value()) else { continue };
-                if !wanted(run) {
-                    continue;
-                }
-                let Some(entry) = records.get(position.value())? else { continue };
-                let entry = entry.value().1.to_vec();
+            // Whether there is room for more.
+            let mut take = |position: u64, row: &[u8]| {
+                let Row { run, entry, .. } = Row::of(row);
+                let Some(run) = RunId::from_bytes(run).ok().filter(|run| wanted(*run)) else { return true };
                 // Each entry travels with two bytes of length.
                 bytes += entry.len() + 2;
-                if found.len() == records_max || (bytes > bytes_max && !found.is_empty()) {
+                let room = found.len() < records_max && (bytes <= bytes_max || found.is_empty());
+                if room {
+                    found.push(Unlogged { position, run, entry: entry.to_vec() });
+                }
+                room
+            };
+            for key in queue.range(position..)? {
+                let position = key?.0.value();
+                let row = records.get((position, RECORD))?;
+                if row.is_some_and(|row| !take(position, row.value())) {
+                    return Ok(found);
+                }
+            }
+            for row in records.range((position.max(queued), RECORD)..)? {
+                let (key, row) = row?;
+                let (position, place) = key.value();
+                if place == RECORD && !take(position, row.value()) {
                     break;
                 }
-                found.push(Unlogged { position: position.value(), run, entry });
             }
             Ok(found)
         })
     }
 
-    /// Makes everything in `batch` durable, or nothing of it.
+    /// Makes everything in `batch` durable, or nothing of it. [`Store::tidy`] is for when it is answered.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         if failpoint::hit(failpoint::COMMIT_FAILS) {
             return Err(self.error("the commit was made to fail by SIFT_FAILPOINT"));
         }
-        self.write(|transaction| {
+        self.transact(|transaction| {
             let mut records = transaction.open_table(RECORDS)?;
-            let mut queue = transaction.open_table(QUEUE)?;
             let mut live = transaction.open_table(LIVE)?;
             let mut last = BTreeMap::new();
             for record in &batch.records {
-                records.insert(record.position, (record.before.unwrap_or(NONE), record.entry.as_slice()))?;
-                queue.insert(record.position, record.run.as_bytes())?;
+                let before = record.before.unwrap_or(NONE).to_le_bytes();
+                let row = [&before, &record.run.as_bytes()[..], &record.entry].concat();
+                records.insert((record.position, RECORD), row.as_slice())?;
                 last.insert(record.run, record.position);
             }
             for (run, position) in &last {
@@ -437,23 +467,32 @@ impl Store {
                     closed.insert(run.as_bytes(), position)?;
                 }
             }
-            if !batch.objects.is_empty() {
-                let mut objects = transaction.open_table(OBJECTS)?;
-                let mut last = (u64::MAX, 0);
-                for (position, object) in &batch.objects {
-                    let place = if last.0 == *position { last.1 + 1 } else { 0 };
-                    last = (*position, place);
-                    objects.insert(last, object.as_bytes())?;
-                }
-            }
-            if !batch.logged.is_empty() {
-                let mut receipts = transaction.open_table(RECEIPTS)?;
-                for (position, leaf) in &batch.logged {
-                    queue.remove(position)?;
-                    receipts.insert(position, leaf.get())?;
-                }
+            let mut last = (NONE, RECORD);
+            for (position, object) in &batch.objects {
+                last = (*position, if last.0 == *position { last.1 + 1 } else { RECORD + 1 });
+                records.insert(last, object.as_bytes())?;
             }
             let mut meta = transaction.open_table(META)?;
+            if !batch.logged.is_empty() {
+                let logged: BTreeMap<u64, LeafIndex> = batch.logged.iter().copied().collect();
+                let queued =
+                    meta.get(key::QUEUED)?.and_then(|value| position_of(value.value())).unwrap_or_default();
+                let next = logged.last_key_value().map_or(0, |(position, _)| position + 1).max(queued);
+                let mut queue = transaction.open_table(QUEUE)?;
+                let mut receipts = transaction.open_table(RECEIPTS)?;
+                for (position, leaf) in &logged {
+                    receipts.insert(position, leaf.get())?;
+                }
+                for position in logged.range(..queued).map(|(position, _)| position) {
+                    queue.remove(position)?;
+                }
+                for position in (queued..next).filter(|position| !logged.contains_key(position)) {
+                    if let Some(row) = records.get((position, RECORD))? {
+                        queue.insert(position, &Row::of(row.value()).run)?;
+                    }
+                }
+                meta.insert(key::QUEUED, &next.to_be_bytes()[..])?;
+            }
             if let Some(checkpoint) = &batch.checkpoint {
                 meta.insert(key::CHECKPOINT, checkpoint.as_bytes())?;
                 meta.remove(key::SHOWN)?;
@@ -475,6 +514,35 @@ impl Store {
     }
 }
 
+/// Keys of the payload objects of the record at a position.
+fn objects_at(position: u64) -> RangeInclusive<(u64, u8)> {
+    (position, RECORD + 1)..=(position, u8::MAX)
+}
+
+/// What stands for a record.
+struct Row<'a> {
+    before: u64,
+    run: [u8; 16],
+    entry: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        let parts = || {
+            let (before, rest) = bytes.split_first_chunk()?;
+            let (run, entry) = rest.split_first_chunk()?;
+            Some(Self { before: u64::from_le_bytes(*before), run: *run, entry })
+        };
+        // Every row was written here; one that is no row has no entry, which nobody can parse.
+        parts().unwrap_or(Self { before: NONE, run: [0; 16], entry: &[] })
+    }
+}
+
+/// A position among the values of `meta`.
+fn position_of(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
 /// Makes a store under another name, and gives it its own once it is whole: one whose making was cut short is not taken
 /// for one that is damaged. The directory is locked meanwhile, so that nobody's store is replaced.
 fn make(dir: &Path, path: &Path) -> Result<(), StoreError> {
@@ -491,7 +559,8 @@ fn make(dir: &Path, path: &Path) -> Result<(), StoreError> {
         _ => {}
     }
     // Prompts and results lie in it: only its owner may read them.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+    file.and_then(|file| JournaledFile::make(&file, journal::JOURNAL_BLOCKS)).map_err(io)?;
     let store = Store::open_file(new.clone())?;
     store.furnish()?;
     store.database.close().map_err(|error| failed(format!("cannot be made: {error}")))?;
@@ -543,6 +612,45 @@ mod tests {
         assert_eq!(store.live_runs().unwrap(), [run(1)]);
         assert_eq!((store.runs().unwrap().len(), store.run(run(2)).unwrap().len()), (2, 1));
     }
+
+    #[test]
+    fn records_that_are_logged_out_of_order_leave_those_between_them_queued() {
+        let dir = tempfile::tempdir().unwrap();
+        let logged = |positions: &[u64]| Batch {
+            logged: positions
+                .iter()
+                .map(|position| (*position, LeafIndex::new(*position).unwrap()))
+                .collect(),
+            ..Batch::default()
+        };
+        let records = |positions: std::ops::Range<u64>| Batch {
+            records: positions.map(|position| record(position, run(position as u8 % 3), None)).collect(),
+            ..Batch::default()
+        };
+        let left = |store: &Store, from: u64| {
+            let left = store.unlogged(from, 100, 1000, |_| true).unwrap();
+            assert!(left.iter().all(|left| left.run == run(left.position as u8 % 3)));
+            left.iter().map(|left| left.position).collect::<Vec<_>>()
+        };
+        let store = Store::open(dir.path()).unwrap();
+        store.commit(&records(0..6)).unwrap();
+        store.commit(&logged(&[4, 1])).unwrap();
+        assert_eq!(left(&store, 0), [0, 2, 3, 5]);
+        store.commit(&Batch { records: records(6..8).records, ..logged(&[2]) }).unwrap();
+        assert_eq!(
+            (left(&store, 0), left(&store, 3), left(&store, 7)),
+            (vec![0, 3, 5, 6, 7], vec![3, 5, 6, 7], vec![7])
+        );
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(left(&store, 0), [0, 3, 5, 6, 7]);
+        assert_eq!(store.unlogged(0, 3, 1000, |other| other != run(0)).unwrap().len(), 2);
+        store.commit(&logged(&[0, 3, 5, 6, 7])).unwrap();
+        assert_eq!(left(&store, 0), [0; 0]);
+        store.commit(&records(8..9)).unwrap();
+        assert_eq!(left(&store, 0), [8]);
+    }
+
     #[test]
     fn an_erased_object_is_gone_and_its_neighbour_stays() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,15 +1,13 @@
 //! The writer: one thread that owns ledger and run heads, and makes every record.
 //!
-//! It takes everything that is queued, applies it in order, signs what came of it, and has all of that committed in one
-//! transaction and only then answered (group commit, see [`committer`]). What is in memory runs ahead of the disk by the
-//! round that is on its way there and the one that is being made; if a commit fails, nothing of either was answered, the
-//! kernel halts, and the next start rebuilds from the disk.
+//! It takes everything that is queued, applies it in order, signs what came of it, commits all of that in one
+//! transaction, and only then answers (group commit). What is in memory runs ahead of the disk within a round; if the
+//! commit fails, nothing of the round was answered, the kernel halts, and the next start rebuilds from the disk.
 //!
 //! This file holds the loop and what every operation shares. Operations on calls are in [`calls`], those on runs in
 //! [`runs`], those on the log's answers in [`receipts`].
 
 mod calls;
-mod committer;
 mod delegate;
 mod line;
 mod ops;
@@ -20,7 +18,8 @@ mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use sift_rules::{Ledger, RunState};
@@ -34,9 +33,8 @@ use crate::error::{Stop, cause_name};
 use crate::failpoint;
 use crate::shared::{Lag, Progress, Shared};
 use crate::signer::{SignError, Signer};
-use crate::store::{Batch, NewRecord, Store};
+use crate::store::{Batch, NewRecord, Store, StoreError};
 
-use committer::{Committer, Round};
 pub(crate) use line::{Line, LiveCall};
 pub(crate) use ops::{Close, Finish, Finished, Op, OpenRun, Propose, Recorded};
 pub(crate) use receipts::Logged;
@@ -87,13 +85,6 @@ pub(crate) struct Writer {
     deciding: Duration,
     /// Kinds of this round's records: which failpoints its commit passes.
     kinds: BTreeSet<Kind>,
-    /// How many operations this round has.
-    ops: usize,
-    committer: Committer,
-    /// Whether a round that was handed over is on its way to the disk.
-    busy: bool,
-    /// The runs that are closed by it.
-    closing: Vec<RunId>,
     /// Whether nothing is written any more: the disk failed, memory contradicts it, or the kernel was closed.
     over: bool,
 }
@@ -117,7 +108,6 @@ impl Writer {
         ledger: (u64, Ledger),
     ) -> Self {
         let (snapshot, ledger) = ledger;
-        let committer = Committer { shared: Arc::clone(&shared), store: Arc::clone(&store) };
         Self {
             shared,
             store,
@@ -135,47 +125,28 @@ impl Writer {
             signing: Duration::ZERO,
             deciding: Duration::ZERO,
             kinds: BTreeSet::new(),
-            ops: 0,
-            committer,
-            busy: false,
-            closing: Vec::new(),
             over: false,
         }
     }
 
     /// Works until it is told to stop.
     pub(crate) fn work(mut self, ops: &Receiver<Op>) {
-        let (rounds, queue) = mpsc::channel();
-        let committer = self.committer.clone();
-        let thread = std::thread::Builder::new()
-            .name("sift-committer".to_owned())
-            .spawn(move || committer.work(&queue))
-            .map_err(|error| tracing::warn!(%error, "no thread to commit in; the writer commits itself"));
-        let rounds = thread.is_ok().then_some(rounds);
-        let mut stop = false;
-        while !stop || self.busy {
-            let Ok(first) = ops.recv() else { break };
+        while let Ok(first) = ops.recv() {
+            let mut stop = false;
             for op in std::iter::once(first).chain(ops.try_iter()).take(ROUND_OPS_MAX) {
                 stop |= matches!(op, Op::Stop);
-                match op {
-                    Op::Committed { failure } => self.committed(failure),
-                    // After a failed commit nothing is applied; who waits learns it from the closed channel.
-                    _ if self.over => {}
-                    op => {
-                        self.ops += 1;
-                        self.apply(op);
-                    }
+                // After a failed commit nothing is applied any more; who waits learns it from the closed channel.
+                if !self.over {
+                    self.apply(op);
                 }
             }
-            if !self.busy {
-                self.end_round(stop, rounds.as_ref());
+            self.commit(stop);
+            if stop {
+                break;
             }
         }
         let _ = self.shared.stop.set(Stop::Gone);
         self.over = true;
-        // The store is closed when this thread has ended.
-        drop(rounds);
-        let _ = thread.map(std::thread::JoinHandle::join);
         self.wake();
     }
 
@@ -195,19 +166,14 @@ impl Writer {
             Op::Refused { run, position, why } => self.refused(run, position, &why),
             Op::Shown { shown, reply } => self.shown(shown, reply),
             Op::Fork(fork) => self.fork(fork),
-            Op::Committed { .. } | Op::Stop => {}
+            Op::Stop => {}
         }
     }
 
-    /// Ends the round: it is made durable, then answered. A single operation is committed here, because who waits for it
-    /// would wait for another thread as well.
-    fn end_round(&mut self, last: bool, rounds: Option<&mpsc::Sender<Round>>) {
-        let ops = std::mem::take(&mut self.ops);
+    /// Makes the round durable, then answers.
+    fn commit(&mut self, last: bool) {
         if self.over {
             self.replies.clear();
-            return;
-        }
-        if ops == 0 && !last {
             return;
         }
         if last || self.position - self.snapshot >= SNAPSHOT_RECORDS {
@@ -220,37 +186,38 @@ impl Writer {
                 Err(error) => tracing::warn!(%error, "the ledger was not snapshot"),
             }
         }
-        let round = Round {
-            batch: std::mem::take(&mut self.batch),
-            replies: std::mem::take(&mut self.replies),
-            ready: std::mem::take(&mut self.ready),
-            kinds: std::mem::take(&mut self.kinds),
-            progress: self.progress(),
-        };
-        let failure = match rounds.filter(|_| ops > 1 && !last) {
-            Some(rounds) => {
-                self.busy = true;
-                self.closing.clone_from(&round.batch.closed);
-                rounds.send(round).err().map(|_| "the committer is gone".to_owned())
+        let batch = std::mem::take(&mut self.batch);
+        let replies = std::mem::take(&mut self.replies);
+        let ready = std::mem::take(&mut self.ready);
+        let kinds = std::mem::take(&mut self.kinds);
+        let start = Instant::now();
+        if !batch.is_empty() {
+            let pass = |when: &str| kinds.iter().for_each(|kind| failpoint::pass_commit(when, kind.name()));
+            pass("before");
+            if let Err(error) = self.store.commit(&batch) {
+                // The reason stands before anybody learns that there is no answer.
+                self.unwritable(&error);
+                drop(replies);
+                return;
             }
-            None => self.committer.commit(round).err(),
-        };
-        if let Some(detail) = failure {
-            self.busy = false;
-            self.die(&detail);
+            pass("after");
+            let stopwatch = &self.shared.stopwatch;
+            stopwatch.commits.fetch_add(1, Ordering::Relaxed);
+            ready.iter().for_each(|ready| stopwatch.round.add(start - *ready));
+            stopwatch.commit.add(start.elapsed() * u32::try_from(ready.len()).unwrap_or(u32::MAX));
+        }
+        // Progress first: who is answered may ask how far records have come.
+        self.wake();
+        for reply in replies {
+            reply();
+        }
+        if let Err(error) = self.store.tidy() {
+            self.unwritable(&error);
         }
     }
 
-    /// The round that was handed over is durable, or nothing more will be.
-    fn committed(&mut self, failure: Option<String>) {
-        self.busy = false;
-        self.closing.clear();
-        if let Some(detail) = failure {
-            self.die(&detail);
-            // Made on top of what is not on the disk.
-            (self.batch, self.ready) = (Batch::default(), Vec::new());
-            self.replies.clear();
-        }
+    fn unwritable(&mut self, error: &StoreError) {
+        self.die(&format!("the store cannot be written: {error}"));
     }
 
     /// Does something about a call, and counts how long that took.
@@ -265,15 +232,12 @@ impl Writer {
         done
     }
 
-    /// Tells who waits that records come no further.
+    /// Tells who waits how far records have come.
     fn wake(&self) {
-        self.shared.progress.send_modify(|progress| progress.over = true);
-    }
-
-    /// How far records have come when this round is durable.
-    fn progress(&self) -> Progress {
         let logged = self.pending.keys().next().copied().unwrap_or(self.position);
-        Progress { committed: self.position, logged, over: false, lag: self.lag() }
+        let committed = self.position;
+        let lag = self.lag();
+        self.shared.progress.send_replace(Progress { committed, logged, over: self.over, lag });
     }
 
     /// How far the log is behind.

@@ -13,7 +13,7 @@ use sift_spec::entry::Entry;
 use sift_spec::hash::object_digest;
 use sift_spec::types::{Hash, RunId, UnixMillis};
 
-use super::{CLOSED, OBJECTS, Store, StoreError};
+use super::{CLOSED, RECORDS, Store, StoreError, objects_at};
 
 /// Records whose objects are erased in one transaction.
 const TRANSACTION_RECORDS: usize = 64;
@@ -144,9 +144,9 @@ impl Store {
                 continue;
             }
             self.write(|transaction| {
-                let mut objects = transaction.open_table(OBJECTS)?;
-                let range = (record.position, 0)..=(record.position, u8::MAX);
-                objects.retain_in(range, |_, object| !wanted.contains(&object_digest(object)))?;
+                let mut records = transaction.open_table(RECORDS)?;
+                let gone = |object: &[u8]| wanted.contains(&object_digest(object));
+                records.retain_in(objects_at(record.position), |_, object| !gone(object))?;
                 Ok(())
             })?;
             erased.extend(wanted);
@@ -187,10 +187,10 @@ impl Store {
     /// How many objects these records have, and their bytes.
     fn objects_of(&self, positions: &[u64]) -> Result<(u64, u64), StoreError> {
         self.read(|view| {
-            let objects = view.open_table(OBJECTS)?;
+            let records = view.open_table(RECORDS)?;
             let (mut count, mut bytes) = (0, 0);
             for position in positions {
-                for row in objects.range((*position, 0)..=(*position, u8::MAX))? {
+                for row in records.range(objects_at(*position))? {
                     (count, bytes) = (count + 1, bytes + row?.1.value().len() as u64);
                 }
             }
@@ -206,9 +206,9 @@ impl Store {
                 return Ok(false);
             }
             self.write(|transaction| {
-                let mut objects = transaction.open_table(OBJECTS)?;
+                let mut records = transaction.open_table(RECORDS)?;
                 for record in part {
-                    objects.retain_in((record.position, 0)..=(record.position, u8::MAX), |_, _| false)?;
+                    records.retain_in(objects_at(record.position), |_, _| false)?;
                 }
                 Ok(())
             })?;

@@ -69,10 +69,6 @@ pub(crate) enum Op {
         reply: oneshot::Sender<()>,
     },
     Fork(Fork),
-    /// The round that was handed over is durable, or is not and nothing more will be.
-    Committed {
-        failure: Option<String>,
-    },
     Stop,
 }
 

@@ -219,9 +219,7 @@ impl Writer {
             self.try_close(run, CloseReason::Abandoned).map_err(|error| failed(&error))?;
             tracing::info!(%run, "a run that an earlier process left open is closed as abandoned");
         }
-        // Whoever asks how far records have come is told, also where nothing was left open.
-        self.ops = 1;
-        self.end_round(false, None);
+        self.commit(false);
         self.shared.stopped().map_or(Ok(()), |stop| Err(failed(&stop)))
     }
 }

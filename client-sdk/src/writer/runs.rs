@@ -31,7 +31,7 @@ impl Writer {
             return Err(stop.into());
         }
         // One run for one identifier, and a sub-agent's only while the call that starts it is under way.
-        if self.lines.contains_key(&run) || self.is_closing(run) || self.is_stored(run)? {
+        if self.lines.contains_key(&run) || self.batch.closed.contains(&run) || self.is_stored(run)? {
             return Err(LedgerError::RunExists(run).into());
         }
         let here = parent.filter(|_| delegation.is_none());
@@ -71,11 +71,6 @@ impl Writer {
         self.lines.insert(run, Line::new(Arc::clone(&shared), delegation.is_some()));
         self.append(run, body, time)?;
         Ok(shared)
-    }
-
-    /// Whether the run is closed by a record that may not be on the disk yet.
-    fn is_closing(&self, run: RunId) -> bool {
-        self.batch.closed.contains(&run) || self.closing.contains(&run)
     }
 
     fn is_stored(&mut self, run: RunId) -> Result<bool, Stop> {

@@ -23,6 +23,10 @@ use clap::Parser as _;
 use crate::args::{Args, Command};
 use crate::exit::{Failure, environment};
 
+/// Calls allocate on many threads and free on the writer's, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
     // Sends what is left when it is dropped, so it outlives the work.
