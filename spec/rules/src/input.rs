@@ -178,7 +178,7 @@ impl PolicyInput {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         // Every key is a string and every number finite, so this cannot fail; an empty document would be denied.
-        serde_json::to_value(self).map(|value| json::print(&value).into_bytes()).unwrap_or_default()
+        serde_json::to_value(self).map(|value| json::print_bytes(&value)).unwrap_or_default()
     }
 
     /// Reads what [`PolicyInput::to_bytes`] prints.

@@ -52,9 +52,15 @@ pub(crate) fn read_input(bytes: &[u8]) -> Result<Map<String, Value>, String> {
 /// Prints a value without white space and with the members of every object sorted by name (byte order).
 #[must_use]
 pub fn print(value: &Value) -> String {
-    let mut text = String::new();
-    print_into(value, &mut text);
-    text
+    String::from_utf8(print_bytes(value)).unwrap_or_default()
+}
+
+/// The UTF-8 bytes of [`print`].
+#[must_use]
+pub fn print_bytes(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1024);
+    print_into(value, &mut bytes);
+    bytes
 }
 
 /// The value with the members of every object sorted by name.
@@ -71,38 +77,44 @@ pub fn sorted(value: Value) -> Value {
     }
 }
 
-fn print_into(value: &Value, text: &mut String) {
-    use fmt::Write as _;
+fn print_into(value: &Value, bytes: &mut Vec<u8>) {
     match value {
         Value::Array(items) => {
-            text.push('[');
+            bytes.push(b'[');
             for (position, item) in items.iter().enumerate() {
                 if position > 0 {
-                    text.push(',');
+                    bytes.push(b',');
                 }
-                print_into(item, text);
+                print_into(item, bytes);
             }
-            text.push(']');
+            bytes.push(b']');
         }
+        Value::Object(members) if members.keys().is_sorted() => print_members(members.iter(), bytes),
         Value::Object(members) => {
-            let mut names: Vec<_> = members.iter().collect();
-            names.sort_by(|a, b| a.0.cmp(b.0));
-            text.push('{');
-            for (position, (name, member)) in names.into_iter().enumerate() {
-                if position > 0 {
-                    text.push(',');
-                }
-                print_into(&Value::String(name.clone()), text);
-                text.push(':');
-                print_into(member, text);
-            }
-            text.push('}');
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_unstable_by_key(|(name, _)| *name);
+            print_members(members.into_iter(), bytes);
         }
-        // Scalars print as serde_json prints them; writing to a String cannot fail.
-        scalar => {
-            let _ = write!(text, "{scalar}");
-        }
+        scalar => print_scalar(scalar, bytes),
     }
+}
+
+fn print_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, bytes: &mut Vec<u8>) {
+    bytes.push(b'{');
+    for (position, (name, member)) in members.enumerate() {
+        if position > 0 {
+            bytes.push(b',');
+        }
+        print_scalar(name, bytes);
+        bytes.push(b':');
+        print_into(member, bytes);
+    }
+    bytes.push(b'}');
+}
+
+/// Scalars print as `serde_json` prints them; writing to a vector cannot fail.
+fn print_scalar(scalar: &(impl serde::Serialize + ?Sized), bytes: &mut Vec<u8>) {
+    let _ = serde_json::to_writer(bytes, scalar);
 }
 
 fn read_to(bytes: &[u8], depth: usize) -> Result<Value, String> {
