@@ -7,6 +7,7 @@
 //! records since.
 
 mod batch;
+mod commit;
 mod journal;
 mod retention;
 
@@ -22,7 +23,6 @@ use sift_rules::Ledger;
 use sift_spec::hash::object_digest;
 use sift_spec::types::{Hash, LeafIndex, RunId};
 
-use crate::failpoint;
 pub(crate) use batch::{Batch, NewRecord, Unlogged};
 use journal::JournaledFile;
 
@@ -439,77 +439,6 @@ impl Store {
                 }
             }
             Ok(found)
-        })
-    }
-
-    /// Makes everything in `batch` durable, or nothing of it. [`Store::tidy`] is for when it is answered.
-    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        if failpoint::hit(failpoint::COMMIT_FAILS) {
-            return Err(self.error("the commit was made to fail by SIFT_FAILPOINT"));
-        }
-        self.transact(|transaction| {
-            let mut records = transaction.open_table(RECORDS)?;
-            let mut live = transaction.open_table(LIVE)?;
-            let mut last = BTreeMap::new();
-            for record in &batch.records {
-                let before = record.before.unwrap_or(NONE).to_le_bytes();
-                let row = [&before, &record.run.as_bytes()[..], &record.entry].concat();
-                records.insert((record.position, RECORD), row.as_slice())?;
-                last.insert(record.run, record.position);
-            }
-            for (run, position) in &last {
-                live.insert(run.as_bytes(), position)?;
-            }
-            if !batch.closed.is_empty() {
-                let mut closed = transaction.open_table(CLOSED)?;
-                for run in &batch.closed {
-                    let position = live.remove(run.as_bytes())?.map_or(NONE, |position| position.value());
-                    closed.insert(run.as_bytes(), position)?;
-                }
-            }
-            let mut last = (NONE, RECORD);
-            for (position, object) in &batch.objects {
-                last = (*position, if last.0 == *position { last.1 + 1 } else { RECORD + 1 });
-                records.insert(last, object.as_bytes())?;
-            }
-            let mut meta = transaction.open_table(META)?;
-            if !batch.logged.is_empty() {
-                let logged: BTreeMap<u64, LeafIndex> = batch.logged.iter().copied().collect();
-                let queued =
-                    meta.get(key::QUEUED)?.and_then(|value| position_of(value.value())).unwrap_or_default();
-                let next = logged.last_key_value().map_or(0, |(position, _)| position + 1).max(queued);
-                let mut queue = transaction.open_table(QUEUE)?;
-                let mut receipts = transaction.open_table(RECEIPTS)?;
-                for (position, leaf) in &logged {
-                    receipts.insert(position, leaf.get())?;
-                }
-                for position in logged.range(..queued).map(|(position, _)| position) {
-                    queue.remove(position)?;
-                }
-                for position in (queued..next).filter(|position| !logged.contains_key(position)) {
-                    if let Some(row) = records.get((position, RECORD))? {
-                        queue.insert(position, &Row::of(row.value()).run)?;
-                    }
-                }
-                meta.insert(key::QUEUED, &next.to_be_bytes()[..])?;
-            }
-            if let Some(checkpoint) = &batch.checkpoint {
-                meta.insert(key::CHECKPOINT, checkpoint.as_bytes())?;
-                meta.remove(key::SHOWN)?;
-            }
-            if let Some(shown) = &batch.shown {
-                meta.insert(key::SHOWN, shown.as_bytes())?;
-            }
-            if let Some(fork) = &batch.fork {
-                // A fork of three strings always has JSON.
-                let json = serde_json::to_vec(fork).unwrap_or_default();
-                meta.insert(key::FORK, json.as_slice())?;
-            }
-            if let Some((position, ledger)) = &batch.ledger {
-                meta.insert(key::LEDGER, ledger.as_slice())?;
-                meta.insert(key::LEDGER_POSITION, &position.to_be_bytes()[..])?;
-            }
-            Ok(())
         })
     }
 }

@@ -64,12 +64,11 @@ pub(crate) struct NewRecord {
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-            && self.objects.is_empty()
-            && self.logged.is_empty()
-            && self.checkpoint.is_none()
-            && self.shown.is_none()
-            && self.fork.is_none()
-            && self.ledger.is_none()
+        self.records.is_empty() && self.objects.is_empty() && self.logged.is_empty() && !self.states_more()
+    }
+
+    /// Whether it has more than records.
+    pub(super) fn states_more(&self) -> bool {
+        self.checkpoint.is_some() || self.shown.is_some() || self.fork.is_some() || self.ledger.is_some()
     }
 }

@@ -11,8 +11,8 @@
 //! block 0, 1      slots: magic, blocks of the journal, generation, salt, checksum; the one of the later generation counts
 //! block 2 ..      journal: frames with the salt of this slot, in their order, from the start
 //! after that      the database
-//! frame           magic, salt, its number, bytes of the database, blocks, checksum, numbers of the blocks; filled up to a
-//!                 block; then the blocks
+//! frame           magic, checksum of the rest, salt, its number, bytes of the database, blocks, their numbers; filled up
+//!                 to a block; then the blocks
 //! ```
 //!
 //! Blocks are of 4,096 bytes, integers little-endian, checksums XXH3-64. A checksum tells what was cut short, not what

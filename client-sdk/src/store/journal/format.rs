@@ -1,8 +1,6 @@
 //! Slots and frames: what the file's bytes in front of the database say.
 
-use std::hash::Hasher as _;
 use std::io::{Error, ErrorKind};
-use std::ops::Range;
 
 use twox_hash::XxHash3_64;
 
@@ -21,8 +19,8 @@ const SLOT_SUMMED: usize = 48;
 /// Bytes of a frame before the numbers of its blocks.
 const FRAME_HEADER: usize = 64;
 
-/// Where a frame's checksum is, which is of all the rest.
-const FRAME_SUM: Range<usize> = 56..64;
+/// Where a frame's checksum is, of all that follows it.
+const FRAME_SUM: usize = 16;
 
 /// From which byte of the file on a block is.
 pub(super) const fn at(block: u64) -> u64 {
@@ -113,18 +111,18 @@ impl<'a> Frame<'a> {
         if !bytes.starts_with(FRAME_MAGIC) {
             return None;
         }
-        let count = usize::try_from(u64_at(bytes, 48)?).ok().filter(|count| *count <= bytes.len() / BLOCK)?;
+        let count = usize::try_from(u64_at(bytes, 56)?).ok().filter(|count| *count <= bytes.len() / BLOCK)?;
         let (head, size) = (head_blocks(count) * BLOCK, (head_blocks(count) + count) * BLOCK);
         let bytes = bytes.get(..size)?;
         let frame = Self {
-            salt: *bytes.get(16..)?.first_chunk()?,
-            number: u64_at(bytes, 32)?,
-            length: u64_at(bytes, 40)?,
+            salt: *bytes.get(24..)?.first_chunk()?,
+            number: u64_at(bytes, 40)?,
+            length: u64_at(bytes, 48)?,
             numbers: bytes.get(FRAME_HEADER..)?.get(..8 * count)?,
             blocks: bytes.get(head..)?,
             size: (size / BLOCK) as u64,
         };
-        let whole = frame.salt == slot.salt && u64_at(bytes, FRAME_SUM.start)? == frame_sum(bytes);
+        let whole = frame.salt == slot.salt && u64_at(bytes, FRAME_SUM)? == frame_sum(bytes);
         whole.then_some(frame)
     }
 
@@ -144,21 +142,19 @@ impl<'a> Frame<'a> {
     ) {
         buffer.clear();
         buffer.extend_from_slice(FRAME_MAGIC);
+        buffer.extend_from_slice(&[0; 8]);
         buffer.extend_from_slice(&slot.salt);
-        let words = [number, length, blocks.len() as u64, 0];
+        let words = [number, length, blocks.len() as u64];
         let words = words.into_iter().chain(blocks.clone().map(|(number, _)| number));
         words.for_each(|word| buffer.extend_from_slice(&word.to_le_bytes()));
         buffer.resize(head_blocks(blocks.len()) * BLOCK, 0);
         blocks.for_each(|(_, block)| buffer.extend_from_slice(block));
         let sum = frame_sum(buffer);
-        buffer[FRAME_SUM].copy_from_slice(&sum.to_le_bytes());
+        buffer[FRAME_SUM..FRAME_SUM + 8].copy_from_slice(&sum.to_le_bytes());
     }
 }
 
-/// Checksum of a frame without its checksum.
+/// Checksum of a frame. In one piece: in several it costs twenty times as much.
 fn frame_sum(frame: &[u8]) -> u64 {
-    let mut sum = XxHash3_64::default();
-    sum.write(&frame[..FRAME_SUM.start]);
-    sum.write(&frame[FRAME_SUM.end..]);
-    sum.finish()
+    XxHash3_64::oneshot(&frame[FRAME_SUM + 8..])
 }
