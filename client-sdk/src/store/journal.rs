@@ -77,6 +77,8 @@ struct Pages {
     synced: u64,
     /// Bytes that lie behind the journal.
     placed: u64,
+    /// Blocks that are not needed any more, for those that are to come: as many as the journal has at most.
+    spare: Vec<Arc<[u8]>>,
 }
 
 impl JournaledFile {
@@ -198,6 +200,7 @@ impl JournaledFile {
                 pages.blocks.remove(&number);
                 pages.dirty.remove(&number);
             }
+            pages.spare(block);
         }
         (pages.placed, pages.synced) = (length, length);
         Ok(())
@@ -291,7 +294,7 @@ impl StorageBackend for JournaledFile {
         for (number, within) in pages.pieces(offset, data.len())? {
             let (piece, after) = rest.split_at(within.len());
             let block = if piece.len() == BLOCK {
-                piece.into()
+                pages.copy(piece)
             } else {
                 let mut block = self.block(&pages, number)?.to_vec();
                 block[within].copy_from_slice(piece);
@@ -316,7 +319,7 @@ impl Pages {
     /// A database of which all is in its place.
     fn placed(start: u64, length: u64) -> Self {
         let (blocks, dirty) = (HashMap::new(), BTreeSet::new());
-        Self { start, blocks, dirty, length, synced: length, placed: length }
+        Self { start, blocks, dirty, length, synced: length, placed: length, spare: Vec::new() }
     }
 
     fn is_synced(&self) -> bool {
@@ -333,8 +336,27 @@ impl Pages {
     }
 
     fn put(&mut self, number: u64, block: Arc<[u8]>) {
-        self.blocks.insert(number, block);
+        if let Some(old) = self.blocks.insert(number, block) {
+            self.spare(old);
+        }
         self.dirty.insert(number);
+    }
+
+    /// A block with these bytes. Pages come and go by the thousand a second; memory that is new each time costs more than
+    /// the pages themselves.
+    fn copy(&mut self, bytes: &[u8]) -> Arc<[u8]> {
+        let mut spare = self.spare.pop();
+        match spare.as_mut().and_then(Arc::get_mut) {
+            Some(block) if block.len() == bytes.len() => block.copy_from_slice(bytes),
+            _ => return bytes.into(),
+        }
+        spare.unwrap_or_else(|| bytes.into())
+    }
+
+    fn spare(&mut self, mut block: Arc<[u8]>) {
+        if self.spare.len() as u64 + SLOTS < self.start && Arc::get_mut(&mut block).is_some() {
+            self.spare.push(block);
+        }
     }
 
     /// The blocks that a part of the database lies in, and where in each of them.

@@ -16,6 +16,7 @@
 //! The same file lists the sets of values that a run has seen and the marks that tools leave on it: [`crate::seen`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -94,17 +95,17 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<FactRules, CompileError> {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Facts {
     /// By name: key and result, the most recent last.
-    remembered: BTreeMap<String, VecDeque<(String, Value)>>,
+    remembered: BTreeMap<String, VecDeque<(String, Arc<Value>)>>,
 }
 
 /// A tool's result as facts remember it: members sorted. `None` where no rule concerns the tool, or where it is too long
 /// or no JSON object.
-pub(crate) fn read(rules: &[FactRule], tool: &str, result: &[u8]) -> Option<Value> {
+pub(crate) fn read(rules: &[FactRule], tool: &str, result: &[u8]) -> Option<Arc<Value>> {
     let concerned = rules.iter().any(|rule| rule.tool == tool) && result.len() <= FACT_BYTES_MAX;
     concerned
         .then(|| json::read_object(result).ok())
         .flatten()
-        .map(|report| json::sorted(Value::Object(report)))
+        .map(|report| Arc::new(json::sorted(Value::Object(report))))
 }
 
 impl Facts {
@@ -114,17 +115,17 @@ impl Facts {
         rules: &[FactRule],
         tool: &str,
         args: Option<&Map<String, Value>>,
-        report: Option<Value>,
+        report: Option<&Arc<Value>>,
     ) {
         for rule in rules.iter().filter(|rule| rule.tool == tool) {
             let argument = args.and_then(|args| args.get(&rule.key));
-            let member = report.as_ref().and_then(|report| report.get(&rule.key));
+            let member = report.and_then(|report| report.get(&rule.key));
             let Some(key) = argument.or(member).and_then(key_text) else { continue };
             let of_name = self.remembered.entry(rule.name.clone()).or_default();
             // What was known is out of date, even where the new report cannot be remembered.
             of_name.retain(|(known, _)| *known != key);
-            if let Some(report) = &report {
-                of_name.push_back((key, report.clone()));
+            if let Some(report) = report {
+                of_name.push_back((key, Arc::clone(report)));
             }
             if of_name.len() > FACTS_PER_NAME_MAX {
                 of_name.pop_front();
@@ -147,7 +148,7 @@ impl Facts {
                 None => None,
             };
             if let Some((_, report)) = fact {
-                seen.insert(rule.name.clone(), report.clone());
+                seen.insert(rule.name.clone(), Value::clone(report));
             }
         }
         seen

@@ -21,7 +21,7 @@ pub const DENIED_TOOLS_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResultRead {
     /// For facts.
-    pub(crate) report: Option<Value>,
+    pub(crate) report: Option<Arc<Value>>,
     /// For seen values.
     pub(crate) document: Option<Report>,
 }
@@ -151,7 +151,7 @@ impl RunState {
             add_one(&mut counts.ok);
         }
         self.mark(name.as_str(), MarkOn::Ok);
-        self.facts.learn(&self.rules.facts, name.as_str(), args.as_ref(), result.report);
+        self.facts.learn(&self.rules.facts, name.as_str(), args.as_ref(), result.report.as_ref());
         self.seen.learn(&self.rules.seen, name.as_str(), args.as_ref(), result.document.as_ref());
     }
 
