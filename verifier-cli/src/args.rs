@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use sift_connect::Connect;
+
+use crate::explain;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -32,7 +36,8 @@ Examples:
   sift-verify run --trust trust.txt 0193a6c4-....sift
   sift-verify proof --trust trust.txt --entry 17.note --receipt 17.tlog-proof
   sift-verify log --trust trust.txt ./mirror
-  sift-verify consistency --trust trust.txt monday.checkpoint friday.checkpoint --log ./mirror")]
+  sift-verify consistency --trust trust.txt monday.checkpoint friday.checkpoint --log ./mirror
+  sift-verify explain chain-fork")]
 pub struct Cli {
     /// What to check.
     #[command(subcommand)]
@@ -148,17 +153,53 @@ Examples:
         #[arg(long, value_name = "DIR|URL")]
         log: Option<String>,
     },
+    /// What a code means, what could cause it innocently, and what it would take to forge
+    ///
+    /// Every finding and everything left unchecked has a stable code. Without a code, all of them are explained.
+    #[command(after_help = "\
+Examples:
+  sift-verify explain chain-fork
+  sift-verify explain --json > codes.jsonl")]
+    Explain {
+        /// Print one line of JSON for each code
+        #[arg(long)]
+        json: bool,
+        /// The code, as a report prints it
+        #[arg(value_name = "CODE", value_parser = PossibleValuesParser::new(explain::all().map(|one| one.code)),
+              hide_possible_values = true)]
+        code: Option<String>,
+    },
+    /// Completions for a shell, on standard output
+    #[command(after_help = "\
+Example:
+  sift-verify completions bash > ~/.local/share/bash-completion/completions/sift-verify")]
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Manual pages: that of the program on standard output, or one for each verb into a directory
+    #[command(after_help = "\
+Examples:
+  sift-verify man | man -l -
+  sift-verify man ~/.local/share/man/man1")]
+    Man {
+        /// Directory to write them into
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 impl Verb {
-    /// What all verbs share.
+    /// What all verbs that check evidence share.
     #[must_use]
-    pub const fn common(&self) -> &Common {
+    pub const fn common(&self) -> Option<&Common> {
         match self {
             Self::Proof { common, .. }
             | Self::Run { common, .. }
             | Self::Log { common, .. }
-            | Self::Consistency { common, .. } => common,
+            | Self::Consistency { common, .. } => Some(common),
+            Self::Explain { .. } | Self::Completions { .. } | Self::Man { .. } => None,
         }
     }
 }

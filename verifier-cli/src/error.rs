@@ -17,6 +17,14 @@ pub enum CannotCheck {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A file is larger than anything of its kind.
     #[error("{} is larger than {bytes_max} bytes, the most that {what} can have: is it another file?", path.display())]
     TooLarge {

@@ -24,6 +24,7 @@ mod checkpoint;
 pub mod consistency;
 pub mod error;
 pub mod exit;
+pub mod explain;
 pub mod files;
 pub mod finding;
 pub mod http;

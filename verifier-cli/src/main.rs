@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use sift_spec::proof::{PROOF_HASHES_MAX, Proof};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Hash;
@@ -13,21 +13,60 @@ use sift_verify::consistency::{self, Basis};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
 use sift_verify::source::Source;
-use sift_verify::{CannotCheck, Report, files, log, proof, run, source, text};
+use sift_verify::{CannotCheck, Report, explain, files, log, proof, run, source, text};
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
-    let common = verb.common();
-    let exit = match files::read_trust(&common.trust) {
-        Ok(trust) => verify(&verb, &trust),
-        Err(error) => complain(&error),
+    let exit = match verb.common().map(|common| (common, files::read_trust(&common.trust))) {
+        Some((common, Ok(trust))) => verify(&verb, common, &trust),
+        Some((_, Err(error))) => complain(&error),
+        None => teach(&verb),
     };
     ExitCode::from(exit.code())
 }
 
-fn verify(verb: &Verb, trust: &TrustPolicy) -> Exit {
-    let common = verb.common();
+/// What needs no evidence.
+fn teach(verb: &Verb) -> Exit {
     match verb {
+        Verb::Explain { json, code } => {
+            let wanted = explain::all().filter(|one| code.as_deref().is_none_or(|code| code == one.code));
+            print(&match json {
+                true => wanted.filter_map(|one| Some(serde_json::to_string(&one).ok()? + "\n")).collect(),
+                false => wanted.map(|one| text::render_explanation(&one)).collect::<Vec<_>>().join("\n"),
+            });
+            Exit::Verified
+        }
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), env!("CARGO_BIN_NAME"), &mut script);
+            print(&String::from_utf8_lossy(&script));
+            Exit::Verified
+        }
+        Verb::Man { dir } => {
+            manual(dir.as_deref()).map_or_else(|error| complain(&error), |()| Exit::Verified)
+        }
+        Verb::Proof { .. } | Verb::Run { .. } | Verb::Log { .. } | Verb::Consistency { .. } => {
+            Exit::CouldNotCheck
+        }
+    }
+}
+
+fn manual(dir: Option<&Path>) -> Result<(), CannotCheck> {
+    let failed =
+        |source| CannotCheck::Write { path: dir.unwrap_or(Path::new("standard output")).to_owned(), source };
+    if let Some(dir) = dir {
+        let pages = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+        return pages.map_err(failed);
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(failed)?;
+    print(&String::from_utf8_lossy(&page));
+    Ok(())
+}
+
+fn verify(verb: &Verb, common: &Common, trust: &TrustPolicy) -> Exit {
+    match verb {
+        Verb::Explain { .. } | Verb::Completions { .. } | Verb::Man { .. } => teach(verb),
         Verb::Proof { entry, receipt, .. } => answer(common, verify_proof(entry, receipt, trust)),
         Verb::Run { .. } if trust.operator().is_none() => {
             complain(&CannotCheck::NoOperator { path: common.trust.clone() })
@@ -105,19 +144,22 @@ fn answer(common: &Common, report: Result<Report, CannotCheck>) -> Exit {
     match report {
         Ok(report) => {
             let report = report.judged(common.strict);
-            print(common, &report);
+            print(&rendered(common, &report));
             Exit::from(&report)
         }
         Err(error) => complain(&error),
     }
 }
 
-fn print(common: &Common, report: &Report) {
-    let text = match (common.json, common.quiet) {
+fn rendered(common: &Common, report: &Report) -> String {
+    match (common.json, common.quiet) {
         (true, _) => report.to_json().map(|json| json + "\n").unwrap_or_default(),
         (false, true) => text::render_findings(report),
         (false, false) => text::render(report),
-    };
+    }
+}
+
+fn print(text: &str) {
     // Who closes the pipe early still gets the exit code.
     let _ = anstream::stdout().write_all(text.as_bytes());
 }

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
 
+use crate::explain::{Explanation, Kind};
 use crate::finding::{Concern, Severity};
 use crate::report::{Report, Verdict};
 
@@ -54,6 +55,25 @@ pub fn render_findings(report: &Report) -> String {
     page.0
 }
 
+/// What a code means.
+#[must_use]
+pub fn render_explanation(explanation: &Explanation) -> String {
+    let mut page = Page(String::new());
+    let (style, [what, innocent, takes]) = match explanation.kind {
+        Kind::Finding => {
+            (BAD, ["found to be wrong", "What could cause it innocently", "What it would take to forge"])
+        }
+        Kind::Unchecked => (CARE, ["could not be checked", "Why", "What would check it"]),
+    };
+    page.item(style, explanation.code, what);
+    page.wrap("  ", explanation.meaning);
+    for (heading, text) in [(innocent, explanation.innocent), (takes, explanation.takes)] {
+        page.wrap("  ", &format!("{heading}:"));
+        page.wrap("      ", text);
+    }
+    page.0
+}
+
 /// A message in lines that fit.
 #[must_use]
 pub fn message(text: &str) -> String {
@@ -85,6 +105,10 @@ impl Page {
             }
         }
         self.unlisted(report.findings_unlisted(), "finding");
+        self.wrap(
+            "  ",
+            "sift-verify explain CODE says what could cause it innocently, and what it would take to forge.",
+        );
     }
 
     fn verified(&mut self, report: &Report) {

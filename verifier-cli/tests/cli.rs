@@ -112,7 +112,8 @@ fn check(name: &str) {
     let played = play(&recorded, dir.path());
     for line in played.lines() {
         assert!(
-            line.starts_with('$') || line.starts_with("  {") || line.chars().count() <= 104,
+            ["$", "  {", "  !   [possible values"].iter().any(|start| line.starts_with(start))
+                || line.chars().count() <= 104,
             "too wide: {line}"
         );
     }
@@ -146,4 +147,32 @@ fn consistency() {
 #[test]
 fn help() {
     check("help");
+}
+
+#[test]
+fn explain() {
+    check("explain");
+}
+
+#[test]
+fn manual_and_completions_know_every_verb() {
+    let dir = TempDir::new().unwrap();
+    let run = |args: &[&str]| {
+        let program = Command::new(env!("CARGO_BIN_EXE_sift-verify")).args(args).output().unwrap();
+        assert!(program.status.success(), "{args:?}: {}", String::from_utf8_lossy(&program.stderr));
+        String::from_utf8(program.stdout).unwrap()
+    };
+    let pages = dir.path().join("man/man1");
+    run(&["man", pages.to_str().unwrap()]);
+    let verbs = ["proof", "run", "log", "consistency", "explain", "completions", "man"];
+    for verb in verbs {
+        let page = fs::read_to_string(pages.join(format!("sift-verify-{verb}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{verb}");
+    }
+    assert!(run(&["man"]).contains("Exit codes"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]);
+        assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
+        assert!(shell == "fish" || script.contains("chain-fork"), "{shell} completes codes");
+    }
 }
