@@ -37,7 +37,8 @@ class Authority:
     operator: Key
     gaps: bool  # a pack need not hold all of the operator's chain; a log does
     grants: list[Grant] = field(default_factory=list)
-    published: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # digest to index and size
+    published: dict[bytes, int] = field(default_factory=dict)  # digest to index
+    revoked: list[Key] = field(default_factory=list)
     erased: set[bytes] = field(default_factory=set)
     last: Entry | None = None
     last_index: int = -1
@@ -62,7 +63,7 @@ class Authority:
         elif value["kind"] == "policy":
             digest = hash_from(entry.body["bundle"])
             need(digest not in self.published, "operator-chain", "a bundle is published twice")
-            self.published[digest] = (index, entry.body["size"])
+            self.published[digest] = index
         else:
             self.erased.add(hash_from(entry.body["digest"]))
         self.last, self.last_index = entry, index
@@ -73,17 +74,19 @@ class Authority:
             key = parse_vkey(grant["vkey"], [ED25519])
             need(key.name not in (self.origin, self.operator.name), "grant-refused", "a reserved name is granted")
             need(key.public != self.operator.public, "grant-refused", "the operator's key is granted")
-            for old in self.grants:
-                again = key.public == old.key.public or (key.name, key.id) == (old.key.name, old.key.id)
-                need(not again, "grant-refused", f"{key.name} is granted twice")
+            for old in [*(grant.key for grant in self.grants), *self.revoked]:
+                again = key.public == old.public or (key.name, key.id) == (old.name, old.id)
+                need(not again, "grant-refused", f"{key.name} is granted twice, or behind its revocation")
             self.grants.append(Grant(key, grant["role"], grant["agents"], index))
         else:
             key = parse_vkey(body["revoke"]["vkey"])
             found = next((grant for grant in self.grants if grant.key == key), None)
-            need(found is not None, "grant-refused", "a key is revoked that was not granted")
-            assert found is not None
-            need(found.revoked is None, "grant-refused", "a key is revoked twice")
-            found.revoked = index
+            # Where entries are missing, the grant may be one of them.
+            need(found is not None or not self.complete, "grant-refused", "a key is revoked that was not granted")
+            need(key not in self.revoked, "grant-refused", "a key is revoked twice")
+            self.revoked.append(key)
+            if found is not None:
+                found.revoked = index
 
     def find(self, name: str, key_id: bytes) -> Grant | None:
         return next((g for g in self.grants if (g.key.name, g.key.id) == (name, key_id)), None)

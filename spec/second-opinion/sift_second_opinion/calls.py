@@ -25,7 +25,7 @@ class Call:
     answers: list[tuple[str, bytes]] = field(default_factory=list)  # key name and public key of each answer
     approved: dict[str, int] = field(default_factory=dict)  # approvals that count, by role
     released_at: int | None = None  # seq of the approval that completed it
-    refused: bool = False
+    refused: bool = False  # or answered too late: it may not run
 
     @property
     def intent(self) -> Json:
@@ -231,17 +231,17 @@ class Calls:
         need(in_force, "approval-invalid", f"the key {line.name} does not count as {role}")
         assert grant is not None
         need(line_is_valid(grant.key, line, note.text), "approval-invalid", "the signature does not verify")
-        if entry.value["time"] > hold["deadline"]:
-            return
         settled = call.refused or call.released_at is not None
         need(not settled, "approval-invalid", "the call was released or refused before")
         again = any(name == line.name or public == grant.key.public for name, public in call.answers)
         need(not again, "approval-invalid", f"{line.name} answers twice")
         call.answers.append((line.name, grant.key.public))
-        if statement["answer"] == "refuse":
+        refuses = statement["answer"] == "refuse"
+        enough = not refuses and call.approved.get(role, 0) >= counts[role]
+        need(not enough, "approval-invalid", f"enough have approved as {role}")
+        if refuses or entry.value["time"] > hold["deadline"]:
             call.refused = True
             return
-        need(call.approved.get(role, 0) < counts[role], "approval-invalid", f"enough have approved as {role}")
         call.approved[role] = call.approved.get(role, 0) + 1
         if call.approved == counts:
             call.released_at = entry.value["seq"]
@@ -265,28 +265,26 @@ class Calls:
         if "close" in body:
             self._close_of_sub_agent(index, body, proposed)
         held = call.intent["reserved"]
-        want = self._settlement(body, held, proposed)
-        need(want is None or body["settled"] == want, "settlement-differs", f"settled is not {want}")
+        wanted = self._settlements(body, held, proposed)
+        need(not wanted or body["settled"] in wanted, "settlement-differs", f"settled is not {wanted}")
         over = any(count > held.get(meter, 0) for meter, count in body["settled"].items())
         if over and not self.halts:
             self.overspent_at = entry.value["seq"]
 
-    def _settlement(self, body: Json, held: Amounts, call: Json) -> Amounts | None:
-        """What §3.3 says for each status; nothing where it cannot be told."""
-        status = body["status"]
+    def _settlements(self, body: Json, held: Amounts, call: Json) -> list[Amounts]:
+        """What §3.3 allows for each status. Nothing for one with `close`, which was compared with that already."""
+        status, model = body["status"], body.get("model")
         if status == "cancelled":
-            return {}
-        if status == "unknown":
-            return held
-        if "close" in body:
-            return None  # compared with the close already
-        model = body.get("model")
-        if model is None or (status == "timeout" and model["method"] != "provider"):
-            return held
+            return [{}]
+        if status != "unknown" and "close" in body:
+            return []
+        by_provider = model is not None and model["method"] == "provider"
+        if model is None or status == "unknown" or (status == "timeout" and not by_provider):
+            return [held]
         spent = cost(model["usage"], self._model(call))
         if self.prices is None and "micro_usd" in body["settled"]:
-            return add(spent, {"micro_usd": body["settled"]["micro_usd"]})
-        return spent
+            spent = add(spent, {"micro_usd": body["settled"]["micro_usd"]})
+        return [spent, held] if status == "timeout" else [spent]
 
     def _close_of_sub_agent(self, index: int, body: Json, call: Json) -> None:
         """The `close` entry of a run under another kernel (§3.7)."""
@@ -324,6 +322,8 @@ class Calls:
         body = entry.body
         need(body["census"] == self.census, "census-differs", f"the records are {self.census}")
         need(body["settled"] == self._total(), "sum-differs", f"the outcomes settled {self._total()}")
+        halted = body["reason"] in ("halted", "abandoned") if self.halts else body["reason"] != "halted"
+        need(halted, "close-differs", "`halted` is the reason of a run that was halted, and only of such a one")
         if "below" in body:
             need("delegation" in self.opened["open"], "inconsistent", "`below` in a run that was not delegated")
             self.report.unchecked.append("what `below` sums up needs the packs of the runs below")

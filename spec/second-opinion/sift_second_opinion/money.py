@@ -11,6 +11,7 @@ from .record import METERS, Json
 
 Amounts = dict[str, int]
 INPUT_CLASSES = ("cache_read", "cache_write", "input")
+FILES = ("README.md", "budget.toml", "data.json", "facts.toml", "prices.toml", "schema.cedarschema")
 PRICES = (*INPUT_CLASSES, "output", "reasoning")
 
 
@@ -28,6 +29,19 @@ def _table(files: dict[str, bytes], path: str) -> dict[str, Any]:
 def _whole(value: Any, what: str) -> int:
     need(type(value) is int and 0 <= value <= MAX_INT, "bundle-unusable", f"{what} is not an integer")
     return int(value)
+
+
+def check_files(files: dict[str, bytes]) -> None:
+    """The files that a bundle may have, and one policy language (§6.2). Nothing is compiled."""
+    languages = set()
+    for path in files:
+        if path.endswith((".rego", ".cedar")):
+            languages.add(path.rpartition(".")[2])
+            continue
+        known = path in FILES or (path.startswith("tests/") and path.endswith(".json"))
+        need(known, "bundle-unusable", f"a bundle has no file {path}")
+    need(len(languages) == 1, "bundle-unusable", "not exactly one policy language")
+    _table(files, "facts.toml")
 
 
 def limits_of(files: dict[str, bytes]) -> Json:
@@ -113,7 +127,9 @@ def prices_of(files: dict[str, bytes]) -> PriceList:
             given = {k: v for k, v in tier.items() if k != "above_prompt_tokens"}
             tiers.append(_tier(_whole(tier.get("above_prompt_tokens"), "above_prompt_tokens"), given))
         need(isinstance(body.get("name"), str), "bundle-unusable", "a model without name")
+        need(len({tier.above for tier in tiers}) == len(tiers), "bundle-unusable", "two tiers above one length")
         models.append(Model(body["name"], body.get("provider"), sorted(tiers, key=lambda t: t.above)))
+    need(len({(m.name, m.provider) for m in models}) == len(models), "bundle-unusable", "a model is listed twice")
     return PriceList(models)
 
 

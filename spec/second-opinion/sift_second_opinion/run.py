@@ -10,7 +10,7 @@ from typing import Any
 from .authority import Authority, Chain
 from .base import Refused, hash_from, need, sha256
 from .calls import Calls
-from .money import PriceList, limits_of, narrowed, prices_of
+from .money import PriceList, check_files, limits_of, narrowed, prices_of
 from .note import line_is_valid
 from .pack import Pack, check_object, decode_bundle, read_pack
 from .record import (
@@ -102,7 +102,7 @@ class _Run:
                 return
         index, opened = self.records[0]
         published = self.authority.published.get(hash_from(opened.body["policy"]))
-        if published is None or published[0] >= index:
+        if published is None or published >= index:
             self.report.find("policy-not-published", "no publication of the bundle before `open`", index=index)
         self.report.verified.append(f"chain: {len(self.records)} records of {opened.value['agent']}")
 
@@ -197,10 +197,8 @@ class _Run:
             self.report.unchecked.append("the bundle is withheld: limits and prices are not compared with it")
             return None
         try:
-            raw = self.pack.bundles[policy]
-            files = decode_bundle(raw)
-            size = self.authority.published[policy][1]
-            need(size == len(raw), "bundle-differs", f"published with {size} bytes")
+            files = decode_bundle(self.pack.bundles[policy])
+            check_files(files)
             limits, prices = limits_of(files), prices_of(files)
             if self.delegation is not None:
                 limits = narrowed(limits, self.delegation, opened.value["time"])
