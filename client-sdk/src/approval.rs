@@ -23,7 +23,6 @@ use sift_spec::record::{
 use sift_spec::types::{AgentName, Hash, KeyName, RunId, Seq, Text, UnixMillis, Word};
 use tokio::sync::watch;
 
-use crate::clock::utc;
 use crate::config::Approver;
 use crate::visible::{beyond_ascii, mixed_words, visible};
 
@@ -113,7 +112,7 @@ pub enum ApprovalError {
     #[error("the statement is about another {0}")]
     About(&'static str),
     /// The deadline has passed.
-    #[error("too late: the deadline was {}", utc(*.0))]
+    #[error("too late: the deadline was {}", .0.utc())]
     Late(UnixMillis),
     /// Nothing waits under this run and seq: answered already, or past its deadline.
     #[error("nothing waits for this answer: it was answered already, or its deadline has passed")]
@@ -160,7 +159,7 @@ impl Request {
         line("agent", self.agent.as_str());
         line("call", &what);
         line("needs", &list(&self.hold.approvals));
-        line("deadline", &utc(self.hold.deadline));
+        line("deadline", &self.hold.deadline.utc());
         line("run", &format!("{} seq {}", self.run, self.intent));
         line("log", self.log.as_str());
         for rule in &self.rules {

@@ -274,7 +274,7 @@ pub enum DelegationRefused {
         ours: String,
     },
     /// Its deadline has passed.
-    #[error("its deadline was {}; the kernel above delegates once more by another call", crate::clock::utc(*.0))]
+    #[error("its deadline was {}; the kernel above delegates once more by another call", .0.utc())]
     Expired(UnixMillis),
     /// Bundle and delegation together have more limits than a record states.
     #[error("the bundle's limits and the delegation's are more than 64; remove some from budget.toml")]
@@ -356,7 +356,7 @@ pub enum DispatchError {
     #[error("not dispatched: {0}")]
     NotDispatched(Stop),
     /// The approval's deadline passed before the call started. It did not act.
-    #[error("not dispatched: the deadline of its approval was {}; propose it again", crate::clock::utc(*.0))]
+    #[error("not dispatched: the deadline of its approval was {}; propose it again", .0.utc())]
     Late(UnixMillis),
     /// The run was halted while the call was under way, and the call was given up. It may have acted: its outcome is
     /// recorded as unknown, and its hold is settled in full.

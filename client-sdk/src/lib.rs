@@ -118,7 +118,7 @@ pub use bundles::BundleStatus;
 pub use call::{
     AgentCall, METHOD_UTF8_BYTES, ModelCall, OUTPUT_TOKENS_MAX, Payload, Proposal, Report, ToolCall,
 };
-pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock, utc};
+pub use clock::{Clock, ManualClock, STEP_BACK_MS_MAX, SystemClock};
 pub use config::{Approver, Config, Mode, Peer, SpoolLimits};
 pub use error::{
     BundleError, CallError, DelegateError, DelegationRefused, DispatchError, EvidenceError, OpenError,

@@ -154,6 +154,26 @@ impl MicroUsd {
     }
 }
 
+impl UnixMillis {
+    /// For people: `2026-11-22T13:04:05.678Z` (RFC 3339).
+    #[must_use]
+    pub fn utc(self) -> String {
+        let (seconds, ms) = (self.get() / 1000, self.get() % 1000);
+        let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+        // Days to year, month and day in the proleptic Gregorian calendar, counted from 1 March of year 0.
+        let days = days + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * shifted + 2) / 5 + 1;
+        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    }
+}
+
 /// A SHA-256 value: a leaf, a node, a root, or the digest of an object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; 32]);
@@ -579,5 +599,19 @@ mod tests {
         assert_eq!(Text::<3>::cut("aéé").as_str(), "aé");
         assert_eq!(Text::<2>::cut("€").as_str(), "");
         assert!("abcd".parse::<Text<3>>().is_err());
+    }
+
+    #[test]
+    fn times_for_people() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_764_000_000_123, "2025-11-24T16:00:00.123Z"),
+            (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(UnixMillis::new(ms).unwrap().utc(), text);
+        }
     }
 }

@@ -90,7 +90,9 @@ Example:
 Examples:
   sift-verify run --trust trust.txt 0193a6c4-....sift
   sift-verify run --trust trust.txt --json *.sift > reports.jsonl
-  sift-verify run --trust trust.txt --open running.sift   a run that has not ended yet")]
+  sift-verify run --trust trust.txt --open running.sift   a run that has not ended yet
+  sift-verify run --trust trust.txt --html run.html 0193a6c4-....sift
+  sift-verify run --trust trust.txt --html pages *.sift   a page for each, and no network needed to read it")]
     Run {
         /// Common options.
         #[command(flatten)]
@@ -98,6 +100,9 @@ Examples:
         /// Accept a run that is still in progress: without its close, and with calls under way
         #[arg(long)]
         open: bool,
+        /// Write a page for people: everything found, the spend, and every record; a directory for several packs
+        #[arg(long, value_name = "FILE|DIR")]
+        html: Option<PathBuf>,
         /// Evidence packs
         #[arg(value_name = "PACK", required = true)]
         packs: Vec<PathBuf>,

@@ -29,6 +29,7 @@ pub mod files;
 pub mod finding;
 pub mod http;
 pub mod log;
+pub mod page;
 pub mod progress;
 pub mod proof;
 pub mod report;

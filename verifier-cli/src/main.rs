@@ -1,7 +1,7 @@
 //! `sift-verify`: reads the command line and files, calls the library, prints the report, sets the exit code.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -13,7 +13,7 @@ use sift_verify::consistency::{self, Basis};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
 use sift_verify::source::Source;
-use sift_verify::{CannotCheck, Report, explain, files, log, proof, run, source, text};
+use sift_verify::{CannotCheck, Report, explain, files, log, page, proof, run, source, text};
 
 fn main() -> ExitCode {
     let verb = Cli::parse().verb;
@@ -72,8 +72,16 @@ fn verify(verb: &Verb, common: &Common, trust: &TrustPolicy) -> Exit {
             complain(&CannotCheck::NoOperator { path: common.trust.clone() })
         }
         // The worst of several packs counts.
-        Verb::Run { packs, open, .. } => {
-            let exits = packs.iter().map(|pack| answer(common, verify_run(pack, *open, trust)));
+        Verb::Run { packs, open, html, .. } => {
+            let page = |pack: &Path| match html {
+                Some(dir) if packs.len() > 1 || dir.is_dir() => {
+                    Some(dir.join(pack.file_name()?).with_extension("html"))
+                }
+                file => file.clone(),
+            };
+            let exits = packs
+                .iter()
+                .map(|pack| answer(common, verify_run(pack, *open, page(pack), common.strict, trust)));
             exits.max().unwrap_or(Exit::CouldNotCheck)
         }
         Verb::Log { checkpoint, threads, connect, log, .. } => {
@@ -97,9 +105,23 @@ fn verify_proof(entry: &Path, receipt: &Path, trust: &TrustPolicy) -> Result<Rep
     Ok(proof::verify(&entry_bytes, &receipt, trust).about(entry.display()))
 }
 
-fn verify_run(pack: &Path, allow_open: bool, trust: &TrustPolicy) -> Result<Report, CannotCheck> {
+fn verify_run(
+    pack: &Path,
+    allow_open: bool,
+    page: Option<PathBuf>,
+    strict: bool,
+    trust: &TrustPolicy,
+) -> Result<Report, CannotCheck> {
     let bytes = files::read(pack, files::PACK)?;
-    Ok(run::verify(&bytes, trust, &run::Options { allow_open }).about(pack.display()))
+    let report = run::verify(&bytes, trust, &run::Options { allow_open }).about(pack.display());
+    if let Some(path) = page {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let made = folder.map_or(Ok(()), std::fs::create_dir_all);
+        let page = page::render(&report.clone().judged(strict), &bytes);
+        let written = made.and_then(|()| std::fs::write(&path, page));
+        written.map_err(|source| CannotCheck::Write { path, source })?;
+    }
+    Ok(report)
 }
 
 fn verify_log(

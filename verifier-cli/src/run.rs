@@ -25,6 +25,7 @@ use crate::checkpoint;
 use crate::finding::{Code, Concern, Gap};
 use crate::report::{Proven, Report, Verb};
 
+pub(crate) use budget::words;
 use entries::Entries;
 use record::Story;
 

@@ -176,3 +176,59 @@ fn manual_and_completions_know_every_verb() {
         assert!(shell == "fish" || script.contains("chain-fork"), "{shell} completes codes");
     }
 }
+
+#[test]
+fn a_page_stands_alone_and_says_what_the_report_says() {
+    let dir = TempDir::new().unwrap();
+    set_up(dir.path());
+    let run = |args: &[&str]| {
+        let program = Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+            .args(args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        (program.status.code().unwrap(), String::from_utf8(program.stdout).unwrap())
+    };
+    let packs = ["run.sift", "edited.sift", "shortened.sift", "withheld.sift", "cut.sift"];
+    let (code, reports) =
+        run(&[&["run", "--trust", "trust.txt", "--json", "--html", "pages"], &packs[..]].concat());
+    assert_eq!(code, 1);
+    for (pack, report) in packs.iter().zip(reports.lines()) {
+        let page = fs::read_to_string(dir.path().join("pages").join(pack.replace(".sift", ".html"))).unwrap();
+        let report: serde_json::Value = serde_json::from_str(report).unwrap();
+        assert!(page.starts_with("<!doctype html>") && page.contains("default-src 'none'"), "{pack}");
+        for loads in
+            ["<script", "<link", "<img", "<iframe", "src=", "url(", "@import", "javascript:", "href=\"http"]
+        {
+            assert!(!page.contains(loads), "{pack}: {loads}");
+        }
+        let verdict = if report["verdict"] == "verified" { "Verified" } else { "Rejected" };
+        assert!(page.contains(&format!("{verdict}</p>")), "{pack}");
+        let said = ["findings", "unchecked"].iter().flat_map(|list| report[*list].as_array().unwrap());
+        for code in said.map(|one| one["code"].as_str().unwrap()) {
+            assert!(page.contains(&format!("<h3>{code}</h3>")), "{pack}: {code}");
+        }
+        for one in report["findings"].as_array().unwrap().iter().filter_map(|one| one["seq"].as_u64()) {
+            assert!(page.contains(&format!("<a href=\"#seq-{one}\">")), "{pack}: links to record {one}");
+        }
+    }
+    // Every record is there, with its index and hash.
+    let page = fs::read_to_string(dir.path().join("pages/run.html")).unwrap();
+    let sealed = honest().seal();
+    for (at, entry) in sealed.entries.iter().enumerate() {
+        let parsed = sift_spec::entry::Entry::parse(entry.clone()).unwrap();
+        if parsed.record().is_none() {
+            continue;
+        }
+        let hash = sift_spec::hash::leaf_hash(entry);
+        assert!(
+            page.contains(&format!("index {at}<br><code class=\"hash\" title=\"leaf hash\">{hash}")),
+            "{at}"
+        );
+    }
+    // One pack, one file.
+    let (code, _) = run(&["run", "--trust", "trust.txt", "--html", "one.html", "run.sift"]);
+    assert_eq!((code, fs::read_to_string(dir.path().join("one.html")).unwrap()), (0, page));
+    // Where it cannot be written, that is said, and is no verdict.
+    assert_eq!(run(&["run", "--trust", "trust.txt", "--html", "trust.txt/page.html", "run.sift"]).0, 2);
+}

@@ -55,7 +55,7 @@ pub fn print(value: &Value) -> String {
     String::from_utf8(print_bytes(value)).unwrap_or_default()
 }
 
-/// The UTF-8 bytes of [`print`].
+/// The UTF-8 bytes of [`print()`].
 #[must_use]
 pub fn print_bytes(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1024);

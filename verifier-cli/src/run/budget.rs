@@ -413,7 +413,8 @@ pub(super) fn list(amounts: &Amounts) -> String {
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(" + ") }
 }
 
-fn words(refusal: &Refusal) -> String {
+/// Why the budget refused, in words.
+pub(crate) fn words(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Depth(r) => format!("a sub-agent below depth {}, where {} is the limit", r.have, r.limit),
         Refusal::Identical(r) => format!("{} identical calls of {}", r.have, r.limit),

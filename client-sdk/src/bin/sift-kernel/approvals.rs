@@ -13,7 +13,7 @@ use sift_client::approval::{
 };
 use sift_client::config::KernelFile;
 use sift_client::visible::visible;
-use sift_client::{Approver, Clock as _, SystemClock, read_plain, utc, write_new};
+use sift_client::{Approver, Clock as _, SystemClock, read_plain, write_new};
 use sift_spec::record::Answer;
 use sift_spec::types::{UnixMillis, Word};
 
@@ -304,7 +304,7 @@ fn give(
             "{done} signed by {}. It counts until {}, if the kernel lists this key for the role {role}.\n\
              The statement is in {}, where the kernel looks for it.",
             key.verifier().name(),
-            utc(request.hold.deadline),
+            request.hold.deadline.utc(),
             path.display()
         );
     }
@@ -316,7 +316,7 @@ fn in_time(request: &Request) -> Result<(), Failure> {
     if left_ms(request) > 0 {
         return Ok(());
     }
-    let deadline = utc(request.hold.deadline);
+    let deadline = request.hold.deadline.utc();
     let why = format!("too late: the deadline was {deadline}, and the call will not run; nothing was signed");
     Err(Failure::Refused(why))
 }

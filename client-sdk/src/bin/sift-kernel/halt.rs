@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde_json::json;
+use sift_client::HaltScope;
 use sift_client::control::{Answer, KernelStatus, Question, ask};
-use sift_client::{HaltScope, utc};
 
 use crate::args::{Halt, InDir};
 use crate::exit::{Failure, environment, print_json};
@@ -82,7 +82,7 @@ fn print(status: &KernelStatus) {
             "{}  {:<24}  {:<24}  {:>7}  {:>9}  {}",
             run.run,
             run.agent.to_string(),
-            utc(run.opened),
+            run.opened.utc(),
             run.records,
             run.under_way,
             run.halted.as_deref().unwrap_or("open")

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::json;
 use sift_client::store::Store;
-use sift_client::utc;
 use sift_spec::entry::Entry;
 use sift_spec::record::{Body, CloseReason};
 
@@ -59,7 +58,7 @@ pub(crate) fn runs(args: &InDir, json: bool) -> Result<(), Failure> {
         anstream::println!(
             "{run}  {:<24}  {:<24}  {records:>7}  {logged:>7}  {state:<9}  {:>12}",
             first.agent.to_string(),
-            utc(first.time),
+            first.time.utc(),
             settled.money().dollars()
         );
     }
