@@ -42,7 +42,8 @@ class Authority:
     erased: set[bytes] = field(default_factory=set)
     last: Entry | None = None
     last_index: int = -1
-    complete: bool = True
+    complete: bool = True  # no seq is missing so far
+    whole: bool = False  # and none is missing up to the run's last record
 
     def apply(self, entry: Entry, index: int) -> None:
         """Checks and applies an operator's entry (§4.2)."""

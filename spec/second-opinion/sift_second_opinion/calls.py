@@ -188,8 +188,11 @@ class Calls:
             _, unknown = self._identical(record["intent"]["call"], list(self.calls.values())[:-1])
             need(unknown > 0, "refusal-differs", where)
             return
-        if kind == "unpriced" and self.prices is None:
-            return
+        call = record["intent"]["call"]
+        if kind == "unpriced" and "model" in call and call["model"]["model"] == given["model"]:
+            if self.prices is None or (self.shared and self._model(call) is None):
+                self.report.unchecked.append(f"the refusal at seq {record['seq']}: the bundle or another run decides it")
+                return
         if kind == "limit":
             own = {k: given[k] for k in ("limit", "meter", "scope", "window")}
             spans = given["scope"] != "run" or self.shared
@@ -197,12 +200,15 @@ class Calls:
             need(not known_need or given["need"] == worst.get(given["meter"], 0), "refusal-differs", where)
             have = self._used(list(self.calls.values())[:-1], given["window"], record["time"])
             enough = given["have"] >= have.get(given["meter"], 0)
-            listed = own in limits["meters"]
-            if (spans or not known_need) and enough and (listed or self.shared):
+            # Limits of the agent and the kernel are those of the run that asks; one of a run above may be any.
+            listed = own in limits["meters"] or (given["scope"] == "run" and self.shared)
+            if (spans or not known_need) and enough and listed:
                 if spans:
                     self.report.unchecked.append(f"the refusal at seq {record['seq']} rests on other runs' records")
                 return
-        if kind in ("depth", "wall_clock", "unpriced") and self.shared:
+        depth = self.opened["open"].get("parent", {}).get("depth", 0)
+        above = kind == "wall_clock" or (kind == "depth" and "agent" in call and given["have"] == depth)
+        if above and self.shared:
             self.report.unchecked.append(f"the refusal at seq {record['seq']} may rest on other runs' records")
             return
         raise Refused("refusal-differs", where)
@@ -304,6 +310,7 @@ class Calls:
             need(body["settled"] == total, "settlement-differs", f"settled is not what the `close` says: {total}")
         line = entry.line
         grant = self.authority.find(line.name, line.key_id)
+        need(grant is not None or not self.authority.whole, "key-not-granted", f"no grant of the key {line.name}")
         if grant is None:
             self.report.unchecked.append(f"the key {line.name} of a sub-agent's kernel: the pack has no grant of it")
             return

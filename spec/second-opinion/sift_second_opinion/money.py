@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import MAX_INT, Refused, need
-from .record import METERS, Json
+from .record import METERS, Json, read_document
 
 Amounts = dict[str, int]
 INPUT_CLASSES = ("cache_read", "cache_write", "input")
@@ -26,6 +26,11 @@ def _table(files: dict[str, bytes], path: str) -> dict[str, Any]:
         raise Refused("bundle-unusable", f"{path} does not parse") from error
 
 
+def _tables(value: Any, what: str) -> dict[str, Any]:
+    need(isinstance(value, dict), "bundle-unusable", f"{what} is not a table")
+    return dict(value)
+
+
 def _whole(value: Any, what: str) -> int:
     need(type(value) is int and 0 <= value <= MAX_INT, "bundle-unusable", f"{what} is not an integer")
     return int(value)
@@ -41,7 +46,11 @@ def check_files(files: dict[str, bytes]) -> None:
         known = path in FILES or (path.startswith("tests/") and path.endswith(".json"))
         need(known, "bundle-unusable", f"a bundle has no file {path}")
     need(len(languages) == 1, "bundle-unusable", "not exactly one policy language")
-    _table(files, "facts.toml")
+    cedar = "schema.cedarschema" not in files or languages == {"cedar"}
+    need(cedar, "bundle-unusable", "a schema without Cedar")
+    need(set(_table(files, "facts.toml")) <= {"fact", "mark", "seen"}, "bundle-unusable", "unknown key in facts.toml")
+    data = read_document(files.get("data.json", b"{}"))
+    need(isinstance(data, dict), "bundle-unusable", "data.json is not an object")
 
 
 def limits_of(files: dict[str, bytes]) -> Json:
@@ -50,14 +59,16 @@ def limits_of(files: dict[str, bytes]) -> Json:
     result: dict[str, Any] = {}
     meters: list[dict[str, Any]] = []
     names = {"depth": "depth", "identical_calls": "identical_calls", "wall_clock_seconds": "wall_clock_ms"}
-    for scope, body in table.items():
+    for scope, value in table.items():
+        body = _tables(value, scope)
         if scope == "model":
             need(set(body) <= {"default_max_output"}, "bundle-unusable", "unknown key in `model`")
+            _whole(body.get("default_max_output", 0), "default_max_output")
             continue
         need(scope in ("agent", "kernel", "run"), "bundle-unusable", f"unknown table {scope!r}")
         for name, value in body.items():
             if name in ("hour", "day"):
-                meters += [_limit(scope, name, meter, limit) for meter, limit in value.items()]
+                meters += [_limit(scope, name, meter, limit) for meter, limit in _tables(value, name).items()]
             elif scope == "run" and name in names:
                 result[names[name]] = _whole(value, name) * (1000 if name == "wall_clock_seconds" else 1)
             else:
@@ -89,7 +100,7 @@ def narrowed(limits: Json, delegation: Json, opened_ms: int) -> Json:
 
 @dataclass(frozen=True)
 class Tier:
-    """Prices in micro-dollars per million tokens, for prompts above a size."""
+    """Prices in micro-dollars per million tokens, for prompts above a size; -1 for the model's own prices."""
 
     above: int
     prices: dict[str, int]
@@ -120,13 +131,18 @@ def prices_of(files: dict[str, bytes]) -> PriceList:
     table = _table(files, "prices.toml")
     need(set(table) <= {"model"}, "bundle-unusable", "unknown key in prices.toml")
     models = []
-    for body in table.get("model", []):
+    listed = table.get("model", [])
+    need(isinstance(listed, list), "bundle-unusable", "`model` is not a list of tables")
+    for value in listed:
+        body = _tables(value, "model")
         own = {k: v for k, v in body.items() if k not in ("name", "provider", "tier")}
-        tiers = [_tier(0, own)]
-        for tier in body.get("tier", []):
+        tiers = [_tier(-1, own)]
+        for item in body.get("tier", []):
+            tier = _tables(item, "tier")
             given = {k: v for k, v in tier.items() if k != "above_prompt_tokens"}
             tiers.append(_tier(_whole(tier.get("above_prompt_tokens"), "above_prompt_tokens"), given))
-        need(isinstance(body.get("name"), str), "bundle-unusable", "a model without name")
+        named = isinstance(body.get("name"), str) and isinstance(body.get("provider", ""), str)
+        need(named, "bundle-unusable", "a model without name, or not one of a provider")
         need(len({tier.above for tier in tiers}) == len(tiers), "bundle-unusable", "two tiers above one length")
         models.append(Model(body["name"], body.get("provider"), sorted(tiers, key=lambda t: t.above)))
     need(len({(m.name, m.provider) for m in models}) == len(models), "bundle-unusable", "a model is listed twice")
@@ -162,7 +178,7 @@ def worst_case(call: Json, model: Model | None) -> Amounts:
         "output_tokens": output, "reasoning_tokens": output, "tokens": bound + output,
     }
     if model is not None:
-        reached = [tier.prices for tier in model.tiers if tier.above == 0 or tier.above < bound]
+        reached = [tier.prices for tier in model.tiers if tier.above < bound]
         result["micro_usd"] = max(
             _micro_usd(bound * max(p[c] for c in INPUT_CLASSES) + output * max(p["output"], p["reasoning"]))
             for p in reached
@@ -176,6 +192,6 @@ def cost(usage: Json, model: Model | None) -> Amounts:
     result = {f"{name}_tokens": usage.get(name, 0) for name in PRICES}
     result |= {"model_calls": 1, "tokens": sum(usage.values())}
     if model is not None:
-        tier = [t for t in model.tiers if t.above == 0 or t.above < prompt][-1]
+        tier = [t for t in model.tiers if t.above < prompt][-1]
         result["micro_usd"] = _micro_usd(sum(count * tier.prices[name] for name, count in usage.items()))
     return add(result, {})

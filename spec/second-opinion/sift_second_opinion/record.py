@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Callable
 
-from .base import MAX_INT, Refused, hash_from, need
+from .base import MAX_INT, Refused, hash_from, need, utf8
 from .note import Note, SignatureLine, is_key_name, parse_note, parse_vkey
 from .tree import leaf_hash
 
@@ -34,20 +35,44 @@ def canonical(value: Json) -> bytes:
 
 
 def read_json(text: str) -> Json:
-    """JSON of one reading: no member twice. Numbers with fraction or exponent stay as Python has them."""
+    """JSON without a member twice, and with numbers that are exact (§6.3); others would have two readings."""
 
     def members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         result = dict(pairs)
         need(len(result) == len(pairs), "json", "a member twice")
         return result
 
+    def whole(digits: str) -> int | float:
+        exact = digits != "-0" and len(digits) <= 20 and -(2**63) <= int(digits) < 2**64
+        return int(digits) if exact else decimals(digits)
+
+    def decimals(digits: str) -> float:
+        value = float(digits)
+        same = abs(value) <= 2**53 and Decimal(repr(value)) == Decimal(digits)
+        need(same, "json", f"a number that is not exact: {digits:.40}")
+        return value
+
     def constant(name: str) -> Json:
         raise Refused("json", f"no number: {name}")
 
     try:
-        return json.loads(text, object_pairs_hook=members, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
+        return json.loads(
+            text, object_pairs_hook=members, parse_int=whole, parse_float=decimals, parse_constant=constant
+        )
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise Refused("json", "not JSON") from error
+
+
+def read_document(raw: bytes) -> Json:
+    """JSON that a tool, a model or an agent gave."""
+    value = read_json(utf8(raw, "json"))
+    need(_depth(value) <= 64, "json", "nested above 64")
+    return value
+
+
+def _depth(value: Json) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def parse_canonical(text: str) -> Json:

@@ -14,7 +14,7 @@ from .money import PriceList, check_files, limits_of, narrowed, prices_of
 from .note import line_is_valid
 from .pack import Pack, check_object, decode_bundle, read_pack
 from .record import (
-    MAX_INNER, Entry, Json, one_signature, parse_delegation_text, parse_entry, read_json,
+    MAX_INNER, Entry, Json, canonical, one_signature, parse_delegation_text, parse_entry, read_document,
 )
 from .report import Report
 from .tree import check_multi_inclusion, leaf_hash
@@ -87,7 +87,10 @@ class _Run:
         self.records = others
         self.report.verified.append(f"signatures: {len(others)} records")
         last = others[-1][0] if others else 0
-        if not self.authority.complete or self.authority.last_index < last:
+        # Nothing is left out where an operator's entry follows, or where every entry of the log is here (§9).
+        dense = all(index in self.pack.entries for index in range(last))
+        self.authority.whole = self.authority.complete and (self.authority.last_index > last or dense)
+        if not self.authority.whole:
             self.report.unchecked.append("that no key was revoked before it signed: the operator's chain is not whole")
 
     def _chain(self) -> None:
@@ -139,8 +142,8 @@ class _Run:
     def _json(self, commitment: Json) -> Any:
         content = self._content(commitment)
         try:
-            return None if content is None else read_json(content.decode("utf-8"))
-        except (Refused, UnicodeDecodeError):
+            return None if content is None else read_document(content)
+        except Refused:
             return None
 
     def _requests(self, entry: Entry) -> None:
@@ -152,10 +155,9 @@ class _Run:
                 same = request.get("model", call["model"]["model"]) == call["model"]["model"]
                 need(same, "request-differs", "the request names another model")
                 for name in OUTPUT_LIMITS:
-                    given = request.get(name, 0)
-                    if isinstance(given, (int, float)):
-                        small = given <= call["model"]["max_output"]
-                        need(small, "request-differs", f"{name} is above max_output")
+                    given = request.get(name)
+                    small = given is None or (type(given) is int and 0 <= given <= call["model"]["max_output"])
+                    need(small, "request-differs", f"{name} is not an integer of at most max_output")
         elif "proposed_by" in call.get("tool", {}):
             self._proposal(entry)
 
@@ -170,16 +172,14 @@ class _Run:
         need(answered, "proposal-differs", "the model call has no outcome before the tool call")
         response = self._json(answers[0]["result"]) if "result" in answers[0] else None
         listed = _tool_calls(response)
-        if not listed:
+        if listed is None:
+            self.report.unchecked.append(f"that the model's answer proposed the call at seq {seq}")
             return
         args = self._content(tool["args"])
         for made in listed:
-            function = made.get("function") if isinstance(made, dict) else None
-            if not isinstance(function, dict):
-                continue
-            given = function.get("arguments")
-            same_args = args is None or not isinstance(given, str) or given.encode("utf-8", "surrogatepass") == args
-            if made.get("id") == tool["id"] and function.get("name") == tool["name"] and same_args:
+            function = made["function"]
+            same = (made["id"], function["name"]) == (tool["id"], tool["name"])
+            if same and (args is None or _same_arguments(function["arguments"], args)):
                 return
         raise Refused("proposal-differs", "the model's answer did not propose this call")
 
@@ -228,6 +228,7 @@ class _Run:
             self.delegation = given
             line = note.lines[0]
             grant = self.authority.find(line.name, line.key_id)
+            need(grant is not None or not self.authority.whole, "key-not-granted", f"no grant of the key {line.name}")
             if grant is None:
                 self.report.unchecked.append(f"the key {line.name}, which delegated: the pack has no grant of it")
                 return
@@ -250,14 +251,32 @@ def _commitments(entry: Entry) -> list[Json]:
     return [body["decision"]["input"], *(call[k][field] for k, field in payload.items() if k in call)]
 
 
-def _tool_calls(response: Any) -> list[Any]:
-    """OpenAI's `tool_calls`, of a message or of the choices of a response."""
+def _tool_calls(response: Any) -> list[Any] | None:
+    """OpenAI's `tool_calls`, of a message or of the choices of a response; nothing where one is not of that form."""
     if not isinstance(response, dict):
-        return []
+        return None
     messages = [response]
     if isinstance(response.get("choices"), list):
-        messages += [c.get("message") for c in response["choices"] if isinstance(c, dict)]
-    lists = [m.get("tool_calls") for m in messages if isinstance(m, dict)]
-    return [made for found in lists if isinstance(found, list) for made in found]
+        messages += [choice.get("message") for choice in response["choices"] if isinstance(choice, dict)]
+    lists = [m["tool_calls"] for m in messages if isinstance(m, dict) and isinstance(m.get("tool_calls"), list)]
+    calls = [made for found in lists for made in found]
+    return calls if lists and all(_is_tool_call(made) for made in calls) else None
 
 
+def _is_tool_call(made: Any) -> bool:
+    function = made.get("function") if isinstance(made, dict) else None
+    return (
+        isinstance(function, dict) and isinstance(made.get("id"), str) and isinstance(function.get("name"), str)
+        and "arguments" in function
+    )
+
+
+def _same_arguments(given: Any, args: bytes) -> bool:
+    """The same bytes, or the same JSON."""
+    if isinstance(given, str) and given.encode("utf-8", "surrogatepass") == args:
+        return True
+    try:
+        proposed = read_document(given.encode("utf-8", "surrogatepass")) if isinstance(given, str) else given
+        return canonical(proposed) == canonical(read_document(args))
+    except Refused:
+        return False
