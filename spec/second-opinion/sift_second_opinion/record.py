@@ -307,7 +307,6 @@ def _check_record(value: Json) -> None:
     _check_frame(value, BODIES)
     kind, seq = value["kind"], value["seq"]
     body = value[kind]
-    need(kind != "open" or seq == 0, "inconsistent", "an `open` behind seq 0")
     if kind == "open":
         need("delegation" not in body or "parent" in body, "inconsistent", "a delegation without parent")
         order = [(m["scope"], m["window"], m["meter"]) for m in body["limits"]["meters"]]
