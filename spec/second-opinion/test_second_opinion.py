@@ -7,18 +7,22 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import unittest
 from pathlib import Path
 from typing import Callable
 
 from sift_second_opinion import ed25519
+from sift_second_opinion.__main__ import check_proof
 from sift_second_opinion.authority import Authority, check_log
 from sift_second_opinion.base import Refused, hash_from, need, utf8
-from sift_second_opinion.note import parse_note, parse_vkey, verify_note
-from sift_second_opinion.pack import check_object, decode_bundle, read_pack
+from sift_second_opinion.note import Key, parse_note, parse_vkey, verify_note
+from sift_second_opinion.pack import check_object, decode_bundle, read_pack, write_zip
 from sift_second_opinion.record import (
     parse_delegation_text, parse_entry, parse_operator_text, parse_record_text, parse_statement_text,
 )
+from sift_second_opinion.run import check_run
 from sift_second_opinion.tree import check_consistency, check_inclusion, check_multi_inclusion, leaf_hash
 from sift_second_opinion.trust import Trust, check_receipt, parse_trust
 
@@ -30,11 +34,11 @@ def trust() -> Trust:
     return parse_trust((CONTEXT / "trust.txt").read_bytes())
 
 
-def kernel_key():
+def kernel_key() -> Key:
     return parse_vkey((CONTEXT / "kernel.vkey").read_text().strip())
 
 
-def operator_key():
+def operator_key() -> Key:
     operator = trust().operator
     assert operator is not None
     return operator
@@ -150,6 +154,62 @@ class Vectors(unittest.TestCase):
         for case in json.loads((VECTORS / "zip215" / "bad-keys.json").read_text()):
             with self.subTest(case["name"]):
                 self.assertFalse(ed25519.is_good_key(bytes.fromhex(case["key"])))
+
+    def test_proof(self) -> None:
+        entry_raw = (CONTEXT / "receipt-entry.note").read_bytes()
+        good = (VECTORS / "receipt" / "ok" / "open.tlog-proof").read_bytes()
+        self.assertEqual(check_proof(entry_raw, good, trust(), "entry").findings, [])
+        self.assertNotEqual(check_proof(entry_raw + b"x", good, trust(), "entry").findings, [])
+
+
+@unittest.skipUnless("SIFT_PACKS" in os.environ, "SIFT_PACKS names no folder of packs")
+class Packs(unittest.TestCase):
+    """Packs that must verify, and copies of them that must not."""
+
+    def setUp(self) -> None:
+        self.packs = sorted(Path(os.environ["SIFT_PACKS"]).glob("*.sift"))
+        self.trust = parse_trust(Path(os.environ["SIFT_TRUST"]).read_bytes())
+        self.assertTrue(self.packs, "no packs")
+
+    def refused(self, raw: bytes, what: str) -> None:
+        self.assertTrue(check_run(raw, self.trust, what).findings, what)
+
+    def test_they_verify(self) -> None:
+        for path in self.packs:
+            with self.subTest(path.name):
+                self.assertEqual(check_run(path.read_bytes(), self.trust, path.name).findings, [])
+
+    def test_no_other_trust_file_verifies_them(self) -> None:
+        for path in self.packs:
+            with self.subTest(path.name):
+                self.assertTrue(check_run(path.read_bytes(), trust(), path.name).findings)
+
+    def test_changed_bytes(self) -> None:
+        for path in self.packs:
+            raw, chosen = path.read_bytes(), random.Random(path.name)
+            for at in (chosen.randrange(len(raw)) for _ in range(60)):
+                self.refused(raw[:at] + bytes([raw[at] ^ 1 << chosen.randrange(8)]) + raw[at + 1 :], f"flip {at}")
+                self.refused(raw[:at], f"cut {at}")
+
+    def test_changed_members(self) -> None:
+        for path in self.packs:
+            members = read_pack(path.read_bytes()).members()
+            for i, (name, content) in enumerate(members):
+                before, after = members[:i], members[i + 1 :]
+                self.refused(write_zip([*before, members[i], *members[i:]]), f"{name} twice")
+                self.refused(write_zip([*before, (name, content + b"x"), *after]), f"{name} longer")
+                if after:
+                    self.refused(write_zip([*before, after[0], members[i], *after[1:]]), f"{name} moved")
+                if not name.startswith(("bundles/", "objects/")):  # those may be withheld
+                    self.refused(write_zip([*before, *after]), f"{name} dropped")
+
+    def test_entries_left_out(self) -> None:
+        for path in self.packs:
+            whole = read_pack(path.read_bytes())
+            for index in whole.entries:
+                pack = read_pack(path.read_bytes())
+                del pack.entries[index]
+                self.refused(write_zip(pack.members()), f"without entry {index}")
 
 
 if __name__ == "__main__":

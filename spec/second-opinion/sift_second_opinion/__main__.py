@@ -22,6 +22,9 @@ def check_proof(entry: bytes, receipt: bytes, trust: Trust, subject: str) -> Rep
     try:
         place, checkpoint = check_receipt(trust, receipt, leaf_hash(entry))
         report.verified.append(f"index {place.index} of the tree of {checkpoint.size} that {checkpoint.origin} signed")
+        if not entry.startswith(b"sift/"):
+            report.unchecked.append("what the entry says: it is none of Sift's")
+            return report
         parsed = parse_entry(entry)
         if not parsed.is_operator:
             report.unchecked.append("whether the key counts: that needs the run's pack or the whole log")
