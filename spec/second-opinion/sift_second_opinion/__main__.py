@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from .base import Refused
+from .base import Refused, need
 from .note import verify_note
-from .record import parse_entry
+from .record import MAX_ENTRY, parse_entry
 from .report import Report
 from .run import check_run
 from .tree import leaf_hash
@@ -20,6 +20,7 @@ def check_proof(entry: bytes, receipt: bytes, trust: Trust, subject: str) -> Rep
     """§11.1."""
     report = Report(subject)
     try:
+        need(len(entry) <= MAX_ENTRY, "entry", "too large")
         place, checkpoint = check_receipt(trust, receipt, leaf_hash(entry))
         report.verified.append(f"index {place.index} of the tree of {checkpoint.size} that {checkpoint.origin} signed")
         if not entry.startswith(b"sift/"):

@@ -27,11 +27,10 @@ STATEMENT, DELEGATION = "sift/approval@v1", "sift/delegation@v1"
 
 def canonical(value: Json) -> bytes:
     """The one encoding of §3.1."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Refused("json", "a lone surrogate") from error
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise Refused("json", "a lone surrogate, or nested too deep") from error
 
 
 def read_json(text: str) -> Json:
@@ -66,13 +65,14 @@ def read_json(text: str) -> Json:
 def read_document(raw: bytes) -> Json:
     """JSON that a tool, a model or an agent gave."""
     value = read_json(utf8(raw, "json"))
-    need(_depth(value) <= 64, "json", "nested above 64")
+    need(_nested_at_most(value, 64), "json", "nested above 64")
+    canonical(value)  # refuses a lone surrogate
     return value
 
 
-def _depth(value: Json) -> int:
+def _nested_at_most(value: Json, levels: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+    return inner is None or (levels > 0 and all(_nested_at_most(item, levels - 1) for item in inner))
 
 
 def parse_canonical(text: str) -> Json:
