@@ -13,17 +13,19 @@ import unittest
 from pathlib import Path
 from typing import Callable
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from sift_second_opinion import ed25519
 from sift_second_opinion.__main__ import check_proof
 from sift_second_opinion.authority import Authority, check_log
-from sift_second_opinion.base import Refused, hash_from, need, utf8
+from sift_second_opinion.base import Refused, b64, hash_from, need, sha256, utf8
 from sift_second_opinion.note import Key, parse_note, parse_vkey, verify_note
-from sift_second_opinion.pack import check_object, decode_bundle, read_pack, write_zip
+from sift_second_opinion.pack import Pack, check_object, decode_bundle, read_pack, write_zip
 from sift_second_opinion.record import (
-    parse_delegation_text, parse_entry, parse_operator_text, parse_record_text, parse_statement_text,
+    canonical, parse_delegation_text, parse_entry, parse_operator_text, parse_record_text, parse_statement_text,
 )
 from sift_second_opinion.run import check_run
-from sift_second_opinion.tree import check_consistency, check_inclusion, check_multi_inclusion, leaf_hash
+from sift_second_opinion.tree import check_consistency, check_inclusion, check_multi_inclusion, leaf_hash, node_hash
 from sift_second_opinion.trust import Trust, check_receipt, parse_trust
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
@@ -160,6 +162,101 @@ class Vectors(unittest.TestCase):
         good = (VECTORS / "receipt" / "ok" / "open.tlog-proof").read_bytes()
         self.assertEqual(check_proof(entry_raw, good, trust(), "entry").findings, [])
         self.assertNotEqual(check_proof(entry_raw + b"x", good, trust(), "entry").findings, [])
+
+
+class Author:
+    """A key with a fixed seed that signs notes."""
+
+    def __init__(self, name: str) -> None:
+        self.private = Ed25519PrivateKey.from_private_bytes(sha256(name.encode()))
+        self.key = Key(name, 1, self.private.public_key().public_bytes_raw())
+
+    def sign(self, text: str) -> bytes:
+        signature = b64(self.key.id + self.private.sign(text.encode()))
+        return f"{text}\n\u2014 {self.key.name} {signature}\n".encode()
+
+
+class Forged(unittest.TestCase):
+    """A pack made here, and what is wrong when somebody with all keys writes another run."""
+
+    LOG, OPERATOR, KERNEL = Author("log.test/sift"), Author("log.test/operator"), Author("kernel.test/1")
+    RUN = "019ab697-e800-7a5a-9a5a-5a5a5a5a5a5a"
+    BUDGET = b"[run]\ntool_calls = 2\n"
+    BUNDLE = b"sift/bundle@v1\nbudget.toml %d\n%s\np.rego 13\npackage sift\n\n" % (len(BUDGET), BUDGET)
+    STORED = b"0123456789abcdef{}"
+
+    def records(self) -> list[dict]:
+        meters = [{"limit": 2, "meter": "tool_calls", "scope": "run", "window": "run"}]
+        policy_input = {"digest": b64(bytes(32)), "media": "a/b", "name": "policy-input", "size": 2}
+        args = {"digest": b64(sha256(self.STORED)), "media": "a/b", "name": "arguments", "size": 2}
+        decided = {"effect": "allow", "input": policy_input, "reasons": [], "rules": ["r"]}
+        one = {"tool_calls": 1}
+        bodies = [
+            ("open", {"build": "b", "engine": "e", "labels": {}, "limits": {"meters": meters}, "log": "log.test/sift",
+                      "policy": b64(sha256(self.BUNDLE))}),
+            ("intent", {"call": {"tool": {"args": args, "id": "c", "name": "t"}}, "decision": decided, "reserved": one}),
+            ("outcome", {"intent": 1, "settled": one, "status": "ok"}),
+            ("close", {"census": {"intent": 1, "open": 1, "outcome": 1}, "reason": "done", "settled": one}),
+        ]
+        return [{"agent": "a", "kind": kind, kind: body, "run": self.RUN, "seq": seq, "time": seq}
+                for seq, (kind, body) in enumerate(bodies)]
+
+    def findings(self, records: list[dict]) -> list[str]:
+        grant = {"agents": ["*"], "role": "kernel", "vkey": self.KERNEL.key.vkey}
+        policy = {"bundle": b64(sha256(self.BUNDLE)), "name": "n", "size": len(self.BUNDLE)}
+        operator = [{"kind": "key", "key": {"grant": grant}}, {"kind": "policy", "policy": policy}]
+        operator = [{**value, "log": "log.test/sift", "seq": seq, "time": 0} for seq, value in enumerate(operator)]
+        entries: list[bytes] = []
+        for author, header, chain in ((self.OPERATOR, "operator", operator), (self.KERNEL, "record", records)):
+            for value in chain:
+                if value["seq"] > 0:
+                    value["prev"] = b64(leaf_hash(entries[-1]))
+                entries.append(author.sign(f"sift/{header}@v1\n{canonical(value).decode()}\n"))
+        root = self.root([leaf_hash(entry) for entry in entries])
+        checkpoint = self.LOG.sign(f"log.test/sift\n{len(entries)}\n{b64(root)}\n")
+        bundles, objects = {sha256(self.BUNDLE): self.BUNDLE}, {sha256(self.STORED): self.STORED}
+        pack = Pack(self.RUN, [], checkpoint, dict(enumerate(entries)), bundles, objects)
+        whom = f"log {self.LOG.key.vkey}\n#sift:operator {self.OPERATOR.key.vkey}\nquorum none\n"
+        report = check_run(write_zip(pack.members()), parse_trust(whom.encode()), "forged")
+        return [finding["code"] for finding in report.findings]
+
+    def root(self, leaves: list[bytes]) -> bytes:
+        if len(leaves) == 1:
+            return leaves[0]
+        cut = 1 << (len(leaves) - 1).bit_length() - 1
+        return node_hash(self.root(leaves[:cut]), self.root(leaves[cut:]))
+
+    def changed(self, seq: int, **body: object) -> list[dict]:
+        records = self.records()
+        records[seq][records[seq]["kind"]].update(body)
+        return records
+
+    def test_honest(self) -> None:
+        self.assertEqual(self.findings(self.records()), [])
+
+    def test_dishonest(self) -> None:
+        held = dict(self.records()[1]["intent"]["decision"], effect="hold",
+                    hold={"approvals": [{"count": 1, "role": "r"}], "deadline": 9})
+        refusal = {"limit": {"have": 2, "limit": 2, "meter": "tool_calls", "need": 1, "scope": "run", "window": "run"}}
+        cases = {
+            "no close": (self.records()[:3], ["tail-missing"]),
+            "held without approval": (self.changed(1, decision=held), ["approval-missing"]),
+            "refused too early": (
+                self.changed(1, refusal=refusal, reserved={}), ["refusal-differs", "outcome-unpaired", "sum-differs"],
+            ),
+            "reserved too little": (self.changed(1, reserved={}), ["reservation-differs", "settlement-differs"]),
+            "settled too little": (self.changed(2, settled={}), ["settlement-differs", "sum-differs"]),
+            "never halted": (self.changed(3, reason="halted"), ["close-differs"]),
+            "other census": (self.changed(3, census={"beat": 1, "open": 1, "outcome": 1}), ["census-differs"]),
+            "other sum": (self.changed(3, settled={"tool_calls": 2}), ["sum-differs"]),
+            "other limits": (self.changed(0, limits={"meters": []}), ["limits-differ"]),
+            "other bundle": (self.changed(0, policy=b64(bytes(32))), ["policy-not-published", "bundle-differs"]),
+        }
+        for name, (records, expected) in cases.items():
+            with self.subTest(name):
+                found = self.findings(records)
+                self.assertTrue(found)
+                self.assertLessEqual(set(found), set(expected))
 
 
 @unittest.skipUnless("SIFT_PACKS" in os.environ, "SIFT_PACKS names no folder of packs")

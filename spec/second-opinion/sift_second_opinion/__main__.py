@@ -41,7 +41,8 @@ def check_proof(entry: bytes, receipt: bytes, trust: Trust, subject: str) -> Rep
 
 def main(arguments: list[str] | None = None) -> int:
     """0 verified, 1 refused, 2 could not check."""
-    parser = argparse.ArgumentParser(prog="sift_second_opinion", description="Checks what Sift recorded, a second time.")
+    about = "Checks what Sift recorded, a second time."
+    parser = argparse.ArgumentParser(prog="sift_second_opinion", description=about)
     verbs = parser.add_subparsers(dest="verb", required=True)
     proof = verbs.add_parser("proof", help="an entry and its receipt")
     proof.add_argument("entry", metavar="ENTRY", type=Path)

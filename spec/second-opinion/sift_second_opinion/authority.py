@@ -50,7 +50,8 @@ class Authority:
         value = entry.value
         signed_by = (entry.line.name, entry.line.key_id) == (self.operator.name, self.operator.id)
         need(signed_by, "not-the-operator", "an operator's entry by another key")
-        need(line_is_valid(self.operator, entry.line, entry.note.text), "signature-invalid", "not the operator's signature")
+        valid = line_is_valid(self.operator, entry.line, entry.note.text)
+        need(valid, "signature-invalid", "not the operator's signature")
         need(value["log"] == self.origin, "wrong-log", f"an operator's entry for {value['log']}")
         next_seq = self.last.value["seq"] + 1 if self.last else 0
         if self.gaps and value["seq"] > next_seq:

@@ -1,4 +1,4 @@
-"""The calls of a run along its chain: approvals, budget, pairing, close, delegated sums (SPEC §11.2 steps 10 to 13)."""
+"""The calls of a run along its chain: approvals, budget, pairing, close, delegations (SPEC §11.2 steps 10 to 13)."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ class Calls:
     settled: list[tuple[int, Amounts]] = field(default_factory=list)  # time of the outcome, and what it settled
     halts: list[tuple[int, str]] = field(default_factory=list)  # seq and cause
     census: dict[str, int] = field(default_factory=dict)
+    opened: Json = None  # the record `open`
+    shared: bool = False  # whether runs of other packs draw on the same ledger
     overspent_at: int | None = None  # seq of an outcome over its hold that no halt has answered yet
 
     def check(self) -> None:
@@ -191,7 +193,7 @@ class Calls:
         call = record["intent"]["call"]
         if kind == "unpriced" and "model" in call and call["model"]["model"] == given["model"]:
             if self.prices is None or (self.shared and self._model(call) is None):
-                self.report.unchecked.append(f"the refusal at seq {record['seq']}: the bundle or another run decides it")
+                self.report.unchecked.append(f"the refusal at seq {record['seq']}: a bundle or run not here decides")
                 return
         if kind == "limit":
             own = {k: given[k] for k in ("limit", "meter", "scope", "window")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Iterable
 
 from . import ed25519
-from .base import Refused, b64, decimal, need, sha256, unb64, utf8
+from .base import b64, decimal, need, sha256, unb64, utf8
 
 MAX_NOTE = 1 << 20
 MAX_LINES = 64
@@ -154,8 +154,3 @@ def parse_checkpoint(raw: bytes) -> Checkpoint:
     need(size > 0 or root == sha256(b""), "checkpoint", "size 0 without the empty root")
     return Checkpoint(note, lines[0], size, root)
 
-
-__all__ = [
-    "COSIGNATURE", "ED25519", "Checkpoint", "Key", "Note", "Refused", "SignatureLine", "is_key_name",
-    "line_is_valid", "parse_checkpoint", "parse_note", "parse_vkey", "verify_note",
-]

@@ -66,7 +66,8 @@ def write_zip(members: list[tuple[str, bytes]]) -> bytes:
         raw = name.encode()
         crc, size = zlib.crc32(content), len(content)
         common = struct.pack("<HHHHHIIIHH", 45, 0x0800, 0, 0, 0x0021, crc, size, size, len(raw), 0)
-        central += [struct.pack("<IH", 0x02014B50, 0x032D), common, bytes(6), struct.pack("<II", 0x81A40000, offset), raw]
+        place = struct.pack("<II", 0x81A40000, offset)
+        central += [struct.pack("<IH", 0x02014B50, 0x032D), common, bytes(6), place, raw]
         local += [struct.pack("<I", 0x04034B50), common, raw, content]
         offset += 4 + len(common) + len(raw) + size
     directory = b"".join(central)

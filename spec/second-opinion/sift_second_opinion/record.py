@@ -1,4 +1,4 @@
-"""Canonical JSON, and the texts that are signed: records, operator's records, statements, delegations (SPEC §3, §4.1)."""
+"""Canonical JSON, and the texts that are signed: records, operator's, statements, delegations (SPEC §3, §4.1)."""
 
 from __future__ import annotations
 
