@@ -194,7 +194,8 @@ class Forged(unittest.TestCase):
         bodies = [
             ("open", {"build": "b", "engine": "e", "labels": {}, "limits": {"meters": meters}, "log": "log.test/sift",
                       "policy": b64(sha256(self.BUNDLE))}),
-            ("intent", {"call": {"tool": {"args": args, "id": "c", "name": "t"}}, "decision": decided, "reserved": one}),
+            ("intent", {"call": {"tool": {"args": args, "id": "c", "name": "t"}}, "decision": decided,
+                        "reserved": one}),
             ("outcome", {"intent": 1, "settled": one, "status": "ok"}),
             ("close", {"census": {"intent": 1, "open": 1, "outcome": 1}, "reason": "done", "settled": one}),
         ]
