@@ -11,7 +11,7 @@ use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{AgentName, AgentScope, Word};
 
 use crate::hook::Hook;
-use crate::signer::{ProcessSigner, Signer, read_key};
+use crate::signer::{LockedKey, ProcessSigner, Signer, read_key};
 use crate::store::Retention;
 
 /// Name of the configuration in a kernel's directory.
@@ -292,7 +292,7 @@ impl KernelFile {
         let wrong = |why: String| ConfigError::Content { path: dir.join(CONFIG_FILE), why };
         let Some(SignerEntry { command, vkey, milliseconds_max }) = &self.signer else {
             let key = read_key(&dir.join(KEY_FILE)).map_err(|error| ConfigError::Key(error.to_string()))?;
-            return Ok(Box::new(key));
+            return Ok(Box::new(LockedKey::new(key)));
         };
         let key = vkey.parse().map_err(|error| wrong(format!("signer: {error}")))?;
         let patience = Duration::from_millis(*milliseconds_max);

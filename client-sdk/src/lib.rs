@@ -66,8 +66,8 @@
 //!   it. **The kernel does not read the operator's records**: that an approver's grant was revoked in the log is noticed
 //!   only by a restart with a changed `kernel.toml`. An auditor notices it in every pack.
 //!
-//! * The key: a [`signer::ProcessSigner`] keeps it out of this process, and `sift-kernel signer` out of swap. **A key that
-//!   this process reads from its file is wiped when dropped, and may be swapped out before**: encrypt swap, or use a signer.
+//! * The key: a [`signer::ProcessSigner`] keeps it out of this process, and `sift-kernel signer` out of swap. One that this
+//!   process reads from its file is a [`signer::LockedKey`]: out of swap once it is read, wiped when dropped.
 //!
 //! # Out of scope
 //!

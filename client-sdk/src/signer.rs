@@ -1,10 +1,11 @@
 //! The kernel's key: what signs records, and the file it is read from.
 //!
-//! The private half never leaves the signer, stands in no message, and is wiped when dropped. It may be in a process of
-//! its own, see [`ProcessSigner`]: then nothing that gets hold of the kernel's process gets hold of the key. In the kernel's own process it is not kept out of
-//! swap, see [`lock_memory`].
+//! The private half never leaves the signer, stands in no message, is kept out of swap ([`LockedKey`]) and wiped when
+//! dropped. It may be in a process of its own, see [`ProcessSigner`]: then nothing that gets hold of the kernel's process
+//! gets hold of the key.
 
 mod harden;
+mod locked;
 mod process;
 
 use std::fs::OpenOptions;
@@ -18,6 +19,7 @@ use sift_spec::types::KeyName;
 use zeroize::Zeroizing;
 
 pub use harden::{harden_process, lock_memory};
+pub use locked::LockedKey;
 pub use process::{ProcessSigner, SIGN_PROTOCOL, serve};
 
 /// Longest key file in bytes.
@@ -208,7 +210,9 @@ mod tests {
         let path = dir.path().join("kernel.key");
         create_key(&path, "acme.example/kernel".parse().unwrap()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let secret = text.trim_end().rsplit('+').next().unwrap().to_owned();
+        // PRIVATE+KEY+name+id+base64, which may have a plus of its own.
+        let secret = text.trim_end().splitn(5, '+').last().unwrap().to_owned();
+        assert!(secret.len() > 40);
         std::fs::write(&path, text.replacen("acme", "acne", 1)).unwrap();
         let message = read_key(&path).unwrap_err().to_string();
         assert!(!message.contains(&secret), "{message}");

@@ -16,8 +16,8 @@ pub fn harden_process() -> Result<(), std::io::Error> {
 }
 
 /// Keeps all memory of this process, also what it gets later, out of swap. For a process that is small, as a signer's
-/// is: for others the limit on locked memory (`ulimit -l`) makes later allocations fail. One buffer alone cannot be
-/// locked without `unsafe` code, which this project forbids; a key in the kernel's own process is wiped, not locked.
+/// is: for others the limit on locked memory (`ulimit -l`) makes later allocations fail; [`super::LockedKey`] locks the
+/// key alone.
 ///
 /// # Errors
 /// When the limit on locked memory does not allow it.
