@@ -66,7 +66,7 @@ const fn of_code(code: Code) -> (&'static str, &'static str) {
         Code::ReceiptMalformed => (COPY, "Nothing is gained: a receipt that cannot be read proves nothing."),
         Code::CheckpointInvalid => (
             "A trust file of another log, or from before the log got a new key; or a transfer that changed bytes.",
-            "The log's key.",
+            "The log's key, which whoever runs the log has.",
         ),
         Code::NotWitnessed => (
             "Witnesses that were down when the head was signed, or a receipt from before they were asked. Ask the log for the same proof under a later head.",

@@ -3,8 +3,11 @@
 //! A pack holds the operator's entries that a run rests on, not all of them. What it holds is checked as a chain
 //! where it is contiguous; whether a revocation is missing from it can only be told when no entry can be missing.
 
+use std::collections::BTreeSet;
+
 use sift_spec::keys::{GrantError, KeyRing};
 use sift_spec::note::VerifierKey;
+use sift_spec::record::{KeyChange, OperatorBody};
 use sift_spec::types::KeyName;
 
 use super::entries::{OperatorEntry, RunEntry};
@@ -46,6 +49,7 @@ pub(super) fn verify(
     let mark = report.mark();
     let mut ring = KeyRing::new(log.clone(), operator.clone());
     let mut chain = PartialChain { complete: true, last: None };
+    let mut gone = Gone::default();
     for entry in &entries {
         let concern = || Concern::entry(entry.index);
         if entry.record.log != *log {
@@ -62,9 +66,12 @@ pub(super) fn verify(
         }
         match ring.apply(entry.index, &entry.record.body) {
             Ok(()) => {}
-            // The grant may be among the entries that the pack leaves out.
-            Err(GrantError::NotInForce) if !chain.complete => {}
+            // The grant may be among the entries that the pack leaves out; there is one grant and one revocation of a key.
+            Err(GrantError::NotInForce) if !chain.complete && gone.first(&ring, &entry.record.body) => {}
             Err(error) => report.reject(Code::OperatorInvalid, concern(), error),
+        }
+        if gone.comes_back(&entry.record.body) {
+            report.reject(Code::OperatorInvalid, concern(), "it grants a key that was revoked before");
         }
     }
     let end = records.last().map(|record| record.index);
@@ -78,6 +85,25 @@ pub(super) fn verify(
     let verified = report.clean_since(mark);
     let verified = verified.then_some(VerifiedAuthority { operator, entries: number, _assertion: () });
     (Authority { ring, complete }, verified)
+}
+
+/// Keys that were revoked without a grant in the pack, by their public keys.
+#[derive(Default)]
+struct Gone(BTreeSet<[u8; 32]>);
+
+impl Gone {
+    /// Whether this revokes a key of which the pack has neither grant nor another revocation.
+    fn first(&mut self, ring: &KeyRing, body: &OperatorBody) -> bool {
+        let OperatorBody::Key(KeyChange::Revoke(revoke)) = body else { return false };
+        let Ok(key) = revoke.vkey.as_str().parse::<VerifierKey>() else { return false };
+        ring.iter().all(|known| known.key.public() != key.public()) && self.0.insert(key.public())
+    }
+
+    /// Whether this grants one of them.
+    fn comes_back(&self, body: &OperatorBody) -> bool {
+        let OperatorBody::Key(KeyChange::Grant(grant)) = body else { return false };
+        grant.vkey.as_str().parse::<VerifierKey>().is_ok_and(|key| self.0.contains(&key.public()))
+    }
 }
 
 /// The operator's chain as far as it is given.

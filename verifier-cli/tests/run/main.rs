@@ -343,6 +343,35 @@ fn a_revoked_key_signs_nothing_more() {
     assert_eq!(rejections(&report).len(), scenario.drafts.len());
 }
 
+/// The operator's chain may have gaps in a pack. A key that is revoked behind one was granted in it, once, and never again.
+#[test]
+fn a_key_that_is_revoked_behind_a_gap_does_not_come_back() {
+    let other = common::stranger_key();
+    let vkey = Text::cut(&other.verifier().to_string());
+    let revoke = sift_spec::record::Revoke { reason: Text::cut("lost"), vkey };
+    let revoke = OperatorBody::Key(sift_spec::record::KeyChange::Revoke(revoke));
+    let grant = common::grant(&other, sift_spec::record::KeyRole::Kernel);
+    let first = OperatorBody::Erase(sift_spec::record::Erase {
+        digest: sift_spec::types::Hash::from_bytes([1; 32]),
+        reason: Text::cut("the pack goes without this entry"),
+    });
+    let after_gap = |bodies: &[&OperatorBody]| {
+        let mut scenario = honest();
+        let bodies = [&[&first], bodies].concat();
+        scenario.operator_before.splice(0..0, bodies.into_iter().cloned());
+        let mut sealed = scenario.seal();
+        sealed.in_pack.remove(0);
+        rejections(&verify(&sealed.pack(&scenario)))
+    };
+    assert_eq!(after_gap(&[&revoke]), []);
+    assert_eq!(after_gap(&[&grant, &revoke]), []);
+    for comes_back in
+        [&[&revoke, &grant][..], &[&revoke, &revoke], &[&grant, &revoke, &revoke], &[&grant, &revoke, &grant]]
+    {
+        assert_eq!(after_gap(comes_back), [Code::OperatorInvalid]);
+    }
+}
+
 #[test]
 fn an_edited_step_is_named() {
     // Someone edits a stored record and cannot sign it again.
