@@ -1,38 +1,18 @@
 //! AgentDojo, which others wrote: its environments, its tasks and its attacks, and its own judgement of what happened.
 //! The whole of it is `make agentdojo`; here is the quick mode of one suite.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use sift_tests::program;
+use sift_tests::{program, python};
 
 const HARNESS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/agentdojo");
 
-/// Python with AgentDojo, installed in a folder of its own that is kept; or why it is not there.
-fn install() -> Result<PathBuf, String> {
-    let home = std::env::var_os("HOME").ok_or("there is no HOME")?;
-    let venv = Path::new(&home).join(".cache/sift/agentdojo-0.1.35");
-    let (python, done) = (venv.join("bin/python"), venv.join("installed"));
-    if !done.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        let requirements = format!("{HARNESS}/requirements.txt");
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r", &requirements]))?;
-        std::fs::write(done, "").map_err(|error| error.to_string())?;
-    }
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let why = || format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    if output.status.success() { Ok(()) } else { Err(why()) }
-}
-
 #[test]
 fn a_hijacked_agent_gets_nowhere_that_nobody_approves() {
-    let python = match install() {
-        Ok(python) => python,
+    let requirements = format!("{HARNESS}/requirements.txt");
+    let python = match python::environment("agentdojo-0.1.35", &["-r", &requirements]) {
+        Ok(venv) => venv.join("bin/python"),
         Err(why) => return println!("skipped: agentdojo is not to be had: {why}"),
     };
     let dir = tempfile::tempdir().unwrap();

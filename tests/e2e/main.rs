@@ -32,6 +32,7 @@ mod payloads;
 mod recovery;
 mod rotation;
 mod schemathesis;
+mod second_opinion;
 mod strangers;
 mod tidy;
 mod tls;

@@ -1,11 +1,11 @@
 //! Schemathesis, which others wrote, on the log's OpenAPI document: it makes requests from the document, good and bad, and
 //! compares every answer with it. All its checks are on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use sift_spec::types::{Seq, UnixMillis};
-use sift_tests::{TestLog, check_log};
+use sift_tests::{TestLog, check_log, python};
 
 /// At a fixed version, from PyPI.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
@@ -31,15 +31,10 @@ include-path = "/v1/proof/consistency"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "3xx", "400", "404"]
 "#;
 
-/// The program, installed in a folder of its own that is kept; or why it is not there.
+/// The program; or why it is not there.
 fn install() -> Result<PathBuf, String> {
-    let home = std::env::var_os("HOME").ok_or("there is no HOME")?;
-    let venv = Path::new(&home).join(".cache/sift").join(SCHEMATHESIS.replace("==", "-"));
-    let program = venv.join("bin/schemathesis");
-    if !program.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
-    }
+    let program =
+        python::environment(&SCHEMATHESIS.replace("==", "-"), &[SCHEMATHESIS])?.join("bin/schemathesis");
     let version = run(Command::new(&program).arg("--version"))?;
     println!("{}", String::from_utf8_lossy(&version.stdout).trim());
     Ok(program)

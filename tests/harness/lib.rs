@@ -10,6 +10,7 @@ mod log;
 mod metrics;
 mod open_admission;
 mod process;
+pub mod python;
 mod told;
 mod witness;
 mod writer;
