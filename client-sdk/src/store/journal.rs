@@ -342,15 +342,16 @@ impl Pages {
         self.dirty.insert(number);
     }
 
-    /// A block with these bytes. Pages come and go by the thousand a second; memory that is new each time costs more than
+    /// A block with these bytes, of which there are [`BLOCK`]. Pages come and go by the thousand a second; memory that is new each time costs more than
     /// the pages themselves.
     fn copy(&mut self, bytes: &[u8]) -> Arc<[u8]> {
-        let mut spare = self.spare.pop();
-        match spare.as_mut().and_then(Arc::get_mut) {
-            Some(block) if block.len() == bytes.len() => block.copy_from_slice(bytes),
-            _ => return bytes.into(),
+        if let Some(mut spare) = self.spare.pop()
+            && let Some(block) = Arc::get_mut(&mut spare)
+        {
+            block.copy_from_slice(bytes);
+            return spare;
         }
-        spare.unwrap_or_else(|| bytes.into())
+        bytes.into()
     }
 
     fn spare(&mut self, mut block: Arc<[u8]>) {
