@@ -170,8 +170,7 @@ async fn who_watches_hears_of_a_request_when_it_comes_and_goes() {
         let mut command = office.desk.command(&[json, &["approvals", "watch", "--dir", "kernel"]].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let (mut text, mut json, mut unread) = (watch(&[]), watch(&["--json"]), watch(&[]));
-    drop(unread.stdout.take());
+    let (mut text, mut json) = (watch(&[]), watch(&["--json"]));
     let mut text_lines = BufReader::new(text.stdout.take().unwrap()).lines().map(Result::unwrap);
     let json_lines = BufReader::new(json.stdout.take().unwrap()).lines();
     let mut json_lines = json_lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
@@ -180,14 +179,17 @@ async fn who_watches_hears_of_a_request_when_it_comes_and_goes() {
     assert!(line.starts_with(&format!("waits     {}  use tool pay", waits.name)), "{line}");
     let event = json_lines.next().unwrap();
     assert_eq!((&event["event"], &event["name"]), (&json!("waits"), &json!(waits.name)));
+    // Nobody reads what this one says. It starts while there is something to say: it looks now and then, and
+    // would say nothing of what came and went in between.
+    let mut unread = watch(&[]);
+    drop(unread.stdout.take());
+    let unread = unread.wait_with_output().unwrap();
+    assert_eq!(unread.status.code(), Some(0), "{unread:?}");
     office.await_answers(&waits);
     says(&office.answer("approve", &waits, "boss", "supervisor"), 0);
     assert_eq!(office.client.read()["is"], "permitted");
     assert!(text_lines.next().unwrap().starts_with(&format!("gone      {}", waits.name)));
     assert_eq!(json_lines.next().unwrap()["event"], "gone");
-    // Nobody reads what this one says.
-    let unread = unread.wait_with_output().unwrap();
-    assert_eq!(unread.status.code(), Some(0), "{unread:?}");
     // Not SIGINT: whoever is started in the background by a shell may have inherited that it is ignored.
     for mut child in [text, json] {
         assert!(child.try_wait().unwrap().is_none());
