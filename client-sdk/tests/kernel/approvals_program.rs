@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::{Value, json};
 use sift_spec::note::SignerKey;
@@ -67,6 +67,11 @@ impl Office {
 
     pub(crate) fn approvals(&self, args: &[&str]) -> Output {
         self.desk.run(&[&["approvals", "--dir", "kernel"], args].concat())
+    }
+
+    fn watch(&self, json: &[&str]) -> Child {
+        let mut command = self.desk.command(&[json, &["approvals", "watch", "--dir", "kernel"]].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -166,11 +171,7 @@ async fn approvers_see_what_waits_and_a_refusal_ends_it() {
 async fn who_watches_hears_of_a_request_when_it_comes_and_goes() {
     let mut office = Office::new().await;
     std::fs::write(office.desk.path("kernel/approvals/x.request"), "nonsense").unwrap();
-    let watch = |json: &[&str]| {
-        let mut command = office.desk.command(&[json, &["approvals", "watch", "--dir", "kernel"]].concat());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let (mut text, mut json) = (watch(&[]), watch(&["--json"]));
+    let (mut text, mut json) = (office.watch(&[]), office.watch(&["--json"]));
     let mut text_lines = BufReader::new(text.stdout.take().unwrap()).lines().map(Result::unwrap);
     let json_lines = BufReader::new(json.stdout.take().unwrap()).lines();
     let mut json_lines = json_lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
@@ -181,7 +182,7 @@ async fn who_watches_hears_of_a_request_when_it_comes_and_goes() {
     assert_eq!((&event["event"], &event["name"]), (&json!("waits"), &json!(waits.name)));
     // Nobody reads what this one says. It starts while there is something to say: it looks now and then, and
     // would say nothing of what came and went in between.
-    let mut unread = watch(&[]);
+    let mut unread = office.watch(&[]);
     drop(unread.stdout.take());
     let unread = unread.wait_with_output().unwrap();
     assert_eq!(unread.status.code(), Some(0), "{unread:?}");
