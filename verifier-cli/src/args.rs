@@ -39,7 +39,7 @@ Examples:
   sift-verify consistency --trust trust.txt monday.checkpoint friday.checkpoint --log ./mirror
   sift-verify explain chain-fork")]
 pub struct Cli {
-    /// What to check.
+    /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -61,9 +61,20 @@ pub struct Common {
     pub strict: bool,
 }
 
-/// What to check.
+/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Checks evidence.
+    #[command(flatten)]
+    Check(Check),
+    /// Says how that is done.
+    #[command(flatten)]
+    Teach(Teach),
+}
+
+/// Verbs that check evidence.
+#[derive(Debug, Subcommand)]
+pub enum Check {
     /// One entry and its receipt: is it in the log?
     ///
     /// Checks that the log committed to exactly these bytes. An operator's signature is checked too; whether a
@@ -158,6 +169,11 @@ Examples:
         #[arg(long, value_name = "DIR|URL")]
         log: Option<String>,
     },
+}
+
+/// Verbs that need no evidence.
+#[derive(Debug, Subcommand)]
+pub enum Teach {
     /// What a code means, what could cause it innocently, and what it would take to forge
     ///
     /// Every finding and everything left unchecked has a stable code. Without a code, all of them are explained.
@@ -195,16 +211,15 @@ Examples:
     },
 }
 
-impl Verb {
+impl Check {
     /// What all verbs that check evidence share.
     #[must_use]
-    pub const fn common(&self) -> Option<&Common> {
+    pub const fn common(&self) -> &Common {
         match self {
             Self::Proof { common, .. }
             | Self::Run { common, .. }
             | Self::Log { common, .. }
-            | Self::Consistency { common, .. } => Some(common),
-            Self::Explain { .. } | Self::Completions { .. } | Self::Man { .. } => None,
+            | Self::Consistency { common, .. } => common,
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, Parser as _};
 use sift_spec::proof::{PROOF_HASHES_MAX, Proof};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Hash;
-use sift_verify::args::{Cli, Common, Verb};
+use sift_verify::args::{Check, Cli, Common, Teach, Verb};
 use sift_verify::consistency::{self, Basis};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
@@ -16,19 +16,20 @@ use sift_verify::source::Source;
 use sift_verify::{CannotCheck, Report, explain, files, log, page, proof, run, source, text};
 
 fn main() -> ExitCode {
-    let verb = Cli::parse().verb;
-    let exit = match verb.common().map(|common| (common, files::read_trust(&common.trust))) {
-        Some((common, Ok(trust))) => verify(&verb, common, &trust),
-        Some((_, Err(error))) => complain(&error),
-        None => teach(&verb),
+    let exit = match Cli::parse().verb {
+        Verb::Teach(verb) => teach(&verb),
+        Verb::Check(verb) => match files::read_trust(&verb.common().trust) {
+            Ok(trust) => verify(&verb, &trust),
+            Err(error) => complain(&error),
+        },
     };
     ExitCode::from(exit.code())
 }
 
 /// What needs no evidence.
-fn teach(verb: &Verb) -> Exit {
+fn teach(verb: &Teach) -> Exit {
     match verb {
-        Verb::Explain { json, code } => {
+        Teach::Explain { json, code } => {
             let wanted = explain::all().filter(|one| code.as_deref().is_none_or(|code| code == one.code));
             print(&match json {
                 true => wanted.filter_map(|one| Some(serde_json::to_string(&one).ok()? + "\n")).collect(),
@@ -36,17 +37,14 @@ fn teach(verb: &Verb) -> Exit {
             });
             Exit::Verified
         }
-        Verb::Completions { shell } => {
+        Teach::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), env!("CARGO_BIN_NAME"), &mut script);
             print(&String::from_utf8_lossy(&script));
             Exit::Verified
         }
-        Verb::Man { dir } => {
+        Teach::Man { dir } => {
             manual(dir.as_deref()).map_or_else(|error| complain(&error), |()| Exit::Verified)
-        }
-        Verb::Proof { .. } | Verb::Run { .. } | Verb::Log { .. } | Verb::Consistency { .. } => {
-            Exit::CouldNotCheck
         }
     }
 }
@@ -64,15 +62,15 @@ fn manual(dir: Option<&Path>) -> Result<(), CannotCheck> {
     Ok(())
 }
 
-fn verify(verb: &Verb, common: &Common, trust: &TrustPolicy) -> Exit {
+fn verify(verb: &Check, trust: &TrustPolicy) -> Exit {
+    let common = verb.common();
     match verb {
-        Verb::Explain { .. } | Verb::Completions { .. } | Verb::Man { .. } => teach(verb),
-        Verb::Proof { entry, receipt, .. } => answer(common, verify_proof(entry, receipt, trust)),
-        Verb::Run { .. } if trust.operator().is_none() => {
+        Check::Proof { entry, receipt, .. } => answer(common, verify_proof(entry, receipt, trust)),
+        Check::Run { .. } if trust.operator().is_none() => {
             complain(&CannotCheck::NoOperator { path: common.trust.clone() })
         }
         // The worst of several packs counts.
-        Verb::Run { packs, open, html, .. } => {
+        Check::Run { packs, open, html, .. } => {
             let page = |pack: &Path| match html {
                 Some(dir) if packs.len() > 1 || dir.is_dir() => {
                     Some(dir.join(pack.file_name()?).with_extension("html"))
@@ -84,13 +82,13 @@ fn verify(verb: &Verb, common: &Common, trust: &TrustPolicy) -> Exit {
                 .map(|pack| answer(common, verify_run(pack, *open, page(pack), common.strict, trust)));
             exits.max().unwrap_or(Exit::CouldNotCheck)
         }
-        Verb::Log { checkpoint, threads, connect, log, .. } => {
+        Check::Log { checkpoint, threads, connect, log, .. } => {
             let options = Bar::new(common.quiet);
             let options = log::Options { threads: *threads, progress: &options };
             let log = source::open(log, connect);
             answer(common, log.and_then(|log| verify_log(&*log, checkpoint.as_deref(), &options, trust)))
         }
-        Verb::Consistency { old, new, proof, connect, log, .. } => {
+        Check::Consistency { old, new, proof, connect, log, .. } => {
             let log = log.as_ref().map(|log| source::open(log, connect)).transpose();
             answer(
                 common,
