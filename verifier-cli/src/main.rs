@@ -15,6 +15,9 @@ use sift_verify::progress::Bar;
 use sift_verify::source::Source;
 use sift_verify::{CannotCheck, Report, explain, files, log, page, proof, run, source, text};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let exit = match Cli::parse().verb {
         Verb::Teach(verb) => teach(&verb),

@@ -20,6 +20,8 @@ pub(super) struct Bundle {
     pub(super) entries: Vec<Result<Entry, EntryError>>,
     /// Their leaf hashes.
     pub(super) leaves: Vec<Hash>,
+    /// Their length in bytes, together.
+    pub(super) bytes: usize,
     /// What was found while reading.
     pub(super) findings: Vec<Finding>,
 }
@@ -42,7 +44,8 @@ impl Bundle {
     pub(super) fn read(source: &dyn Source, index: u64, width: u16) -> Result<Self, CannotCheck> {
         let path = TilePath::Entries { index, width };
         let bytes = tile_bytes(source, path)?;
-        let mut bundle = Self { index, entries: Vec::new(), leaves: Vec::new(), findings: Vec::new() };
+        let mut bundle =
+            Self { index, entries: Vec::new(), leaves: Vec::new(), bytes: 0, findings: Vec::new() };
         let entries = match parse_entries(&bytes, TILE_WIDTH as usize) {
             Ok(entries) if entries.len() >= usize::from(width) => entries,
             Ok(entries) => {
@@ -55,9 +58,11 @@ impl Bundle {
             }
         };
         // A full bundle may stand in for a partial one: the tree ends before it does.
-        for entry in entries.into_iter().take(usize::from(width)) {
-            bundle.leaves.push(leaf_hash(entry));
-            bundle.entries.push(Entry::parse(entry.to_vec()));
+        for bytes in entries.into_iter().take(usize::from(width)) {
+            let entry = Entry::parse(bytes.to_vec());
+            bundle.leaves.push(entry.as_ref().map_or_else(|_| leaf_hash(bytes), Entry::leaf));
+            bundle.bytes += bytes.len();
+            bundle.entries.push(entry);
         }
         let tile = TileId { level: 0, index };
         bundle.findings.extend(compare_tile(source, tile, &bundle.leaves)?);
@@ -70,25 +75,24 @@ impl Bundle {
     }
 }
 
-impl Signed {
-    /// Checks all signatures in one batch.
-    pub(super) fn verify(&self, entropy: &[u8; 32]) -> Vec<Finding> {
-        let entries = self.bundle.entries.iter().zip(&self.keys).enumerate();
-        let (positions, items): (Vec<usize>, Vec<BatchItem<'_>>) = entries
-            .filter_map(|(position, (entry, key))| {
-                Some((position, entry.as_ref().ok()?.batch_item(key.as_deref()?)))
-            })
-            .unzip();
-        let valid = verify_batch(&items, entropy);
-        let invalid = positions.into_iter().zip(&items).zip(valid).filter(|(_, valid)| !valid);
-        invalid
-            .map(|((position, item), _)| {
-                let concern = Concern::entry(index_of(self.bundle.index, position));
-                let detail = format!("the signature of {} does not verify", item.key.name());
-                Finding::rejects(Code::SignatureInvalid, concern, detail)
-            })
-            .collect()
-    }
+/// Checks all signatures of some bundles in one batch.
+pub(super) fn verify_signatures(bundles: &[Signed], entropy: &[u8; 32]) -> Vec<Finding> {
+    let entries = bundles.iter().flat_map(|signed| {
+        let entries = signed.bundle.entries.iter().zip(&signed.keys).enumerate();
+        entries.filter_map(|(position, (entry, key))| {
+            let item = entry.as_ref().ok()?.batch_item(key.as_deref()?);
+            Some((index_of(signed.bundle.index, position), item))
+        })
+    });
+    let (indices, items): (Vec<LeafIndex>, Vec<BatchItem<'_>>) = entries.unzip();
+    let valid = verify_batch(&items, entropy);
+    let invalid = indices.into_iter().zip(&items).zip(valid).filter(|(_, valid)| !valid);
+    invalid
+        .map(|((index, item), _)| {
+            let detail = format!("the signature of {} does not verify", item.key.name());
+            Finding::rejects(Code::SignatureInvalid, Concern::entry(index), detail)
+        })
+        .collect()
 }
 
 /// Compares a tile that the log serves with the hashes that belong there.

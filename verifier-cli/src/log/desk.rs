@@ -1,6 +1,7 @@
 //! Who does what: workers read and check signatures, the calling thread takes the bundles in order.
 //!
-//! Signatures come before reading: what is read but not done is what memory holds, and it is bounded.
+//! Signatures come before reading: what is read but not done is what memory holds, and it is bounded. A signature
+//! costs the less the more are checked at once, so bundles are gathered until there is a batch of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use sift_spec::note::VerifierKey;
 use sift_spec::tile::TILE_WIDTH;
 use sift_spec::types::TreeSize;
 
-use super::bundle::{Bundle, Signed};
+use super::bundle::{Bundle, Signed, verify_signatures};
 use super::found::Found;
 use crate::error::CannotCheck;
 use crate::finding::Finding;
@@ -17,6 +18,12 @@ use crate::source::Source;
 
 /// Bundles read ahead of the chain step, for each worker.
 const AHEAD: u64 = 4;
+
+/// Bundles whose signatures are checked in one batch: 4,096 signatures.
+const BATCH_BUNDLES: usize = 16;
+
+/// Length of entries in bytes that makes a batch, however few they are.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// What the chain step gives for a bundle: what it found, and whose signatures to check.
 pub(super) type Chained = (Vec<Finding>, Vec<Option<Arc<VerifierKey>>>);
@@ -36,16 +43,38 @@ struct State {
     /// Bundles that the chain step has taken.
     taken: u64,
     read: BTreeMap<u64, Bundle>,
-    to_verify: VecDeque<Signed>,
+    /// What the next batch is made of.
+    gathered: Vec<Signed>,
+    to_verify: VecDeque<Vec<Signed>>,
     found: Found,
     failure: Option<CannotCheck>,
     /// The calling thread has left, or a worker has panicked: nothing more is to be done.
     stop: bool,
 }
 
+impl State {
+    fn gather(&mut self, signed: Signed) {
+        self.gathered.push(signed);
+        let bytes: usize = self.gathered.iter().map(|signed| signed.bundle.bytes).sum();
+        if self.gathered.len() >= BATCH_BUNDLES || bytes >= BATCH_BYTES {
+            self.to_verify.push_back(std::mem::take(&mut self.gathered));
+        }
+    }
+
+    /// Nothing more will be gathered: what is there is shared out.
+    fn divide(&mut self, workers: usize) {
+        let mut rest = std::mem::take(&mut self.gathered);
+        let share = rest.len().div_ceil(workers.max(1)).max(1);
+        while !rest.is_empty() {
+            let batch = rest.split_off(rest.len().saturating_sub(share));
+            self.to_verify.push_back(batch);
+        }
+    }
+}
+
 enum Job {
     Read(u64),
-    Verify(Box<Signed>),
+    Verify(Vec<Signed>),
 }
 
 impl<'a> Desk<'a> {
@@ -76,7 +105,7 @@ impl<'a> Desk<'a> {
                 found.append(&mut bundle.findings);
                 let mut state = self.lock();
                 state.found.extend(found);
-                state.to_verify.push_back(Signed { bundle, keys });
+                state.gather(Signed { bundle, keys });
                 self.changed.notify_all();
             }
             self.drain(entropy);
@@ -122,9 +151,11 @@ impl<'a> Desk<'a> {
 
     /// The calling thread helps with the last signatures.
     fn drain(&self, entropy: &[u8; 32]) {
+        self.lock().divide(self.workers);
+        self.changed.notify_all();
         loop {
             let Some(signed) = self.lock().to_verify.pop_front() else { return };
-            let found = signed.verify(entropy);
+            let found = verify_signatures(&signed, entropy);
             self.lock().found.extend(found);
         }
     }
@@ -134,7 +165,7 @@ impl<'a> Desk<'a> {
         while let Some(job) = self.next_job() {
             match job {
                 Job::Verify(signed) => {
-                    let found = signed.verify(entropy);
+                    let found = verify_signatures(&signed, entropy);
                     self.lock().found.extend(found);
                 }
                 Job::Read(index) => {
@@ -155,7 +186,7 @@ impl<'a> Desk<'a> {
         let mut state = self.lock();
         loop {
             if let Some(signed) = state.to_verify.pop_front() {
-                return Some(Job::Verify(Box::new(signed)));
+                return Some(Job::Verify(signed));
             }
             if state.stop {
                 return None;
