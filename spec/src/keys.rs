@@ -82,13 +82,20 @@ pub struct Granted {
     pub revoked: Option<LeafIndex>,
 }
 
+/// Where a bundle was published, and with how many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Published {
+    index: LeafIndex,
+    size: u64,
+}
+
 /// All keys and bundles of a log, as of the operator's entries applied so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRing {
     log: KeyName,
     operator: VerifierKey,
     keys: BTreeMap<KeyName, BTreeMap<KeyId, Granted>>,
-    bundles: BTreeMap<Hash, LeafIndex>,
+    bundles: BTreeMap<Hash, Published>,
     erased: BTreeMap<Hash, LeafIndex>,
 }
 
@@ -120,9 +127,9 @@ impl KeyRing {
             OperatorBody::Key(KeyChange::Grant(grant)) => self.grant(index, grant),
             OperatorBody::Key(KeyChange::Revoke(revoke)) => self.revoke(index, revoke),
             OperatorBody::Policy(policy) => match self.bundles.get(&policy.bundle) {
-                Some(at) => Err(GrantError::Published(*at)),
+                Some(known) => Err(GrantError::Published(known.index)),
                 None => {
-                    self.bundles.insert(policy.bundle, index);
+                    self.bundles.insert(policy.bundle, Published { index, size: policy.size });
                     Ok(())
                 }
             },
@@ -230,7 +237,13 @@ impl KeyRing {
     /// Where a bundle was published.
     #[must_use]
     pub fn published(&self, bundle: &Hash) -> Option<LeafIndex> {
-        self.bundles.get(bundle).copied()
+        self.bundles.get(bundle).map(|published| published.index)
+    }
+
+    /// How many bytes the operator says that a published bundle has.
+    #[must_use]
+    pub fn published_size(&self, bundle: &Hash) -> Option<u64> {
+        self.bundles.get(bundle).map(|published| published.size)
     }
 
     /// Whether the operator has allowed this payload object to be deleted.

@@ -420,6 +420,23 @@ pub enum Refusal {
     WallClock(WallClock),
 }
 
+impl Refusal {
+    /// Whether the numbers that it states are a reason to refuse.
+    #[must_use]
+    pub const fn refuses(&self) -> bool {
+        match self {
+            Self::Depth(DepthRefusal { have, limit }) | Self::Identical(Identical { have, limit }) => {
+                *have >= *limit
+            }
+            Self::Limit(LimitRefusal { have, limit, need, .. }) => {
+                *need > 0 && have.saturating_add(*need) > *limit
+            }
+            Self::Unpriced(_) => true,
+            Self::WallClock(WallClock { have_ms, limit_ms }) => have_ms.get() > limit_ms.get(),
+        }
+    }
+}
+
 /// A sub-agent of a run at the deepest nesting that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -660,6 +677,10 @@ impl Body {
                 demand(
                     intent.refusal.is_none() || decision.effect != Effect::Deny,
                     "the budget cannot refuse what the policy denied",
+                )?;
+                demand(
+                    intent.refusal.as_ref().is_none_or(Refusal::refuses),
+                    "a refusal states numbers that pass no limit",
                 )?;
                 demand(
                     intent.effect() != Effect::Deny || intent.reserved.is_zero(),

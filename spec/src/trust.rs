@@ -15,6 +15,9 @@ use crate::types::KeyName;
 const LINES_MAX: usize = 256;
 
 /// What starts a line of Sift's own.
+/// Largest trust file in bytes.
+pub const TRUST_BYTES_MAX: usize = 1 << 20;
+
 const DIRECTIVE: &str = "#sift:";
 
 /// Why a file is not a trust file.
@@ -28,6 +31,9 @@ pub enum PolicyError {
         /// What is wrong.
         why: String,
     },
+    /// Too large.
+    #[error("more than {TRUST_BYTES_MAX} bytes")]
+    TooLarge,
     /// `quorum` is missing.
     #[error("no \"quorum\" line: name a witness or group, or write \"quorum none\"")]
     NoQuorum,
@@ -138,8 +144,11 @@ impl TrustPolicy {
     /// Reads a trust file.
     ///
     /// # Errors
-    /// When a line is not understood, a name or key occurs twice, or there is not exactly one quorum.
+    /// When it is too large, a line is not understood, a name or key occurs twice, or there is not exactly one quorum.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        if text.len() > TRUST_BYTES_MAX {
+            return Err(PolicyError::TooLarge);
+        }
         let mut policy = Self { logs: Vec::new(), operator: None, members: Vec::new(), quorum: None };
         let mut quorum = None;
         for (position, line) in text.split('\n').enumerate() {

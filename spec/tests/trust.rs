@@ -417,3 +417,15 @@ fn receipts_of_every_entry_and_every_change() {
     }
     println!("{refused} changed receipts refused");
 }
+
+#[test]
+fn a_trust_file_has_at_most_a_mebibyte() {
+    let padded = |size: usize| {
+        let text = "quorum none\n";
+        format!("{text}#{}", "x".repeat(size - text.len() - 1))
+    };
+    let most = sift_spec::trust::TRUST_BYTES_MAX;
+    assert!(TrustPolicy::parse(&padded(most)).is_ok());
+    let error = TrustPolicy::parse(&padded(most + 1)).unwrap_err();
+    assert_eq!(error, sift_spec::trust::PolicyError::TooLarge);
+}

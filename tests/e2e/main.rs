@@ -6,6 +6,7 @@ mod agentdojo;
 mod airline;
 mod backup;
 mod bad_input;
+mod below;
 mod certificates;
 mod crash;
 mod delegation;

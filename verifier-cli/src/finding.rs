@@ -53,7 +53,7 @@ codes! {
         BundleMalformed = "bundle-malformed", "An entry bundle of the log is not the entries that its place in the tree needs.";
         TileDiffers = "tile-differs", "A served tile is not the one that the log's entries, or the root that it signed, give: whoever served it is at fault.";
         RootDiffers = "root-differs", "The entries that the log serves do not give the root that its checkpoint signs.";
-        RecordMalformed = "record-malformed", "An entry is not a record in its one encoding.";
+        RecordMalformed = "record-malformed", "An entry is not a record in its one encoding, or is larger than any entry.";
         EntryStray = "entry-stray", "The pack holds an entry that belongs neither to the run nor to the operator.";
         SignatureInvalid = "signature-invalid", "The named key did not sign this: it was changed after signing, or is forged.";
         OperatorInvalid = "operator-invalid", "An operator's entry contradicts the operator's earlier ones; an honest log refuses it.";
@@ -68,7 +68,7 @@ codes! {
         PayloadDiffers = "payload-differs", "A payload is not what a record of the run commits to.";
         PayloadUnknown = "payload-unknown", "The pack holds a payload or a policy bundle that nothing in it commits to.";
         PolicyNotPublished = "policy-not-published", "The operator had not published the run's policy bundle when the run opened.";
-        BundleDiffers = "bundle-differs", "The bundle in the pack is not the one that the run names, or is not a policy.";
+        BundleDiffers = "bundle-differs", "The bundle in the pack is not the one that the run names and the operator published, or is not a policy.";
         LimitsDiffer = "limits-differ", "The limits that the run's open record states are not those of its policy bundle.";
         RequestDiffers = "request-differs", "What a model was asked is not what the record of the call says it was asked.";
         ProposalDiffers = "proposal-differs", "A call names a model call that did not propose it.";
@@ -101,7 +101,7 @@ codes! {
         OutcomePending = "outcome-pending", "A call has no outcome yet.";
         PayloadWithheld = "payload-withheld", "A payload is not in the pack; only its commitment is known.";
         PayloadErased = "payload-erased", "A payload was erased, as an entry of the operator says.";
-        BundleMissing = "bundle-missing", "The policy bundle is not in the pack: decisions and budget were not checked.";
+        BundleMissing = "bundle-missing", "The policy bundle is not in the pack: decisions, prices and where the limits come from were not checked.";
         EngineDiffers = "engine-differs", "The run names another policy engine or version than the one that re-derived its decisions.";
         DecisionUnchecked = "decision-unchecked", "The payloads that decisions rest on are withheld, so they were not re-derived in full.";
         ProposalUnchecked = "proposal-unchecked", "That a model's answer proposed the call is the kernel's word: the answer is withheld, or not in a form that is read here.";

@@ -102,7 +102,8 @@ fn verify(verb: &Check, trust: &TrustPolicy) -> Exit {
 }
 
 fn verify_proof(entry: &Path, receipt: &Path, trust: &TrustPolicy) -> Result<Report, CannotCheck> {
-    let (entry_bytes, receipt) = (files::read(entry, files::ENTRY)?, files::read(receipt, files::RECEIPT)?);
+    let (entry_bytes, receipt) =
+        (files::read_evidence(entry, files::ENTRY)?, files::read_evidence(receipt, files::RECEIPT)?);
     Ok(proof::verify(&entry_bytes, &receipt, trust).about(entry.display()))
 }
 
@@ -113,7 +114,7 @@ fn verify_run(
     strict: bool,
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
-    let bytes = files::read(pack, files::PACK)?;
+    let bytes = files::read_evidence(pack, files::PACK)?;
     let report = run::verify(&bytes, trust, &run::Options { allow_open }).about(pack.display());
     if let Some(path) = page {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -131,7 +132,7 @@ fn verify_log(
     options: &log::Options<'_>,
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
-    let checkpoint = checkpoint.map(|path| files::read(path, files::CHECKPOINT)).transpose()?;
+    let checkpoint = checkpoint.map(|path| files::read_evidence(path, files::CHECKPOINT)).transpose()?;
     log::verify(log, checkpoint.as_deref(), trust, options)
 }
 
@@ -143,7 +144,8 @@ fn verify_consistency(
 ) -> Result<Report, CannotCheck> {
     let [old, new] = checkpoints;
     let subject = format!("{} and {}", old.display(), new.display());
-    let (old, new) = (files::read(old, files::CHECKPOINT)?, files::read(new, files::CHECKPOINT)?);
+    let (old, new) =
+        (files::read_evidence(old, files::CHECKPOINT)?, files::read_evidence(new, files::CHECKPOINT)?);
     let proof = proof.map(read_consistency_proof).transpose()?;
     let basis = match (&proof, log) {
         (Some(proof), _) => Basis::Proof(proof),

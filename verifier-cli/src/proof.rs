@@ -2,7 +2,7 @@
 
 use sift_spec::entry::{Content, Entry, EntryError};
 use sift_spec::receipt::{Receipt, ReceiptError, VerifiedInclusion};
-use sift_spec::record::Body;
+use sift_spec::record::{Body, ENTRY_BYTES_MAX};
 use sift_spec::trust::TrustPolicy;
 
 use crate::checkpoint::code_of;
@@ -33,6 +33,12 @@ impl Proven for VerifiedOperatorEntry {
 #[must_use]
 pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
     let mut report = Report::new(Verb::Proof, "entry and receipt");
+    // No log holds a larger one, whatever its receipt says.
+    if entry.len() > ENTRY_BYTES_MAX {
+        let detail = format!("more than {ENTRY_BYTES_MAX} bytes: no log holds such an entry");
+        report.reject(Code::RecordMalformed, Concern::whole(), detail);
+        return report;
+    }
     // 1. The receipt is a tlog-proof in its one encoding.
     let receipt = match Receipt::parse(receipt) {
         Ok(receipt) => receipt,

@@ -14,6 +14,7 @@ mod decision;
 mod delegation;
 mod ending;
 mod entries;
+mod identical;
 mod payload;
 mod policy;
 mod record;

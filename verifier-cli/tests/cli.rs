@@ -44,6 +44,7 @@ fn set_up(dir: &Path) {
     let proof = prove_inclusion(index(0), tree.size(), &tree).unwrap();
     let receipt = Receipt { extra: None, index: index(0), proof, checkpoint: sealed.checkpoint() };
     put("0.note", &sealed.entries[0]);
+    put("large.note", &vec![b'x'; 1 << 20]);
     put("0.tlog-proof", receipt.to_string().as_bytes());
     let proof = prove_inclusion(index(3), tree.size(), &tree).unwrap();
     let receipt = Receipt { extra: None, index: index(3), proof, checkpoint: sealed.checkpoint() };

@@ -63,6 +63,9 @@ fn receipts_are_refused_with_their_own_finding() {
         shorter.proof.0.remove(at);
         assert_eq!(codes(&verify(entry, &shorter)), [Code::NotIncluded]);
     }
+    // No log holds an entry so large, whatever is said about it.
+    let large = Sealed { entries: vec![vec![b'x'; 65_536]], in_pack: Vec::new() };
+    assert_eq!(codes(&verify(&large.entries[0], &receipt(&large, 0))), [Code::RecordMalformed]);
     let bytes = honest_receipt.to_string().into_bytes();
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();

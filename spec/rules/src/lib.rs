@@ -70,7 +70,7 @@ pub use explain::Explanation;
 pub use fact::FactRules;
 pub use input::{CallInput, PolicyInput};
 pub use ledger::{Ledger, LedgerError};
-pub use need::identity;
+pub use need::{billed_unpriced, identity, need_unpriced};
 pub use price::Prices;
 pub use state::{ResultRead, RunState};
 pub use verdict::{HoldFor, Verdict};

@@ -24,28 +24,14 @@ impl PolicyBundle {
     /// # Errors
     /// [`Refusal::Unpriced`] when money is limited and the model has no price, or one beyond all bounds.
     pub fn need_where(&self, limits_money: bool, call: &CallInput) -> Result<Amounts, Refusal> {
-        let (input_tokens, max_output, model, provider) = match call {
-            CallInput::Model { input_tokens, max_output, model, provider } => {
-                (input_tokens, max_output, model, provider)
-            }
-            CallInput::Tool { .. } => return Ok(Amounts::ZERO.with(Meter::ToolCalls, 1)),
-            CallInput::Agent { delegate, .. } => {
-                let budget = delegate.as_ref().map_or(Amounts::ZERO, |delegate| delegate.budget);
-                return Ok(budget.with(Meter::Agents, budget.get(Meter::Agents).saturating_add(1)));
-            }
+        let unpriced = need_unpriced(call);
+        let CallInput::Model { input_tokens, max_output, model, provider } = call else {
+            return Ok(unpriced);
         };
-        let tokens = Amounts::ZERO
-            .with(Meter::ModelCalls, 1)
-            .with(Meter::CacheReadTokens, *input_tokens)
-            .with(Meter::CacheWriteTokens, *input_tokens)
-            .with(Meter::InputTokens, *input_tokens)
-            .with(Meter::OutputTokens, *max_output)
-            .with(Meter::ReasoningTokens, *max_output)
-            .with(Meter::Tokens, input_tokens.saturating_add(*max_output));
         match self.prices().worst_case(provider.as_str(), model.as_str(), *input_tokens, *max_output) {
-            Some(money) => Ok(tokens.with(Meter::MicroUsd, money.get())),
+            Some(money) => Ok(unpriced.with(Meter::MicroUsd, money.get())),
             None if limits_money => Err(Refusal::Unpriced(Unpriced { model: model.clone() })),
-            None => Ok(tokens),
+            None => Ok(unpriced),
         }
     }
 
@@ -53,12 +39,39 @@ impl PolicyBundle {
     /// price of the model that was asked for, at most 2^53 − 1. No money where the model has no price.
     #[must_use]
     pub fn billed(&self, provider: &str, model: &str, usage: &Usage) -> Amounts {
-        let tokens = usage.amounts().with(Meter::ModelCalls, 1);
+        let unpriced = billed_unpriced(usage);
         match self.prices().cost(provider, model, usage) {
-            Some(money) => tokens.with(Meter::MicroUsd, money.get()),
-            None => tokens,
+            Some(money) => unpriced.with(Meter::MicroUsd, money.get()),
+            None => unpriced,
         }
     }
+}
+
+/// The worst case of a call without the price of a model's tokens: what can be told without a bundle. Money that a call
+/// delegates is part of it.
+#[must_use]
+pub fn need_unpriced(call: &CallInput) -> Amounts {
+    match call {
+        CallInput::Tool { .. } => Amounts::ZERO.with(Meter::ToolCalls, 1),
+        CallInput::Agent { delegate, .. } => {
+            let budget = delegate.as_ref().map_or(Amounts::ZERO, |delegate| delegate.budget);
+            budget.with(Meter::Agents, budget.get(Meter::Agents).saturating_add(1))
+        }
+        CallInput::Model { input_tokens, max_output, .. } => Amounts::ZERO
+            .with(Meter::ModelCalls, 1)
+            .with(Meter::CacheReadTokens, *input_tokens)
+            .with(Meter::CacheWriteTokens, *input_tokens)
+            .with(Meter::InputTokens, *input_tokens)
+            .with(Meter::OutputTokens, *max_output)
+            .with(Meter::ReasoningTokens, *max_output)
+            .with(Meter::Tokens, input_tokens.saturating_add(*max_output)),
+    }
+}
+
+/// What a model call is settled with, but for the money.
+#[must_use]
+pub fn billed_unpriced(usage: &Usage) -> Amounts {
+    usage.amounts().with(Meter::ModelCalls, 1)
 }
 
 /// What identical tool calls of a run share: a digest over the tool's name and the exact argument bytes. Not salted, so

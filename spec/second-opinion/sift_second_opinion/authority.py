@@ -38,6 +38,7 @@ class Authority:
     gaps: bool  # a pack need not hold all of the operator's chain; a log does
     grants: list[Grant] = field(default_factory=list)
     published: dict[bytes, int] = field(default_factory=dict)  # digest to index
+    sizes: dict[bytes, int] = field(default_factory=dict)  # digest to the bundle's stated size
     revoked: list[Key] = field(default_factory=list)
     erased: set[bytes] = field(default_factory=set)
     last: Entry | None = None
@@ -66,6 +67,7 @@ class Authority:
             digest = hash_from(entry.body["bundle"])
             need(digest not in self.published, "operator-chain", "a bundle is published twice")
             self.published[digest] = index
+            self.sizes[digest] = entry.body["size"]
         else:
             self.erased.add(hash_from(entry.body["digest"]))
         self.last, self.last_index = entry, index

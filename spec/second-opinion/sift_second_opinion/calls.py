@@ -53,15 +53,14 @@ class Calls:
     halts: list[tuple[int, str]] = field(default_factory=list)  # seq and cause
     census: dict[str, int] = field(default_factory=dict)
     opened: Json = None  # the record `open`
-    shared: bool = False  # whether runs of other packs draw on the same ledger
+    above: bool = False  # whether a run above this one is at the same kernel
+    below: bool = False  # whether a run below this one is, so far
     overspent_at: int | None = None  # seq of an outcome over its hold that no halt has answered yet
 
     def check(self) -> None:
         self.opened = self.records[0][1].value
         # Runs that share a ledger with this one have their records in other packs (§6.6).
-        parent = "parent" in self.opened["open"] and "delegation" not in self.opened["open"]
-        child = any("delegate" not in call for call in self._agent_calls())
-        self.shared = parent or child
+        self.above = "parent" in self.opened["open"] and "delegation" not in self.opened["open"]
         steps = {"intent": self._intent, "approval": self._approval, "outcome": self._outcome, "close": self._close}
         for index, entry in self.records:
             seq = entry.value["seq"]
@@ -76,10 +75,6 @@ class Calls:
                 self.report.refused(refused, index=index, seq=seq)
             self.census[entry.value["kind"]] = self.census.get(entry.value["kind"], 0) + 1
         self._end()
-
-    def _agent_calls(self) -> list[Json]:
-        intents = [e.body for _, e in self.records if e.value["kind"] == "intent"]
-        return [i["call"]["agent"] for i in intents if "agent" in i["call"] and effect_of(i) != "deny"]
 
     # Step 11: reservations and refusals.
 
@@ -104,6 +99,7 @@ class Calls:
             need(intent["reserved"] == worst, "reservation-differs", f"reserved is not the worst case {worst}")
             sums = add(self._used(before, None, record["time"]), worst)
             need(max(sums.values()) <= MAX_INT, "budget-exceeded", "a sum is too large")
+            self.below |= "agent" in intent["call"] and "delegate" not in intent["call"]["agent"]
         else:
             self._check_refusal(refusal, expected, worst, record)
 
@@ -115,8 +111,10 @@ class Calls:
         if "model" not in call:
             return worst_case(call, None)
         worst = worst_case(call, self._model(call))
-        if self.prices is None and "micro_usd" in intent["reserved"]:
-            worst = add(worst, {"micro_usd": intent["reserved"]["micro_usd"]})
+        if self.prices is None:  # what it may cost is then the record's word
+            stated = intent.get("refusal", {}).get("limit", {})
+            money = stated.get("need", 0) if stated.get("meter") == "micro_usd" else 0
+            worst = add(worst, {"micro_usd": intent["reserved"].get("micro_usd", money)})
         return worst
 
     def _used(self, calls: list[Call], window: str | None, now: int) -> Amounts:
@@ -180,40 +178,46 @@ class Calls:
         return self.contents.get(hash_from(call["tool"]["args"]["digest"]))
 
     def _check_refusal(self, refusal: Json, expected: list[Json], worst: Amounts, record: Json) -> None:
-        """What was refused is what the sums refuse. Sums over other runs can only be higher than this run's."""
-        if expected and refusal == expected[0]:
+        """What was refused is what the sums refuse, or what records of other packs may refuse (§6.6)."""
+        ours = expected[0] if expected else {}
+        if refusal == ours:
             return
+        possible = self._elsewhere(refusal, ours, worst, record)
+        need(possible, "refusal-differs", f"refused for {refusal}, expected {expected[:1]}")
+        self.report.unchecked.append(f"the refusal at seq {record['seq']} rests on what the pack does not hold")
+
+    def _elsewhere(self, refusal: Json, ours: Json, worst: Amounts, record: Json) -> bool:
+        """Whether this run's sums are a part of the stated one, and nothing that is checked before it refuses."""
         kind, given = next(iter(refusal.items()))
-        limits = self.opened["open"]["limits"]
-        where = f"refused for {kind}, expected {expected[:1]}"
-        if kind == "identical" and limits.get("identical_calls") == given["limit"]:
-            _, unknown = self._identical(record["intent"]["call"], list(self.calls.values())[:-1])
-            need(unknown > 0, "refusal-differs", where)
-            return
-        call = record["intent"]["call"]
-        if kind == "unpriced" and "model" in call and call["model"]["model"] == given["model"]:
-            if self.prices is None or (self.shared and self._model(call) is None):
-                self.report.unchecked.append(f"the refusal at seq {record['seq']}: a bundle or run not here decides")
-                return
-        if kind == "limit":
-            own = {k: given[k] for k in ("limit", "meter", "scope", "window")}
-            spans = given["scope"] != "run" or self.shared
-            known_need = self.prices is not None or given["meter"] != "micro_usd"
-            need(not known_need or given["need"] == worst.get(given["meter"], 0), "refusal-differs", where)
-            have = self._used(list(self.calls.values())[:-1], given["window"], record["time"])
-            enough = given["have"] >= have.get(given["meter"], 0)
-            # Limits of the agent and the kernel are those of the run that asks; one of a run above may be any.
-            listed = own in limits["meters"] or (given["scope"] == "run" and self.shared)
-            if (spans or not known_need) and enough and listed:
-                if spans:
-                    self.report.unchecked.append(f"the refusal at seq {record['seq']} rests on other runs' records")
-                return
-        depth = self.opened["open"].get("parent", {}).get("depth", 0)
-        above = kind == "wall_clock" or (kind == "depth" and "agent" in call and given["have"] == depth)
-        if above and self.shared:
-            self.report.unchecked.append(f"the refusal at seq {record['seq']} may rest on other runs' records")
-            return
-        raise Refused("refusal-differs", where)
+        first = next(iter(ours), "")
+        opened, call, before = self.opened["open"], record["intent"]["call"], list(self.calls.values())[:-1]
+        limits = opened["limits"]
+        if kind == "unpriced":
+            same = "model" in call and call["model"]["model"] == given["model"]
+            money = any(m["meter"] == "micro_usd" for m in limits["meters"])
+            limited = self.above or (self.prices is None and money)
+            return same and limited and (self.prices is None or self._model(call) is None)
+        if kind == "wall_clock":
+            return self.above and first != kind and given["have_ms"] >= record["time"] - self.opened["time"]
+        if kind == "identical":
+            same, unknown = self._identical(call, before)
+            own = limits.get("identical_calls") == given["limit"] and "tool" in call
+            return own and same <= given["have"] <= same + unknown and first != "wall_clock"
+        if kind == "depth":
+            depth = opened.get("parent", {}).get("depth", 0)
+            later = first in ("", "limit") or (first == "depth" and given["limit"] < ours["depth"]["limit"])
+            return self.above and later and given["have"] == depth and "agent" in call
+
+        def place(limit: Json) -> tuple[str, str, str]:
+            return limit["scope"], limit["window"], limit["meter"]
+
+        # The run's own limits come first, in their order; then those of the runs above it.
+        listed = {k: given[k] for k in ("limit", "meter", "scope", "window")} in limits["meters"]
+        own = listed and (given["scope"] != "run" or self.below)
+        own = own and (not ours or (first == "limit" and place(given) <= place(ours["limit"])))
+        above = self.above and given["scope"] == "run" and not ours
+        used = self._used(before, given["window"], record["time"]).get(given["meter"], 0)
+        return (own or above) and given["need"] == worst.get(given["meter"], 0) and given["have"] >= used
 
     # Step 10: approvals.
 
@@ -353,6 +357,6 @@ class Calls:
                 find("outcome-missing", "the call has no outcome", seq=seq)
         if any(call.effect == "hold" for call in self.calls.values()):
             unchecked.append("what approvers were shown is known only as a hash")
-        if any(m["scope"] != "run" for m in self.opened["open"]["limits"]["meters"]) or self.shared:
+        if any(m["scope"] != "run" for m in self.opened["open"]["limits"]["meters"]) or self.above or self.below:
             unchecked.append("limits that span other runs need their records")
         self.report.verified.append(f"calls: {len(self.calls)}, with approvals, budget, outcomes and close")

@@ -339,7 +339,7 @@ def _check_intent(body: Json, seq: int) -> None:
     need(tool.get("proposed_by", -1) < seq, "inconsistent", "`proposed_by` is not before the call")
     for kind, r in (refused or {}).items():
         if kind == "limit":
-            need(r["have"] + r["need"] > r["limit"], "inconsistent", "the refusal's limit is kept")
+            need(r["need"] > 0 and r["have"] + r["need"] > r["limit"], "inconsistent", "the refusal's limit is kept")
         elif kind in ("depth", "identical"):
             need(r["have"] >= r["limit"], "inconsistent", "the refusal's limit is not reached")
         elif kind == "wall_clock":

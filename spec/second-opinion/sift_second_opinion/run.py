@@ -193,16 +193,22 @@ class _Run:
                 self.report.find("bundle-differs", f"{digest.hex()} is the digest of other bytes")
             elif digest != policy:
                 self.report.find("bundle-differs", f"{digest.hex()} is not the run's bundle")
+        own = opened.body["limits"]
         if policy not in self.pack.bundles:
             self.report.unchecked.append("the bundle is withheld: limits and prices are not compared with it")
+            if self.delegation is not None and narrowed(own, self.delegation, opened.value["time"]) != own:
+                self.report.find("limits-differ", "the run's limits are wider than what was delegated", seq=0)
             return None
+        size = self.authority.sizes.get(policy, len(self.pack.bundles[policy]))
+        if size != len(self.pack.bundles[policy]):
+            self.report.find("bundle-differs", f"the bundle was published as one of {size} bytes")
         try:
             files = decode_bundle(self.pack.bundles[policy])
             check_files(files)
             limits, prices = limits_of(files), prices_of(files)
             if self.delegation is not None:
                 limits = narrowed(limits, self.delegation, opened.value["time"])
-            need(limits == opened.body["limits"], "limits-differ", "the run's limits are not those of its bundle")
+            need(limits == own, "limits-differ", "the run's limits are not those of its bundle")
         except Refused as refused:
             self.report.refused(refused, seq=0)
             return None

@@ -272,6 +272,11 @@ fn records(maker: &mut Maker, log: &Honest) {
             .replace("\"outcome\":{", "\"outcome\":{\"error\":\"not sent\",")
     };
     let text = |seq: usize| log.record(seq).record().unwrap().text().unwrap();
+    let refused = |why: &str| {
+        let name = format!("intent-refused-{why}");
+        let found = more_records().into_iter().find(|(other, _)| *other == name);
+        found.unwrap().1.text().unwrap()
+    };
     for (name, changed) in [
         ("beat-of-another-seq", text(8).replace("\"records\":8", "\"records\":7")),
         ("close-census-too-small", text(10).replace("\"intent\":4", "\"intent\":3")),
@@ -293,6 +298,13 @@ fn records(maker: &mut Maker, log: &Honest) {
         ("allow-with-hold", text(3).replace("\"effect\":\"hold\"", "\"effect\":\"allow\"")),
         ("deny-with-reserve", text(1).replace("\"effect\":\"allow\"", "\"effect\":\"deny\"")),
         ("refused-with-reserve", text(7).replace("\"reserved\":{}", "\"reserved\":{\"tool_calls\":1}")),
+        ("refused-below-the-limit", text(7).replace("\"have\":40", "\"have\":39")),
+        ("refused-for-need-of-nothing", {
+            text(7).replace("\"have\":40", "\"have\":41").replace("\"need\":1", "\"need\":0")
+        }),
+        ("refused-below-the-depth", refused("depth").replace("\"have\":2", "\"have\":1")),
+        ("refused-for-few-identical-calls", refused("identical").replace("\"have\":3", "\"have\":2")),
+        ("refused-while-there-is-time", refused("wall-clock").replace("3600001", "3600000")),
         ("deny-and-refused", text(7).replace("\"effect\":\"allow\"", "\"effect\":\"deny\"")),
         ("reserved-of-zero", text(6).replace("\"reserved\":{}", "\"reserved\":{\"tool_calls\":0}")),
         ("delegated-without-parent", {

@@ -4,19 +4,17 @@
 //! so it can prove a limit of the run passed, and reproduce a refusal by one. Of limits over an agent or a kernel this
 //! run's use is a lower bound; what other runs used, above or below this one or beside it, is beyond a pack.
 
-use std::collections::BTreeMap;
-
 use sift_rules::ledger::{Ledger, LedgerError, Open, Reserve, Settle};
-use sift_rules::{CallInput, PolicyBundle};
-use sift_spec::hash::object_digest;
+use sift_rules::{CallInput, PolicyBundle, billed_unpriced, need_unpriced};
 use sift_spec::meter::{Amounts, Meter};
 use sift_spec::record::{
     Body, Call, Effect, HaltCause, Identical, Intent, Limits, Outcome, Refusal, Scope, Status,
 };
-use sift_spec::types::{Hash, MicroUsd, Seq};
+use sift_spec::types::{MicroUsd, Seq};
 
 use super::delegation;
 use super::entries::RunEntry;
+use super::identical::{Count, IdenticalCalls, Identity};
 use super::payload::Payloads;
 use super::record::Story;
 use crate::finding::{Code, Concern, Gap};
@@ -45,7 +43,7 @@ impl Proven for VerifiedBudget {
     }
 }
 
-/// Adds every sum again. Without a bundle, worst cases and costs are not computed; sums and limits are.
+/// Adds every sum again. Without a bundle, what models cost is the record's word; everything else is computed.
 pub(super) fn verify(
     story: &Story<'_>,
     bundle: Option<&PolicyBundle>,
@@ -81,22 +79,26 @@ struct Sums<'a> {
     payloads: &'a Payloads,
     /// `None` once it contradicts the records, which rejects them: what follows would only repeat that.
     ledger: Option<Ledger>,
-    /// Tool calls let through, by tool and digest of their arguments. Not left to the ledger, which could not take
-    /// back a call that it would have let through and the record refuses.
-    identical: BTreeMap<(&'a str, Hash), u32>,
-    /// Digests of arguments by the digest of their object, each made once.
-    args: BTreeMap<Hash, Hash>,
-    /// Whether other runs count in this one's sums, or this one in theirs.
-    nested: bool,
-    /// Whether arguments are withheld, so that identical calls cannot be counted.
+    /// Not left to the ledger, which could not take back a call that it would have let through and the record refuses,
+    /// and knows no arguments that are withheld.
+    identical: IdenticalCalls<'a>,
+    /// Whether a sub-agent at the same kernel draws on this run's sums.
+    has_below: bool,
+    /// Whether withheld arguments decide about the limit on identical calls.
     args_unknown: bool,
     reservations: u64,
     refusals: u64,
     refusals_unchecked: u64,
 }
 
-/// What identical tool calls share.
-type Identity<'a> = Option<(&'a str, Hash)>;
+/// A call that asks the ledger.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    reserve: Reserve,
+    call: &'a Call,
+    identity: Option<Identity<'a>>,
+    count: Count,
+}
 
 impl<'a> Sums<'a> {
     fn new(
@@ -113,9 +115,8 @@ impl<'a> Sums<'a> {
             bundle,
             payloads,
             ledger: Some(ledger),
-            identical: BTreeMap::new(),
-            args: BTreeMap::new(),
-            nested: story.open.parent.is_some(),
+            identical: IdenticalCalls::default(),
+            has_below: false,
             args_unknown: false,
             reservations: 0,
             refusals: 0,
@@ -128,53 +129,66 @@ impl<'a> Sums<'a> {
             return;
         }
         // 1. The worst case, from the bundle's prices; arguments cost nothing.
-        let money = self.story.open.limits.limits_money();
-        let need = self.bundle.map(|bundle| bundle.need_where(money, &CallInput::of(&intent.call, b"")));
-        match (&need, &intent.refusal) {
-            (Some(Err(refusal)), None) => {
-                let detail = format!("let through where the budget refuses: {}", words(refusal));
+        let amounts = match (self.need(intent), &intent.refusal) {
+            (Err(refusal), None) => {
+                let detail = format!("let through where the budget refuses: {}", words(&refusal));
                 return report.reject(Code::BudgetExceeded, record.concern(), detail);
             }
-            (Some(Ok(need)), None) if *need != intent.reserved => {
-                let detail = format!("held {}, its worst case is {}", list(&intent.reserved), list(need));
-                report.reject(Code::ReservationDiffers, record.concern(), detail);
+            (Ok(need), None) => {
+                if need != intent.reserved {
+                    let detail =
+                        format!("held {}, its worst case is {}", list(&intent.reserved), list(&need));
+                    report.reject(Code::ReservationDiffers, record.concern(), detail);
+                }
+                intent.reserved
             }
-            _ => {}
-        }
-        // 2. The ledger holds it, or refuses it as the record says.
-        let identity = self.identity(&intent.call);
-        let amounts = match (&need, &intent.refusal) {
-            (_, None) => intent.reserved,
-            (Some(Ok(need)), Some(_)) => *need,
-            (Some(Err(ours)), Some(stated)) => {
-                self.refusals += u64::from(ours == stated);
-                if ours != stated {
-                    let detail = format!("stated {}; found {}", words(stated), words(ours));
-                    report.reject(Code::RefusalDiffers, record.concern(), detail);
+            (Ok(need), Some(_)) => need,
+            (Err(ours), Some(stated)) => {
+                self.refusals += u64::from(ours == *stated);
+                if ours != *stated {
+                    differs(record, stated, Some(&ours), report);
                 }
                 return;
             }
-            (None, Some(_)) => {
-                self.refusals_unchecked += 1;
-                return;
-            }
         };
-        let (seq, time) = (record.record.seq, record.record.time);
-        let reserve = Reserve { amounts, identity: None, run: self.story.run, seq, time };
+        // 2. The ledger holds it, or refuses it as the record says.
+        let identity = self.identical.identity(&intent.call, self.payloads);
+        let count = identity.map(|identity| self.identical.count(identity)).unwrap_or_default();
+        self.args_unknown |= count.is_undecided(&self.story.open.limits);
+        let (run, seq, time) = (self.story.run, record.record.seq, record.record.time);
+        let reserve = Reserve { amounts, identity: None, run, seq, time };
+        let ask = Ask { reserve, call: &intent.call, identity, count };
         match &intent.refusal {
-            None => self.reserve(record, &reserve, identity, report),
-            Some(stated) => self.refuse(record, &reserve, identity, stated, report),
+            None => self.reserve(record, &ask, report),
+            Some(stated) => self.refuse(record, &ask, stated, report),
         }
-        self.nested |= matches!(intent.call, Call::Agent(_)) && intent.effect() != Effect::Deny;
+        let below = matches!(&intent.call, Call::Agent(call) if call.delegate.is_none());
+        self.has_below |= below && intent.effect() != Effect::Deny;
     }
 
-    fn reserve(&mut self, record: &RunEntry, reserve: &Reserve, identity: Identity<'a>, report: &mut Report) {
+    /// The worst case of a call. Without the bundle, what it may cost is taken from the record.
+    fn need(&self, intent: &Intent) -> Result<Amounts, Refusal> {
+        let call = CallInput::of(&intent.call, b"");
+        if let Some(bundle) = self.bundle {
+            return bundle.need_where(self.story.open.limits.limits_money(), &call);
+        }
+        let unpriced = need_unpriced(&call);
+        let money = match &intent.refusal {
+            _ if !matches!(intent.call, Call::Model(_)) => return Ok(unpriced),
+            None => intent.reserved.money().get(),
+            Some(Refusal::Limit(stated)) if stated.meter == Meter::MicroUsd => stated.need,
+            Some(_) => 0,
+        };
+        Ok(unpriced.with(Meter::MicroUsd, money))
+    }
+
+    fn reserve(&mut self, record: &RunEntry, ask: &Ask<'a>, report: &mut Report) {
         self.reservations += 1;
-        match self.ask(reserve, identity) {
+        match self.ask(ask) {
             None => {}
             Some(Ok(None)) => {
-                if let Some(identity) = identity {
-                    *self.identical.entry(identity).or_default() += 1;
+                if let Some(identity) = ask.identity {
+                    self.identical.add(identity);
                 }
             }
             Some(Ok(Some(refusal))) => {
@@ -187,21 +201,17 @@ impl<'a> Sums<'a> {
     }
 
     /// Asks for a call in the order of SPEC §6.6: what is not refused is held. `None` when there is no ledger any more.
-    fn ask(
-        &mut self,
-        reserve: &Reserve,
-        identity: Identity<'a>,
-    ) -> Option<Result<Option<Refusal>, LedgerError>> {
-        let refusal = match self.ledger.as_mut()?.reserve(reserve) {
+    fn ask(&mut self, ask: &Ask<'_>) -> Option<Result<Option<Refusal>, LedgerError>> {
+        let refusal = match self.ledger.as_mut()?.reserve(&ask.reserve) {
             Ok(answer) => answer.err(),
             Err(error) => return Some(Err(error)),
         };
-        let have = identity.and_then(|identity| self.identical.get(&identity)).copied().unwrap_or(0);
-        let limit =
-            self.story.open.limits.identical_calls.filter(|limit| identity.is_some() && have >= *limit);
+        let have = ask.count.have;
+        let limit = self.story.open.limits.identical_calls;
+        let limit = limit.filter(|limit| ask.identity.is_some() && have >= *limit);
         Some(match (refusal, limit) {
             (None, Some(limit)) => {
-                self.take_back(reserve).map(|()| Some(Refusal::Identical(Identical { have, limit })))
+                self.take_back(&ask.reserve).map(|()| Some(Refusal::Identical(Identical { have, limit })))
             }
             (Some(Refusal::Limit(_)), Some(limit)) => Ok(Some(Refusal::Identical(Identical { have, limit }))),
             (refusal, _) => Ok(refusal),
@@ -216,17 +226,10 @@ impl<'a> Sums<'a> {
     }
 
     /// A refusal that the record states must be the one that the same ledger gives, where this run alone gives it.
-    fn refuse(
-        &mut self,
-        record: &RunEntry,
-        reserve: &Reserve,
-        identity: Identity<'a>,
-        stated: &Refusal,
-        report: &mut Report,
-    ) {
-        let Some(ours) = self.ask(reserve, identity) else { return };
+    fn refuse(&mut self, record: &RunEntry, ask: &Ask<'_>, stated: &Refusal, report: &mut Report) {
+        let Some(ours) = self.ask(ask) else { return };
         let ours = ours.and_then(|ours| match ours {
-            None => self.take_back(reserve).map(|()| None),
+            None => self.take_back(&ask.reserve).map(|()| None),
             refusal => Ok(refusal),
         });
         let ours = match ours {
@@ -235,66 +238,67 @@ impl<'a> Sums<'a> {
         };
         if ours.as_ref() == Some(stated) {
             self.refusals += 1;
-            return;
-        }
-        match self.elsewhere(stated, ours.as_ref(), reserve) {
-            true => self.refusals_unchecked += 1,
-            false => {
-                let found = ours.as_ref().map_or_else(|| "no reason to refuse".to_owned(), words);
-                let detail = format!("stated {}; found {found}", words(stated));
-                report.reject(Code::RefusalDiffers, record.concern(), detail);
-            }
+        } else if self.elsewhere(stated, ours.as_ref(), ask) {
+            self.refusals_unchecked += 1;
+        } else {
+            differs(record, stated, ours.as_ref(), report);
         }
     }
 
-    /// Whether a refusal that this run's sums do not give may come from what a pack does not hold.
-    fn elsewhere(&self, stated: &Refusal, ours: Option<&Refusal>, reserve: &Reserve) -> bool {
+    /// Whether a refusal that this run's sums do not give may come from what the pack does not hold. What is checked
+    /// before it must not refuse by this run's sums, which are part of all others.
+    fn elsewhere(&self, stated: &Refusal, ours: Option<&Refusal>, ask: &Ask<'_>) -> bool {
         let limits = &self.story.open.limits;
+        let need = |meter| ask.reserve.amounts.get(meter);
         match stated {
+            Refusal::Unpriced(stated) => {
+                let of_call = matches!(ask.call, Call::Model(call) if call.model == stated.model);
+                let limited = self.has_above() || self.bundle.is_none() && limits.limits_money();
+                of_call && limited && self.bundle.is_none_or(|bundle| is_unpriced(bundle, ask.call))
+            }
+            Refusal::WallClock(stated) => {
+                let since = ask.reserve.time.get().saturating_sub(self.story.first.record.time.get());
+                let first = !matches!(ours, Some(Refusal::WallClock(_)));
+                self.has_above() && first && stated.have_ms.get() >= since
+            }
+            Refusal::Identical(stated) => {
+                let Count { have, maybe } = ask.count;
+                let possible = (have..=have.saturating_add(maybe)).contains(&stated.have);
+                let first = !matches!(ours, Some(Refusal::WallClock(_)));
+                limits.identical_calls == Some(stated.limit) && possible && first
+            }
             Refusal::Depth(stated) => {
-                let deep = stated.have == self.story.depth() && stated.have >= stated.limit;
-                // What is checked earlier would have refused.
                 let first = match ours {
                     None | Some(Refusal::Limit(_)) => true,
                     Some(Refusal::Depth(ours)) => stated.limit < ours.limit,
                     Some(_) => false,
                 };
-                self.below_other() && deep && first && reserve.amounts.get(Meter::Agents) > 0
+                self.has_above() && first && stated.have == self.story.depth() && need(Meter::Agents) > 0
             }
             Refusal::Limit(stated) => {
                 let key = (stated.scope, stated.window, stated.meter);
-                let own = limits.meters.iter().any(|limit| limit.key() == key && limit.limit == stated.limit);
-                let sums = stated.need == reserve.amounts.get(stated.meter)
-                    && stated.need > 0
-                    && stated.have.saturating_add(stated.need) > stated.limit;
-                // The run's own sums are part of the stated one, and what is checked earlier would have refused.
-                let more = match ours {
-                    None => true,
-                    Some(Refusal::Limit(ours)) => {
-                        let first = (ours.scope, ours.window, ours.meter);
-                        key < first || key == first && stated.have >= ours.have
-                    }
-                    Some(_) => false,
-                };
-                let beyond = stated.scope != Scope::Run || self.nested;
-                own && sums && more && beyond
-            }
-            Refusal::Identical(stated) => {
-                let own = limits.identical_calls == Some(stated.limit) && stated.have >= stated.limit;
-                own && self.args_unknown
-            }
-            Refusal::WallClock(stated) => self.below_other() && stated.have_ms > stated.limit_ms,
-            Refusal::Unpriced(_) => {
-                let unpriced =
-                    reserve.amounts.get(Meter::ModelCalls) > 0 && reserve.amounts.money().get() == 0;
-                self.below_other() && unpriced
+                let is_own = limits.meters.iter().any(|own| own.key() == key && own.limit == stated.limit);
+                // The run's own limits come first, in their order; then those of the runs above it.
+                let own = is_own && (stated.scope != Scope::Run || self.has_below);
+                let own = own
+                    && match ours {
+                        None => true,
+                        Some(Refusal::Limit(ours)) => key <= (ours.scope, ours.window, ours.meter),
+                        Some(_) => false,
+                    };
+                let above = self.has_above() && stated.scope == Scope::Run && ours.is_none();
+                let known = self.ledger.as_ref().map_or(0, |ledger| {
+                    let agent = &self.story.first.record.agent;
+                    ledger.agent_total(agent, stated.window, ask.reserve.time).get(stated.meter)
+                });
+                (own || above) && stated.need == need(stated.meter) && stated.have >= known
             }
         }
     }
 
     /// Whether a run above this one, at the same kernel, has limits of its own. Those of a run above at another kernel
     /// stand in the delegation.
-    const fn below_other(&self) -> bool {
+    const fn has_above(&self) -> bool {
         self.story.open.parent.is_some() && self.story.open.delegation.is_none()
     }
 
@@ -309,14 +313,14 @@ impl<'a> Sums<'a> {
         };
         // 1. What is settled follows from how the call ended, its usage and the prices.
         let billed = match (&intent.call, &outcome.model) {
-            (Call::Model(call), Some(answer)) => Some(
-                self.bundle
-                    .map(|bundle| bundle.billed(call.provider.as_str(), call.model.as_str(), &answer.usage)),
-            ),
+            (Call::Model(call), Some(answer)) => Some(match self.bundle {
+                Some(bundle) => bundle.billed(call.provider.as_str(), call.model.as_str(), &answer.usage),
+                // What it cost is then the record's word.
+                None => billed_unpriced(&answer.usage).with(Meter::MicroUsd, outcome.settled.money().get()),
+            }),
             _ => None,
         };
         let stated = outcome.model.as_ref().is_some_and(|model| model.method.as_str() == METHOD_PROVIDER);
-        let held = Some(intent.reserved);
         let closed = delegation::closed(intent, outcome);
         let expected = match (outcome.status, billed) {
             (Status::Cancelled, _) => Some(Amounts::ZERO),
@@ -324,12 +328,10 @@ impl<'a> Sums<'a> {
                 // One that is not a close of the run is found with the delegations.
                 closed.and_then(Result::ok).map(|closed| closed.used)
             }
-            (Status::Ok | Status::Error, Some(billed)) => billed,
+            (Status::Ok | Status::Error, Some(billed)) => Some(billed),
             // After a timeout the whole hold counts, unless the provider says what it billed.
-            (Status::Timeout, Some(billed)) if stated && billed.is_none_or(|b| b == outcome.settled) => {
-                billed
-            }
-            _ => held,
+            (Status::Timeout, Some(billed)) if stated && billed == outcome.settled => Some(billed),
+            _ => Some(intent.reserved),
         };
         if let Some(expected) = expected.filter(|expected| *expected != outcome.settled) {
             let detail = format!("settled {}, it comes to {}", list(&outcome.settled), list(&expected));
@@ -372,16 +374,6 @@ impl<'a> Sums<'a> {
         report.reject(Code::BudgetExceeded, record.concern(), detail);
     }
 
-    fn identity(&mut self, call: &'a Call) -> Identity<'a> {
-        let Call::Tool(call) = call else { return None };
-        let Some(args) = self.payloads.content(&call.args) else {
-            self.args_unknown |= self.story.open.limits.identical_calls.is_some();
-            return None;
-        };
-        let digest = self.args.entry(call.args.digest).or_insert_with(|| object_digest(args));
-        Some((call.name.as_str(), *digest))
-    }
-
     fn gaps(&self, report: &mut Report) {
         let wider =
             self.story.open.limits.meters.iter().filter(|limit| limit.scope != Scope::Run).count() as u64;
@@ -392,11 +384,11 @@ impl<'a> Sums<'a> {
                 "{limits} over the agent or the kernel, of which only this run's use is known"
             ));
         }
-        if self.nested {
+        if self.has_below || self.has_above() {
             parts.push("what runs above or below this one used".to_owned());
         }
         if self.args_unknown {
-            parts.push("how many calls were identical, as arguments are withheld".to_owned());
+            parts.push("whether too many calls were identical, as arguments are withheld".to_owned());
         }
         if self.refusals_unchecked > 0 {
             parts.push(format!("{} not made again", Many(self.refusals_unchecked, "refusal")));
@@ -405,6 +397,17 @@ impl<'a> Sums<'a> {
             report.leave(Gap::SumUnchecked, Concern::run(self.story.run), parts.join("; "));
         }
     }
+}
+
+fn differs(record: &RunEntry, stated: &Refusal, ours: Option<&Refusal>, report: &mut Report) {
+    let found = ours.map_or_else(|| "no reason to refuse".to_owned(), words);
+    let detail = format!("stated {}; found {found}", words(stated));
+    report.reject(Code::RefusalDiffers, record.concern(), detail);
+}
+
+/// Whether a model has no price, so that any limit on money refuses it.
+fn is_unpriced(bundle: &PolicyBundle, call: &Call) -> bool {
+    bundle.need_where(true, &CallInput::of(call, b"")).is_err()
 }
 
 /// Amounts in words.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sift_rules::PolicyBundle;
 use sift_spec::bundle::Bundle;
 use sift_spec::hash::bundle_digest;
-use sift_spec::record::SignedDelegation;
+use sift_spec::record::{Limits, SignedDelegation};
 use sift_spec::types::Hash;
 
 use super::authority::Authority;
@@ -49,8 +49,18 @@ pub(super) fn verify(
             "the run does not name this policy bundle",
         );
     }
+    let delegation = story.open.delegation.as_ref().map(|note| SignedDelegation::parse(note.as_str()));
+    let narrowed = |limits: &Limits| match &delegation {
+        None => Some(limits.clone()),
+        Some(signed) => signed.as_ref().ok()?.delegation.limits(limits, story.first.record.time),
+    };
     let Some(bytes) = bundles.get(policy) else {
         report.leave(Gap::BundleMissing, concern(), "the pack does not hold the bundle that the run names");
+        // Narrowing what is narrow changes nothing, whatever the bundle's limits are.
+        if narrowed(&story.open.limits).as_ref() != Some(&story.open.limits) {
+            let why = "\"limits\" is wider than what was delegated";
+            report.reject(Code::LimitsDiffer, story.first.concern(), why);
+        }
         return (None, None);
     };
     let bundle = match compile(policy, bytes) {
@@ -65,17 +75,16 @@ pub(super) fn verify(
             format!("the run names {}, this program decides with {}", story.open.engine, bundle.engine());
         report.leave(Gap::EngineDiffers, story.first.concern(), detail);
     }
-    let limits = bundle.budget().limits();
-    let delegation = story.open.delegation.as_ref().map(|note| SignedDelegation::parse(note.as_str()));
-    let (limits, why) = match &delegation {
-        None => (Some(limits.clone()), "\"limits\" is not the bundle's budget.toml"),
-        Some(signed) => {
-            let narrowed = signed.as_ref().ok().map(|signed| &signed.delegation);
-            let narrowed = narrowed.and_then(|delegation| delegation.limits(limits, story.first.record.time));
-            (narrowed, "\"limits\" is not the bundle's budget.toml within what was delegated")
-        }
-    };
-    if Some(&story.open.limits) != limits.as_ref() {
+    let stated = authority.ring.published_size(policy).filter(|stated| *stated != bytes.len() as u64);
+    if let Some(stated) = stated {
+        let detail = format!("it has {} bytes, and was published as one of {stated}", bytes.len());
+        report.reject(Code::BundleDiffers, concern(), detail);
+    }
+    if narrowed(bundle.budget().limits()).as_ref() != Some(&story.open.limits) {
+        let why = match delegation {
+            None => "\"limits\" is not the bundle's budget.toml",
+            Some(_) => "\"limits\" is not the bundle's budget.toml within what was delegated",
+        };
         report.reject(Code::LimitsDiffer, story.first.concern(), why);
     }
     let (digest, engine) = (*policy, bundle.engine());

@@ -89,22 +89,28 @@ pub struct Kernel {
 
 impl Kernel {
     pub fn open(budget: &str) -> Self {
-        Self::delegated(budget, None)
+        Self::opened(budget, None, None)
+    }
+
+    /// Opened below a run of the same kernel.
+    pub fn below(budget: &str) -> Self {
+        Self::opened(budget, Some(Parent { depth: 1, run: run_id(5), seq: seq(3) }), None)
     }
 
     /// Opened by a delegation, and a note that says to be it.
-    pub fn delegated(budget: &str, delegation: Option<(&Delegation, &str)>) -> Self {
+    pub fn delegated(budget: &str, delegation: &Delegation, note: &str) -> Self {
+        let parent =
+            Parent { depth: delegation.depth, run: delegation.parent.run, seq: delegation.parent.seq };
+        Self::opened(budget, Some(parent), Some((delegation, note)))
+    }
+
+    fn opened(budget: &str, parent: Option<Parent>, delegation: Option<(&Delegation, &str)>) -> Self {
         let files = bundle(budget);
         let policy = PolicyBundle::compile(&files).unwrap();
         let (run, time) = (run_id(1), millis(START_MS));
         let limits = policy.budget().limits().clone();
         let narrowed = delegation.map(|(delegation, _)| delegation.limits(&limits, time).unwrap());
         let limits = narrowed.unwrap_or(limits);
-        let parent = delegation.map(|(delegation, _)| Parent {
-            depth: delegation.depth,
-            run: delegation.parent.run,
-            seq: delegation.parent.seq,
-        });
         let depth = parent.map_or(0, |parent| parent.depth);
         let mut ledger = Ledger::default();
         ledger
@@ -203,8 +209,8 @@ impl Kernel {
         let (mut reserved, mut refusal) = (Amounts::ZERO, None);
         if verdict.effect != Effect::Deny {
             match self.policy.need(&input) {
+                _ if self.elsewhere.is_some() => refusal = self.elsewhere.take(),
                 Err(why) => refusal = Some(why),
-                Ok(_) if self.elsewhere.is_some() => refusal = self.elsewhere.take(),
                 Ok(amounts) => {
                     match self.ledger.reserve(&Reserve { amounts, identity, run: run_id(1), seq, time }) {
                         // A kernel without a ledger lets everything through, even what no sum holds.

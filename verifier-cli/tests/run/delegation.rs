@@ -41,7 +41,7 @@ fn signed(delegation: &Delegation, by: &SignerKey) -> String {
 
 /// A run that another kernel delegated, with this note.
 fn child(delegation: &Delegation, note: &str) -> Scenario {
-    let mut kernel = Kernel::delegated("[run]\ntool_calls = 6\ndepth = 4\n", Some((delegation, note)));
+    let mut kernel = Kernel::delegated("[run]\ntool_calls = 6\ndepth = 4\n", delegation, note);
     for _ in 0..2 {
         let call = kernel.tool("lookup", b"{}");
         kernel.finish(call, Status::Ok, b"{}", None);
@@ -52,6 +52,11 @@ fn child(delegation: &Delegation, note: &str) -> Scenario {
     let mut scenario = kernel.close();
     scenario.operator_before.push(grant(&other_kernel_key(), KeyRole::Kernel));
     scenario
+}
+
+/// A delegated run as it should be.
+pub(crate) fn delegated() -> Scenario {
+    child(&delegation(), &note())
 }
 
 fn note() -> String {

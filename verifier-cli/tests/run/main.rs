@@ -6,6 +6,7 @@ mod common;
 mod delegation;
 mod mutations;
 mod several;
+mod sums;
 
 use common::kernel::{BUDGET, Kernel, honest, tiny};
 use common::{Draft, index, seq, trust};
@@ -136,7 +137,7 @@ fn what_is_not_in_the_pack_is_said() {
     let report = verify(&pack);
     assert_eq!(
         (report.verdict(), gaps(&report)),
-        (Verdict::Verified, vec![Gap::BundleMissing, Gap::ShownUnchecked, Gap::SumUnchecked])
+        (Verdict::Verified, vec![Gap::BundleMissing, Gap::ShownUnchecked])
     );
     assert!(!claims(&report).contains(&"decisions") && !claims(&report).contains(&"budget"));
     // What the operator did after the run.
@@ -250,7 +251,7 @@ fn a_call_that_other_runs_refused_counts_for_nothing() {
     }
     let mut scenario = kernel.close();
     assert_eq!(rejections(&verify(&scenario.pack())), []);
-    intent(&mut scenario, 2).refusal = Some(Refusal::Limit(refusal(8)));
+    intent(&mut scenario, 2).refusal = Some(Refusal::Limit(LimitRefusal { limit: 8, ..refusal(9) }));
     assert_eq!(rejections(&verify(&scenario.pack())), [Code::RefusalDiffers]);
 }
 

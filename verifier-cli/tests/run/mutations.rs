@@ -5,7 +5,9 @@ use sift_spec::evidence::Pack;
 use sift_spec::meter::{Amounts, Meter, Usage};
 use sift_spec::note::Note;
 use sift_spec::payload::{Commitment, Object};
-use sift_spec::record::{Body, Call, Halt, HaltCause, Intent, KeyRole, Outcome, Refusal, Statement, Status};
+use sift_spec::record::{
+    Body, Call, Halt, HaltCause, Intent, KeyRole, OperatorBody, Outcome, Refusal, Statement, Status,
+};
 use sift_spec::types::{Hash, Text};
 use sift_verify::Code;
 
@@ -290,6 +292,14 @@ pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
         Change::Pack(|pack| {
             let bytes = pack.bundles.values_mut().next().unwrap();
             *bytes = common::kernel::bundle("").encode();
+        }),
+    ),
+    (
+        "the bundle was published with another size",
+        Code::BundleDiffers,
+        Change::Draft(|s| {
+            let Some(OperatorBody::Policy(policy)) = s.operator_before.last_mut() else { panic!() };
+            policy.size += 1;
         }),
     ),
     (
