@@ -11,6 +11,8 @@
 //! 5. [`PolicyBundle::need`] is the worst case of the call; [`Ledger`] reserves it in every scope or refuses.
 //! 6. After the call, [`PolicyBundle::billed`] is what it cost, the ledger settles it, the state takes the result.
 //!
+//! [`simulate`] decides a [`history`] of runs again under another bundle, with all of these, and says what would change.
+//!
 //! # Out of scope
 //!
 //! No I/O, clock, randomness or async. Signatures, records and their chain are `sift-spec`'s, dispatch and
@@ -45,6 +47,7 @@ mod cedar_value;
 pub mod decide;
 pub mod explain;
 pub mod fact;
+pub mod history;
 pub mod input;
 pub mod json;
 pub mod ledger;
@@ -58,10 +61,13 @@ mod rego_slice;
 mod rego_strict;
 mod rego_value;
 pub mod seen;
+pub mod simulate;
+pub mod stage;
 pub mod state;
 mod token;
 pub mod verdict;
 pub mod window;
+pub mod words;
 
 pub use budget::Budget;
 pub use bundle::{CompileError, PolicyBundle};

@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use sift_rules::ledger::{Close, Open, Reserve, Settle};
-use sift_rules::{CallInput, Decider, Ledger, LedgerError, PolicyBundle, RunState, Verdict};
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Effect, Refusal, Status};
 use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis, Word};
+
+use crate::bundle::PolicyBundle;
+use crate::decide::Decider;
+use crate::input::CallInput;
+use crate::ledger::{Close, Ledger, LedgerError, Open, Reserve, Settle};
+use crate::state::RunState;
+use crate::verdict::Verdict;
+use crate::words::refusal_name;
 
 /// What policy and budget say about one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +38,7 @@ impl Ruling {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         match &self.refusal {
-            Some(refusal) => vec![super::refusal_name(refusal)],
+            Some(refusal) => vec![refusal_name(refusal)],
             None => self.verdict.rules.iter().map(ToString::to_string).collect(),
         }
     }
@@ -78,6 +84,13 @@ impl<'a> Stage<'a> {
     #[must_use]
     pub const fn bundle(&self) -> &'a PolicyBundle {
         self.bundle
+    }
+
+    /// Forgets all runs and sums.
+    pub fn clear(&mut self) {
+        self.ledger = Ledger::default();
+        self.states.clear();
+        self.time = UnixMillis::ZERO;
     }
 
     /// The sums.

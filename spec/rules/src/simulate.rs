@@ -16,13 +16,15 @@
 
 use std::collections::BTreeMap;
 
-use sift_rules::{CallInput, PolicyBundle};
 use sift_spec::meter::Amounts;
-use sift_spec::record::{Effect, Status};
+use sift_spec::record::{Effect, Refusal, Scope, Status};
 use sift_spec::types::{Hash, RunId, Seq, UnixMillis};
 
-use super::history::{Came, Decided, Event, Happened, Proposed};
-use super::stage::{Opened, Ruling, Stage};
+use crate::bundle::PolicyBundle;
+use crate::history::{Came, Decided, Event, Happened, Proposed};
+use crate::input::CallInput;
+use crate::stage::{Opened, Ruling, Stage};
+use crate::words::word;
 
 /// What the state of a run follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,9 +66,26 @@ pub enum Unknown {
     /// The bundle does not let its run open.
     #[error("its run does not open under this bundle: {0}")]
     NotOpen(String),
+    /// What other runs used refused it, and they are not in the history.
+    #[error("a limit over several runs refused it, and the other runs are not here")]
+    OtherRuns,
     /// The ledger cannot take it.
     #[error("{0}")]
     Ledger(String),
+}
+
+/// How a call would be decided differently. Of several ways the first is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Something else would become of it.
+    Effect,
+    /// Other people would have to approve it, or within another time.
+    Hold,
+    /// The same would become of it by other rules, or by another limit.
+    Rules,
+    /// The same rules would give other reasons.
+    Reasons,
 }
 
 impl Simulated {
@@ -74,6 +93,23 @@ impl Simulated {
     #[must_use]
     pub fn old_effect(&self) -> Effect {
         self.old.as_ref().map_or(Effect::Allow, |old| old.effect)
+    }
+
+    /// How it would be decided differently; `None` where it would not, where that cannot be told, or where nobody decided.
+    #[must_use]
+    pub fn change(&self) -> Option<Change> {
+        let (Ok(new), Some(old)) = (&self.new, &self.old) else { return None };
+        let reasons = || new.verdict.reasons.iter().map(|reason| reason.as_str());
+        let ways = [
+            (self.changes(), Change::Effect),
+            (new.effect() == Effect::Hold && new.verdict.hold != old.hold, Change::Hold),
+            (self.differs(), Change::Rules),
+            (
+                new.refusal != old.refusal || !reasons().eq(old.reasons.iter().map(String::as_str)),
+                Change::Reasons,
+            ),
+        ];
+        ways.into_iter().find_map(|(differs, change)| differs.then_some(change))
     }
 
     /// Whether something else would become of the call.
@@ -119,11 +155,35 @@ pub struct Totals {
     pub bundles: BTreeMap<Hash, u64>,
 }
 
+impl Totals {
+    /// Adds the sums over another history.
+    pub fn add(&mut self, other: Self) {
+        let Self { runs, calls, unknown, effects, by_rule, other_rules, bundles, .. } = other;
+        for (sum, more) in [
+            (&mut self.runs, runs),
+            (&mut self.calls, calls),
+            (&mut self.unknown, unknown),
+            (&mut self.other_rules, other_rules),
+            (&mut self.settled_old, other.settled_old),
+            (&mut self.settled_new, other.settled_new),
+            (&mut self.assumed, other.assumed),
+            (&mut self.spared, other.spared),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        effects.into_iter().for_each(|(key, count)| *self.effects.entry(key).or_default() += count);
+        by_rule.into_iter().for_each(|(key, count)| *self.by_rule.entry(key).or_default() += count);
+        bundles.into_iter().for_each(|(key, count)| *self.bundles.entry(key).or_default() += count);
+    }
+}
+
 /// A simulation under way.
 #[derive(Debug)]
 pub struct Simulation<'a> {
     stage: Stage<'a>,
     follow: Follow,
+    /// Whether the history is one run of many.
+    alone: bool,
     runs: BTreeMap<RunId, Run>,
     totals: Totals,
 }
@@ -133,6 +193,8 @@ struct Run {
     calls: BTreeMap<Seq, Seen>,
     /// Why nothing more can be said about the run.
     unknown: Option<Unknown>,
+    /// Whether runs above or below it, which are not in the history, count against its limits.
+    nested: bool,
 }
 
 /// A call whose outcome is still to come.
@@ -151,7 +213,16 @@ impl<'a> Simulation<'a> {
     /// A simulation of nothing yet.
     #[must_use]
     pub fn new(bundle: &'a PolicyBundle, follow: Follow) -> Self {
-        Self { stage: Stage::new(bundle), follow, runs: BTreeMap::new(), totals: Totals::default() }
+        let (stage, runs, totals) = (Stage::new(bundle), BTreeMap::new(), Totals::default());
+        Self { stage, follow, alone: false, runs, totals }
+    }
+
+    /// Forgets all runs, for a history of one run that follows; gives the sums so far. The decider is kept.
+    pub fn restart(&mut self) -> Totals {
+        self.stage.clear();
+        self.runs.clear();
+        self.alone = true;
+        std::mem::take(&mut self.totals)
     }
 
     /// The sums so far.
@@ -170,10 +241,11 @@ impl<'a> Simulation<'a> {
                     *self.totals.bundles.entry(policy).or_default() += 1;
                 }
                 // A run whose parent is not in the history counts alone.
+                let nested = parent.is_some();
                 let parent = parent.filter(|parent| self.runs.contains_key(parent));
                 let opened = self.stage.open(Opened { run, agent, parent, depth, time, labels });
                 let unknown = opened.err().map(|error| Unknown::NotOpen(error.to_string()));
-                self.runs.insert(run, Run { calls: BTreeMap::new(), unknown });
+                self.runs.insert(run, Run { calls: BTreeMap::new(), unknown, nested });
                 None
             }
             Event::Call(proposed) => Some(self.call(run, seq, time, *proposed)),
@@ -205,6 +277,13 @@ impl<'a> Simulation<'a> {
                 ruling.map_err(|error| Unknown::Ledger(error.to_string()))
             }
         };
+        let new = match new {
+            Ok(ruling) if ruling.effect() != Effect::Deny && self.by_others(run, old.as_ref()) => {
+                self.settle(run, seq, time, Amounts::ZERO, false);
+                Err(Unknown::OtherRuns)
+            }
+            new => new,
+        };
         let new_effect = new.as_ref().ok().map(Ruling::effect);
         let followed = match self.follow {
             Follow::Record => old_effect,
@@ -218,6 +297,12 @@ impl<'a> Simulation<'a> {
                     self.stage.on_intent(run, &CallInput::tool(name, b"{}"), followed);
                 }
             }
+        }
+        // A delegated call settles what its run used, and nothing else of it counts here.
+        if let (Some(CallInput::Agent { delegate: None, .. }), Some(of_run)) =
+            (&call, self.runs.get_mut(&run))
+        {
+            of_run.nested |= followed != Effect::Deny;
         }
         let held =
             new.as_ref().ok().filter(|ruling| ruling.effect() != Effect::Deny).map(|ruling| ruling.reserved);
@@ -236,12 +321,19 @@ impl<'a> Simulation<'a> {
         simulated
     }
 
+    /// Whether what runs that are not in the history used may have refused the call.
+    fn by_others(&self, run: RunId, old: Option<&Decided>) -> bool {
+        let Some(Refusal::Limit(limit)) = old.and_then(|old| old.refusal.as_ref()) else { return false };
+        let nested = self.runs.get(&run).is_some_and(|of_run| of_run.nested);
+        self.alone && (nested || limit.scope != Scope::Run)
+    }
+
     fn count(&mut self, simulated: &Simulated) {
         let totals = &mut self.totals;
         totals.calls += 1;
-        let old = simulated.old.as_ref().map_or_else(|| "made".to_owned(), |old| super::word(&old.effect));
+        let old = simulated.old.as_ref().map_or_else(|| "made".to_owned(), |old| word(&old.effect));
         let new = match &simulated.new {
-            Ok(ruling) => super::word(&ruling.effect()),
+            Ok(ruling) => word(&ruling.effect()),
             Err(_) => {
                 totals.unknown += 1;
                 "unknown".to_owned()
