@@ -1,5 +1,6 @@
 //! The command line: verbs, options, and a help that teaches.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -35,6 +36,7 @@ A trust file is a C2SP tlog-policy file with one line of Sift's own:
 Examples:
   sift-verify run --trust trust.txt 0193a6c4-....sift
   sift-verify proof --trust trust.txt --entry 17.note --receipt 17.tlog-proof
+  sift-verify replay --trust trust.txt --bundle new-policy packs/
   sift-verify log --trust trust.txt ./mirror
   sift-verify consistency --trust trust.txt monday.checkpoint friday.checkpoint --log ./mirror
   sift-verify explain chain-fork")]
@@ -118,6 +120,54 @@ Examples:
         #[arg(value_name = "PACK", required = true)]
         packs: Vec<PathBuf>,
     },
+    /// Every decision, made again: as the recorded policy says, or what another one would change
+    ///
+    /// Each pack is verified first, as `run` does; one that is not is not replayed. Then every recorded call is decided
+    /// again. Without --bundle that is by the policy that its run names, on the recorded inputs: what a verified pack
+    /// holds comes out as recorded, and is counted by rule.
+    ///
+    /// With --bundle each call is decided by that policy instead, in Rego or Cedar, on what had been recorded before it:
+    /// the counters of its run, the arguments, and the results that the new facts.toml remembers. Limits are those of the
+    /// new budget.toml at the prices of the new prices.toml, for each run alone: a limit over several runs is met later
+    /// here than it would have been, and a call that one refused is not decided again. What a delegation set besides is
+    /// not known here. After a call that changes, the rest of its run is what happened without the change.
+    ///
+    /// Nothing is guessed: a call whose arguments, or whose remembered results, are withheld or erased is counted as not
+    /// made again; with --strict such a pack is rejected. A log's mirror holds no payloads, so only packs can be replayed.
+    #[command(after_help = "\
+Exit codes:
+  0  every pack is verified and replayed, whatever the other policy would change
+  1  a pack is not verified; or, with --fail-on-change, a call changes or could not be decided again
+  2  could not check: a pack cannot be read, the bundle does not compile
+
+Examples:
+  sift-verify replay --trust trust.txt packs/                   every decision of a folder of packs
+  sift-verify replay --trust trust.txt --bundle new-policy --only-changes packs/
+  sift-verify replay --trust trust.txt --bundle new-policy --fail-on-change -q *.sift
+  sift-verify replay --trust trust.txt --bundle new-policy --json packs/ | jq 'select(.change == \"effect\")'")]
+    Replay {
+        /// Common options.
+        #[command(flatten)]
+        common: Common,
+        /// Decide under this policy instead of the recorded one: a folder as the operator publishes it
+        #[arg(long, value_name = "DIR")]
+        bundle: Option<PathBuf>,
+        /// Print only calls that would be decided differently, or could not be decided again
+        #[arg(long)]
+        only_changes: bool,
+        /// Exit with 1 where a call would be decided differently or could not be decided again
+        #[arg(long, requires = "bundle")]
+        fail_on_change: bool,
+        /// Accept runs that are still in progress: without their close, and with calls under way
+        #[arg(long)]
+        open: bool,
+        /// Worker threads; all cores when absent
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
+        /// Evidence packs, and folders of them: their files *.sift, by name
+        #[arg(value_name = "PACK|DIR", required = true)]
+        packs: Vec<PathBuf>,
+    },
     /// A whole log: is every entry, tile and signature what it must be?
     ///
     /// Hashes every entry again, computes every tile and the root, checks every signature against the keys in force
@@ -136,7 +186,7 @@ Examples:
         checkpoint: Option<PathBuf>,
         /// Worker threads; all cores when absent
         #[arg(long, value_name = "N")]
-        threads: Option<std::num::NonZeroUsize>,
+        threads: Option<NonZeroUsize>,
         /// How a URL is reached.
         #[command(flatten)]
         connect: Connect,
@@ -218,6 +268,7 @@ impl Check {
         match self {
             Self::Proof { common, .. }
             | Self::Run { common, .. }
+            | Self::Replay { common, .. }
             | Self::Log { common, .. }
             | Self::Consistency { common, .. } => common,
         }

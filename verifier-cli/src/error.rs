@@ -43,6 +43,17 @@ pub enum CannotCheck {
         /// What is wrong.
         source: PolicyError,
     },
+    /// A folder is no policy bundle.
+    #[error("{} is not a policy bundle: {why}", path.display())]
+    Bundle {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A folder holds no packs.
+    #[error("{} holds no evidence packs: no file in it is named *.sift", .0.display())]
+    NoPacks(PathBuf),
     /// The trust file has no operator.
     #[error(
         "{} names no operator, and without one nobody's key counts: add the line \

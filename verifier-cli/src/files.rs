@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use sift_rules::PolicyBundle;
+use sift_spec::bundle::{BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, Bundle};
 use sift_spec::evidence::PACK_BYTES_MAX;
 use sift_spec::note::NOTE_BYTES_MAX;
 use sift_spec::record::ENTRY_BYTES_MAX;
@@ -56,6 +58,72 @@ pub fn read(path: &Path, kind: FileKind) -> Result<Vec<u8>, CannotCheck> {
         return Err(CannotCheck::TooLarge { path: path.to_owned(), what, bytes_max });
     }
     Ok(bytes)
+}
+
+/// Packs that are named, and the files `*.sift` of folders that are, by name.
+///
+/// # Errors
+/// When a folder cannot be read or holds none.
+pub fn packs(named: &[PathBuf]) -> Result<Vec<PathBuf>, CannotCheck> {
+    let mut packs = Vec::new();
+    for path in named {
+        if !path.is_dir() {
+            packs.push(path.clone());
+            continue;
+        }
+        let fail = |source| CannotCheck::File { path: path.clone(), source };
+        let mut held = Vec::new();
+        for item in std::fs::read_dir(path).map_err(fail)? {
+            let file = item.map_err(fail)?.path();
+            if file.extension().is_some_and(|ending| ending == "sift") {
+                held.push(file);
+            }
+        }
+        if held.is_empty() {
+            return Err(CannotCheck::NoPacks(path.clone()));
+        }
+        held.sort();
+        packs.extend(held);
+    }
+    Ok(packs)
+}
+
+/// Reads and compiles the policy bundle in a folder. Names that start with a dot are left out.
+///
+/// # Errors
+/// When a file cannot be read, or the files are no bundle or no policy.
+pub fn read_bundle(dir: &Path) -> Result<PolicyBundle, CannotCheck> {
+    let wrong = |why: String| CannotCheck::Bundle { path: dir.to_owned(), why };
+    let mut files = Vec::new();
+    let mut named = 0;
+    let mut left = BUNDLE_BYTES_MAX as u64;
+    let mut folders = vec![(dir.to_owned(), String::new())];
+    while let Some((folder, prefix)) = folders.pop() {
+        let fail = |source| CannotCheck::File { path: folder.clone(), source };
+        for item in std::fs::read_dir(&folder).map_err(fail)? {
+            let item = item.map_err(fail)?;
+            let name =
+                item.file_name().into_string().map_err(|_| wrong("a file name is not UTF-8".to_owned()))?;
+            if name.starts_with('.') {
+                continue;
+            }
+            let (file, path) = (item.path(), format!("{prefix}{name}"));
+            // A link to a folder above would have no end.
+            named += 1;
+            if named > 2 * BUNDLE_FILES_MAX {
+                return Err(wrong(format!("more than the {BUNDLE_FILES_MAX} files that a bundle may have")));
+            }
+            if file.is_dir() {
+                folders.push((file, format!("{path}/")));
+                continue;
+            }
+            let content = read(&file, FileKind { what: "what is left of a bundle", bytes_max: left })?;
+            left -= content.len() as u64;
+            files.push((path, content));
+        }
+    }
+    let bundle = Bundle::new(files).map_err(|error| wrong(error.to_string()))?;
+    PolicyBundle::compile(&bundle).map_err(|error| wrong(error.to_string()))
 }
 
 /// Reads a trust file.

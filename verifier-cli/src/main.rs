@@ -13,7 +13,7 @@ use sift_verify::consistency::{self, Basis};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
 use sift_verify::source::Source;
-use sift_verify::{CannotCheck, Report, explain, files, log, page, proof, run, source, text};
+use sift_verify::{CannotCheck, Report, explain, files, log, page, proof, replay, run, source, text};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -69,7 +69,7 @@ fn verify(verb: &Check, trust: &TrustPolicy) -> Exit {
     let common = verb.common();
     match verb {
         Check::Proof { entry, receipt, .. } => answer(common, verify_proof(entry, receipt, trust)),
-        Check::Run { .. } if trust.operator().is_none() => {
+        Check::Run { .. } | Check::Replay { .. } if trust.operator().is_none() => {
             complain(&CannotCheck::NoOperator { path: common.trust.clone() })
         }
         // The worst of several packs counts.
@@ -85,8 +85,24 @@ fn verify(verb: &Check, trust: &TrustPolicy) -> Exit {
                 .map(|pack| answer(common, verify_run(pack, *open, page(pack), common.strict, trust)));
             exits.max().unwrap_or(Exit::CouldNotCheck)
         }
+        Check::Replay { bundle, only_changes, fail_on_change, open, threads, packs, .. } => {
+            let bundle = bundle.as_deref().map(files::read_bundle).transpose();
+            let (bundle, packs) = match bundle.and_then(|bundle| Ok((bundle, files::packs(packs)?))) {
+                Ok(read) => read,
+                Err(error) => return complain(&error),
+            };
+            let options = replay::Options {
+                run: run::Options { allow_open: *open },
+                strict: common.strict,
+                bundle: bundle.as_ref(),
+                only_changes: *only_changes || common.quiet,
+                threads: *threads,
+                progress: &Bar::new(common.quiet, "packs"),
+            };
+            replay_packs(&packs, trust, &options, common, *fail_on_change)
+        }
         Check::Log { checkpoint, threads, connect, log, .. } => {
-            let options = Bar::new(common.quiet);
+            let options = Bar::new(common.quiet, "entries");
             let options = log::Options { threads: *threads, progress: &options };
             let log = source::open(log, connect);
             answer(common, log.and_then(|log| verify_log(&*log, checkpoint.as_deref(), &options, trust)))
@@ -124,6 +140,39 @@ fn verify_run(
         written.map_err(|source| CannotCheck::Write { path, source })?;
     }
     Ok(report)
+}
+
+fn replay_packs(
+    packs: &[PathBuf],
+    trust: &TrustPolicy,
+    options: &replay::Options<'_>,
+    common: &Common,
+    fail_on_change: bool,
+) -> Exit {
+    let mut exit = Exit::Verified;
+    let sums = replay::replay(packs, trust, options, |_, replayed| {
+        let replayed = match replayed {
+            Ok(replayed) => replayed,
+            Err(error) => {
+                exit = exit.max(complain(&error));
+                return;
+            }
+        };
+        exit = exit.max(Exit::from(&replayed.report));
+        let rejected = matches!(replayed.again, replay::Again::Rejected);
+        print(&match (common.json, common.quiet) {
+            (true, _) => replay::lines_json(&replayed).unwrap_or_default(),
+            (false, true) if !rejected => String::new(),
+            (false, _) => replay::render(&replayed),
+        });
+    });
+    print(&match (common.json, common.quiet) {
+        (true, _) => replay::sums_json(&sums).unwrap_or_default(),
+        (false, true) => String::new(),
+        (false, false) => replay::render_sums(&sums),
+    });
+    let changed = fail_on_change && sums.changed() + sums.unknown > 0;
+    exit.max(if changed { Exit::Rejected } else { Exit::Verified })
 }
 
 fn verify_log(

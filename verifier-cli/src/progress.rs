@@ -6,16 +6,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::log::Progress;
 
-/// Shows entries done, their rate and the time left, on standard error.
+/// Shows what is done, their rate and the time left, on standard error.
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar that is hidden when `quiet`, or when standard error is no terminal.
+    /// A bar of so many `what`, hidden when `quiet`, or when standard error is no terminal.
     #[must_use]
-    pub fn new(quiet: bool) -> Self {
+    pub fn new(quiet: bool, what: &str) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} entries  {per_sec}  {eta} left");
+        let style = ProgressStyle::with_template(&format!(
+            "{{bar:30}} {{pos}}/{{len}} {what}  {{per_sec}}  {{eta}} left"
+        ));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(200));
         Self(bar)

@@ -14,13 +14,19 @@ mod decision;
 mod delegation;
 mod ending;
 mod entries;
+mod examined;
 mod identical;
 mod payload;
 mod policy;
 mod record;
+mod workbench;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use sift_spec::evidence::Pack;
 use sift_spec::trust::TrustPolicy;
+use sift_spec::types::Seq;
 
 use crate::checkpoint;
 use crate::finding::{Code, Concern, Gap};
@@ -28,7 +34,10 @@ use crate::report::{Proven, Report, Verb};
 
 pub(crate) use budget::words;
 use entries::Entries;
+pub(crate) use examined::Examined;
+use payload::Payloads;
 use record::Story;
+pub(crate) use workbench::Workbench;
 
 /// How a run is verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,19 +49,38 @@ pub struct Options {
 /// Checks an evidence pack.
 #[must_use]
 pub fn verify(pack: &[u8], trust: &TrustPolicy, options: &Options) -> Report {
-    let mut report = Report::new(Verb::Run, "evidence pack");
-    // 1. The pack is one, in its one encoding.
-    match Pack::read(pack) {
-        Ok(pack) => {
-            report.rename(format!("run {}", pack.run));
-            verify_pack(pack, trust, options, &mut report);
-        }
-        Err(error) => report.reject(Code::PackMalformed, Concern::whole(), error),
-    }
-    report
+    examine(pack, trust, options, &mut Workbench::default()).0
 }
 
-fn verify_pack(pack: Pack, trust: &TrustPolicy, options: &Options, report: &mut Report) {
+/// Checks an evidence pack, and gives what its decisions rest on, where that makes sense.
+pub(crate) fn examine(
+    pack: &[u8],
+    trust: &TrustPolicy,
+    options: &Options,
+    workbench: &mut Workbench,
+) -> (Report, Option<Examined>) {
+    let mut report = Report::new(Verb::Run, "evidence pack");
+    // 1. The pack is one, in its one encoding.
+    let examined = match Pack::read(pack) {
+        Ok(pack) => {
+            report.rename(format!("run {}", pack.run));
+            verify_pack(pack, trust, options, workbench, &mut report)
+        }
+        Err(error) => {
+            report.reject(Code::PackMalformed, Concern::whole(), error);
+            None
+        }
+    };
+    (report, examined)
+}
+
+fn verify_pack(
+    pack: Pack,
+    trust: &TrustPolicy,
+    options: &Options,
+    workbench: &mut Workbench,
+    report: &mut Report,
+) -> Option<Examined> {
     // 2. The checkpoint is believed. One that is not still says where the entries claim to stand.
     let believed = checkpoint::verify(pack.checkpoint.as_bytes(), trust, report);
     let Some(head) = checkpoint::claimed(&pack.checkpoint, believed.as_ref()) else {
@@ -61,7 +89,7 @@ fn verify_pack(pack: Pack, trust: &TrustPolicy, options: &Options, report: &mut 
             Concern::whole(),
             "without a checkpoint there is nothing to check against",
         );
-        return;
+        return None;
     };
     // 3. Every entry stands at its index of that tree.
     let included = entries::verify_inclusion(&pack, &head, believed.as_ref(), report);
@@ -72,7 +100,7 @@ fn verify_pack(pack: Pack, trust: &TrustPolicy, options: &Options, report: &mut 
     let Some(operator_key) = trust.operator() else {
         let detail = "the trust file names no operator (#sift:operator), so nobody's key counts";
         grounds.report.reject(Code::KeyNotGranted, Concern::whole(), detail);
-        return;
+        return None;
     };
     let (authority, verified) =
         authority::verify(operator, &head.origin, operator_key, whole_log, &records, grounds.report);
@@ -86,28 +114,39 @@ fn verify_pack(pack: Pack, trust: &TrustPolicy, options: &Options, report: &mut 
         let detail =
             "payloads, decisions, approvals, budget and outcomes make sense only along a whole chain";
         grounds.report.leave(Gap::NotReached, Concern::whole(), detail);
-        return;
+        return None;
     };
-    verify_story(&story, pack, &authority, &mut grounds);
+    let run = pack.run;
+    let (payloads, undecided, deciding) = verify_story(&story, pack, &authority, workbench, &mut grounds);
+    Some(Examined { run, records, payloads, undecided, deciding })
 }
 
-fn verify_story(story: &Story<'_>, pack: Pack, authority: &authority::Authority, grounds: &mut Grounds<'_>) {
+fn verify_story(
+    story: &Story<'_>,
+    pack: Pack,
+    authority: &authority::Authority,
+    workbench: &mut Workbench,
+    grounds: &mut Grounds<'_>,
+) -> (Payloads, BTreeSet<Seq>, Duration) {
     // 7. Every payload that is given is one that a record commits to, and says what the record says of it.
     let (payloads, verified) = payload::verify(story, pack.objects, authority, grounds.report);
     grounds.claim(verified);
     call::verify(story, &payloads, grounds.report);
     // 8. The policy bundle is the one that the run names, published before it, and its limits are the run's.
-    let (bundle, verified) = policy::verify(story, &pack.bundles, authority, grounds.report);
+    let (bundle, verified) = policy::verify(story, &pack.bundles, authority, workbench, grounds.report);
     grounds.claim(verified);
     // 9. Every decision comes out again, about an input that comes out again.
-    if let Some(bundle) = &bundle {
-        grounds.step(|report| decision::verify(story, bundle, &payloads, report));
+    let start = Instant::now();
+    let mut undecided = story.intents.keys().copied().collect();
+    if let (Some(bundle), Some(decider)) = (&bundle, workbench.decider()) {
+        grounds.step(|report| decision::verify(story, bundle, decider, &payloads, &mut undecided, report));
     }
+    let deciding = start.elapsed();
     // 10. Every held call that ran was approved: by the right key, this action, in time, once.
     let (released, verified) = approval::verify(story, authority, grounds.report);
     grounds.claim(verified);
     // 11. Every sum comes out again, and none passes a limit of the run.
-    grounds.step(|report| budget::verify(story, bundle.as_ref(), &payloads, report));
+    grounds.step(|report| budget::verify(story, bundle.as_deref(), &payloads, report));
     // 12. Every call that was let through has one outcome, nothing follows a halt, and the close adds up.
     grounds.step(|report| ending::verify(story, &released, report));
     // 13. The run was delegated by a kernel that may, and what it delegated is settled as the other kernels signed.
@@ -121,6 +160,7 @@ fn verify_story(story: &Story<'_>, pack: Pack, authority: &authority::Authority,
         grounds.report.leave(Gap::ParentUnchecked, Concern::run(story.run), detail);
     }
     story.count(grounds.report);
+    (payloads, undecided, deciding)
 }
 
 /// The report, and whether the entries are proven to be in the log: only then is anything claimed of them.

@@ -11,9 +11,9 @@ use crate::report::{Report, Verdict};
 /// Widest line in columns.
 pub const COLUMNS_MAX: usize = 100;
 
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const CARE: Style = AnsiColor::Yellow.on_default().bold();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const CARE: Style = AnsiColor::Yellow.on_default().bold();
 
 /// A number with its noun, in the plural where it needs one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +82,11 @@ pub fn message(text: &str) -> String {
     page.0
 }
 
-struct Page(String);
+/// Lines of text that fit.
+pub(crate) struct Page(pub(crate) String);
 
 impl Page {
-    fn findings(&mut self, report: &Report) {
+    pub(crate) fn findings(&mut self, report: &Report) {
         if report.findings().is_empty() {
             return;
         }
@@ -122,7 +123,7 @@ impl Page {
         }
     }
 
-    fn unchecked(&mut self, report: &Report) {
+    pub(crate) fn unchecked(&mut self, report: &Report) {
         if report.unchecked().is_empty() {
             return;
         }
@@ -154,13 +155,13 @@ impl Page {
         }
     }
 
-    fn heading(&mut self, text: &str) {
+    pub(crate) fn heading(&mut self, text: &str) {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(self.0, "\n{text}");
     }
 
     /// A styled word, then plain text after it where it fits, else below.
-    fn item(&mut self, style: Style, word: &str, rest: &str) {
+    pub(crate) fn item(&mut self, style: Style, word: &str, rest: &str) {
         let _ = write!(self.0, "{style}{word}{style:#}");
         if rest.is_empty() {
             self.0.push('\n');
@@ -173,7 +174,7 @@ impl Page {
     }
 
     /// Words filled into lines; a word that is longer than a line is cut into pieces.
-    fn wrap(&mut self, indent: &str, text: &str) {
+    pub(crate) fn wrap(&mut self, indent: &str, text: &str) {
         let width = COLUMNS_MAX - indent.len();
         let mut line = String::new();
         let mut used = 0;

@@ -4,7 +4,7 @@
 //! policy input of each call is derived from that, and only then is the policy asked. Where payloads are withheld,
 //! the parts that rest on them are taken from the stated input, and the report says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sift_rules::{CallInput, Decider, PolicyBundle, PolicyInput, RunState, Verdict};
 use sift_spec::record::{Body, Call, Decision, Effect, Intent, Outcome, Status};
@@ -35,15 +35,17 @@ impl Proven for VerifiedDecisions {
     }
 }
 
-/// Derives every input and makes every decision again.
+/// Derives every input and makes every decision again. `undecided` is given the calls of which that is not possible.
 pub(super) fn verify(
     story: &Story<'_>,
     bundle: &PolicyBundle,
+    decider: &mut Decider,
     payloads: &Payloads,
+    undecided: &mut BTreeSet<Seq>,
     report: &mut Report,
 ) -> Option<VerifiedDecisions> {
     let mark = report.mark();
-    let mut replay = Replay::new(story, bundle, payloads);
+    let mut replay = Replay::new(story, bundle, decider, payloads);
     for record in story.records {
         match &record.record.body {
             Body::Intent(intent) => replay.intent(record, intent, report),
@@ -51,8 +53,10 @@ pub(super) fn verify(
             Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => {}
         }
     }
-    let Replay { decisions, inputs, undecided, partial, .. } = replay;
-    if undecided + partial > 0 {
+    let Replay { decisions, inputs, undecided: not_made, partial, .. } = replay;
+    *undecided = not_made;
+    if !undecided.is_empty() || partial > 0 {
+        let undecided = undecided.len();
         let detail = format!("{undecided} not made again; {partial} about an input that was derived in part");
         report.leave(Gap::DecisionUnchecked, Concern::run(story.run), detail);
     }
@@ -63,7 +67,7 @@ pub(super) fn verify(
 struct Replay<'a> {
     bundle: &'a PolicyBundle,
     payloads: &'a Payloads,
-    decider: Decider,
+    decider: &'a mut Decider,
     state: RunState,
     /// Calls by seq of their intent, for their outcomes.
     calls: BTreeMap<Seq, Seen>,
@@ -71,7 +75,7 @@ struct Replay<'a> {
     facts_unknown: bool,
     decisions: u64,
     inputs: u64,
-    undecided: u64,
+    undecided: BTreeSet<Seq>,
     partial: u64,
 }
 
@@ -83,20 +87,25 @@ struct Seen {
 }
 
 impl<'a> Replay<'a> {
-    fn new(story: &Story<'_>, bundle: &'a PolicyBundle, payloads: &'a Payloads) -> Self {
+    fn new(
+        story: &Story<'_>,
+        bundle: &'a PolicyBundle,
+        decider: &'a mut Decider,
+        payloads: &'a Payloads,
+    ) -> Self {
         let opened = &story.first.record;
         let (agent, labels) = (opened.agent.clone(), story.open.labels.clone());
         let state = RunState::new(agent, story.run, story.depth(), opened.time, labels, bundle.facts());
         Self {
             bundle,
             payloads,
-            decider: bundle.decider(),
+            decider,
             state,
             calls: BTreeMap::new(),
             facts_unknown: false,
             decisions: 0,
             inputs: 0,
-            undecided: 0,
+            undecided: BTreeSet::new(),
             partial: 0,
         }
     }
@@ -134,7 +143,9 @@ impl<'a> Replay<'a> {
             report.reject(Code::InputDiffers, record.concern(), difference(&input, stated));
         }
         match bytes {
-            None => self.undecided += 1,
+            None => {
+                self.undecided.insert(record.record.seq);
+            }
             Some(bytes) => {
                 self.decisions += 1;
                 let verdict = self.decider.decide(&bytes);

@@ -1,15 +1,15 @@
 //! The policy bundle of a run: published, given, the one that was named, and its limits the run's.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use sift_rules::PolicyBundle;
-use sift_spec::bundle::Bundle;
-use sift_spec::hash::bundle_digest;
 use sift_spec::record::{Limits, SignedDelegation};
 use sift_spec::types::Hash;
 
 use super::authority::Authority;
 use super::record::Story;
+use super::workbench::Workbench;
 use crate::finding::{Code, Concern, Gap};
 use crate::report::{Claim, Proven, Report};
 
@@ -34,8 +34,9 @@ pub(super) fn verify(
     story: &Story<'_>,
     bundles: &BTreeMap<Hash, Vec<u8>>,
     authority: &Authority,
+    workbench: &mut Workbench,
     report: &mut Report,
-) -> (Option<PolicyBundle>, Option<VerifiedBundle>) {
+) -> (Option<Rc<PolicyBundle>>, Option<VerifiedBundle>) {
     let mark = report.mark();
     let policy = &story.open.policy;
     let concern = || Concern { object: Some(policy.hex()), ..story.first.concern() };
@@ -63,7 +64,7 @@ pub(super) fn verify(
         }
         return (None, None);
     };
-    let bundle = match compile(policy, bytes) {
+    let bundle = match workbench.bundle(policy, bytes) {
         Ok(bundle) => bundle,
         Err(why) => {
             report.reject(Code::BundleDiffers, concern(), why);
@@ -90,13 +91,4 @@ pub(super) fn verify(
     let (digest, engine) = (*policy, bundle.engine());
     let verified = report.clean_since(mark).then_some(VerifiedBundle { digest, engine, _assertion: () });
     (Some(bundle), verified)
-}
-
-fn compile(digest: &Hash, bytes: &[u8]) -> Result<PolicyBundle, String> {
-    let found = bundle_digest(bytes);
-    if found != *digest {
-        return Err(format!("its SHA-256 is {}", found.hex()));
-    }
-    let bundle = Bundle::decode(bytes).map_err(|error| error.to_string())?;
-    PolicyBundle::compile(&bundle).map_err(|error| error.to_string())
 }
