@@ -49,6 +49,18 @@ pub fn shown_digest(rendering: &str) -> Hash {
     sha256(&[b"sift/shown@v1\n", rendering.as_bytes()])
 }
 
+/// Name of a log on a witness: SHA-256 of its origin (C2SP tlog-witness).
+#[must_use]
+pub fn origin_digest(origin: &str) -> Hash {
+    sha256(&[origin.as_bytes()])
+}
+
+/// Seals a line of a verifier's history: SHA-256 of a domain, the seal of the line before, and the line (SPEC §11.6).
+#[must_use]
+pub fn history_seal(before: &Hash, line: &[u8]) -> Hash {
+    sha256(&[b"sift/history@v1\n", before.as_bytes(), line])
+}
+
 /// Key id of a note key: the first four bytes of SHA-256(name ‖ LF ‖ type ‖ public key) (C2SP signed-note).
 #[must_use]
 pub(crate) fn key_id(name: &str, key_type: u8, public_key: &[u8]) -> u32 {

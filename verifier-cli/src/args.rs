@@ -1,5 +1,6 @@
 //! The command line: verbs, options, and a help that teaches.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use sift_connect::Connect;
+use sift_spec::types::KeyName;
 
 use crate::explain;
 
@@ -69,6 +71,9 @@ pub enum Verb {
     /// Checks evidence.
     #[command(flatten)]
     Check(Check),
+    /// Checks a log for as long as it lives.
+    #[command(flatten)]
+    Watch(Watch),
     /// Says how that is done.
     #[command(flatten)]
     Teach(Teach),
@@ -219,6 +224,84 @@ Examples:
         #[arg(long, value_name = "DIR|URL")]
         log: Option<String>,
     },
+}
+
+/// Verbs that watch.
+#[derive(Debug, Subcommand)]
+pub enum Watch {
+    /// A log over time: does every head extend the last, in time, and for everybody?
+    ///
+    /// Takes the log's heads by polling, proves from the log's own tiles that each extends the largest seen before, and
+    /// remembers all of them for good in a directory. Two heads of which neither extends the other are kept as evidence
+    /// that anybody can check. A head that is smaller than one before is a finding of its own: it may come from a cache.
+    /// The age of a head is counted from when it was first seen here, or from the newest time at which a witness of the
+    /// trust file cosigned it, whichever is later.
+    ///
+    /// With a key it is a witness (C2SP tlog-witness) for all logs of the trust file, too: it cosigns what it is sent with a
+    /// proof, and what it sees itself, and never what does not extend all that was seen by either way.
+    ///
+    /// A finding does not end it. SIGTERM and SIGINT do: with exit code 1 where two histories were ever proven, else 0.
+    /// With --once it asks once, and the exit code says what was found.
+    #[command(after_help = "\
+Examples:
+  sift-verify follow --trust trust.txt --log https://log.example/ --dir /var/lib/sift-follow
+  sift-verify follow --trust trust.txt --log https://log.example/ --dir ~/watch --once   for cron
+  sift-verify follow --trust trust.txt --log https://log.example/ --dir /var/lib/sift-follow \\
+      --witness-key witness.key --listen 127.0.0.1:7380   cosigning as well")]
+    Follow(Box<Follow>),
+    /// A key for a witness: makes the file and prints the public half
+    #[command(after_help = "\
+Example:
+  sift-verify witness-key --name regulator.example/witness --out witness.key")]
+    WitnessKey {
+        /// Name of the key: a URL without scheme is customary
+        #[arg(long)]
+        name: KeyName,
+        /// File to make; only its owner will be able to read it
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// How a log is followed.
+#[derive(Debug, Args)]
+pub struct Follow {
+    /// Trust file: whom to believe
+    #[arg(long, value_name = "FILE")]
+    pub trust: PathBuf,
+    /// Directory or URL of the log; without it, the URL in the trust file
+    #[arg(long, value_name = "DIR|URL")]
+    pub log: Option<String>,
+    /// Directory for what was seen; made when it is not there, and never to be copied back from a backup
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Seconds between two polls
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub every: u64,
+    /// Seconds after which a head that neither grows nor is cosigned again is a finding; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub stale: u64,
+    /// Seconds without a byte after which a log is given up until the next poll
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub patience: u64,
+    /// Ask once and end, for cron
+    #[arg(long)]
+    pub once: bool,
+    /// Cosign with this key, made by `sift-verify witness-key`
+    #[arg(long, value_name = "FILE", requires = "listen", conflicts_with = "once")]
+    pub witness_key: Option<PathBuf>,
+    /// Take checkpoints to cosign at this address, over HTTP; TLS is for a proxy in front of it
+    #[arg(long, value_name = "IP:PORT", requires = "witness_key")]
+    pub listen: Option<SocketAddr>,
+    /// Print each event as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but findings and what could not be checked
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// How a URL is reached.
+    #[command(flatten)]
+    pub connect: Connect,
 }
 
 /// Verbs that need no evidence.

@@ -76,17 +76,13 @@ pub fn verify(
         Basis::Proof(proof) => proof.clone(),
         // 4. Tiles are believed where they prove themselves a part of the larger tree, and then say what the root of the
         //    smaller one is. Where they do not, their source is at fault, and nothing is said of the log.
-        Basis::Log(source) => {
-            let (found, proof) = from_tiles(source, old.size, new.size)?;
-            if verify_consistency(&found, &new, &proof).is_err() {
-                let (name, size, root) = (source.name(), new.size, new.root);
-                let detail =
-                    format!("the tiles of {name} are not those of the tree of {size} with root {root}");
-                report.reject(Code::TileDiffers, Concern::whole(), detail);
+        Basis::Log(source) => match extension(source, &old, &new)? {
+            Extension::Proven(proof) | Extension::Split(proof) => proof,
+            Extension::NotItsTiles => {
+                report.reject(Code::TileDiffers, Concern::whole(), not_its_tiles(source, &new));
                 return Ok(report);
             }
-            proof
-        }
+        },
     };
     // 5. The proof proves it.
     match verify_consistency(&old, &new, &proof) {
@@ -109,6 +105,39 @@ fn sorted<'a>(
     let mut pair = [first, second].map(|by| (by.checkpoint().head, by));
     pair.sort_by_key(|(head, _)| head.size);
     pair
+}
+
+/// What the tiles of a source say about two heads, neither of them of the empty tree, of different sizes.
+pub(crate) enum Extension {
+    /// The larger tree extends the smaller: by this proof.
+    Proven(Proof),
+    /// The tiles are those of the larger tree, and it starts with another tree of the smaller size: as this proof shows.
+    Split(Proof),
+    /// The tiles are not those of the larger tree: nothing is said of the log.
+    NotItsTiles,
+}
+
+/// Reads the tiles of a source to learn whether the tree `new` extends the smaller tree `old`.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn extension(
+    source: &dyn Source,
+    old: &TreeHead,
+    new: &TreeHead,
+) -> Result<Extension, CannotCheck> {
+    let (found, proof) = from_tiles(source, old.size, new.size)?;
+    Ok(match verify_consistency(&found, new, &proof) {
+        Err(_) => Extension::NotItsTiles,
+        Ok(()) if found.root == old.root => Extension::Proven(proof),
+        Ok(()) => Extension::Split(proof),
+    })
+}
+
+/// What is to be said of [`Extension::NotItsTiles`].
+pub(crate) fn not_its_tiles(source: &dyn Source, new: &TreeHead) -> String {
+    let (name, size, root) = (source.name(), new.size, new.root);
+    format!("the tiles of {name} are not those of the tree of {size} with root {root}")
 }
 
 /// The root at the size `old`, and the proof that the tree of `new` entries starts with it, as tiles have them.

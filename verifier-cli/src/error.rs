@@ -96,4 +96,26 @@ pub enum CannotCheck {
     /// The operating system gives no random bytes.
     #[error("the operating system gives no random bytes, which checking signatures in batches needs: {0}")]
     Random(String),
+    /// A durable file of a follower is not what it wrote.
+    #[error(
+        "{} is damaged at byte {offset}: {why}. A witness that forgets must never sign again: keep this directory as \
+         it is, follow in a new one, and give a witness in it a new key", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong there.
+        why: &'static str,
+    },
+    /// Another process has the directory.
+    #[error("{} is in use by another sift-verify follow: one at a time has a history", .0.display())]
+    InUse(PathBuf),
+    /// Nobody can say which log to follow, or how.
+    #[error("{0}")]
+    Setup(String),
+    /// What was to be compared cannot be proven now.
+    #[error("the head of {0} entries cannot be proven to be of the history seen so far: {1}")]
+    Unproven(u64, String),
 }

@@ -79,6 +79,14 @@ const fn of_code(code: Code) -> (&'static str, &'static str) {
             "A log that was set back to an old copy and went on from there. That is a fault of its operator, and the log is not the one it was.",
             LOG_KEY,
         ),
+        Code::HeadOlder => (
+            "A cache or a second machine that is behind, for as long as it is; or a log that was set back to an older copy and has not gone on yet.",
+            "Nothing but to serve an old head. What the log signs next must extend the largest head that was seen, or that is `heads-inconsistent`.",
+        ),
+        Code::HeadStale => (
+            "A log that nobody writes to, whose head nobody cosigns again; a network or a clock that is wrong.",
+            "The keys of witnesses, who would have to say that they saw this head just now.",
+        ),
         Code::ConsistencyUnproven => (
             "A proof for two other sizes, or one that a transfer changed. Let this program make it: --log.",
             LOG_KEY,

@@ -1,15 +1,17 @@
-//! Reading files whose size is bounded before they are read.
+//! Reading files whose size is bounded before they are read, and writing files that survive a crash.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use sift_rules::PolicyBundle;
 use sift_spec::bundle::{BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, Bundle};
 use sift_spec::evidence::PACK_BYTES_MAX;
-use sift_spec::note::NOTE_BYTES_MAX;
+use sift_spec::note::{KeyType, NOTE_BYTES_MAX, SignerKey, VerifierKey};
 use sift_spec::record::ENTRY_BYTES_MAX;
 use sift_spec::trust::{TRUST_BYTES_MAX, TrustPolicy};
+use sift_spec::types::KeyName;
+use zeroize::Zeroizing;
 
 use crate::error::CannotCheck;
 
@@ -32,6 +34,9 @@ pub const ENTRY: FileKind = FileKind { what: "an entry", bytes_max: ENTRY_BYTES_
 pub const PACK: FileKind = FileKind { what: "an evidence pack", bytes_max: PACK_BYTES_MAX as u64 };
 /// A consistency proof: at most 64 lines.
 pub const PROOF: FileKind = FileKind { what: "a consistency proof", bytes_max: 64 * 64 };
+
+/// Longest key file in bytes.
+const KEY_BYTES_MAX: u64 = 1024;
 
 /// Reads evidence. Of a file that is too large the first byte too many is the last that is read: enough for whoever
 /// judges it to reject it, as being too large is the evidence's fault.
@@ -137,4 +142,78 @@ pub fn read_trust(path: &Path) -> Result<TrustPolicy, CannotCheck> {
         source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
     })?;
     TrustPolicy::parse(&text).map_err(|source| CannotCheck::Trust { path: path.to_owned(), source })
+}
+
+/// Reads a private key from a file that only its owner may read.
+///
+/// # Errors
+/// When it cannot be read, others may read it, or it is none. Errors never repeat what it holds.
+pub fn read_key(path: &Path) -> Result<SignerKey, CannotCheck> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fail = |source| CannotCheck::File { path: path.to_owned(), source };
+    let wrong = |why: String| fail(io::Error::other(why));
+    let file = File::open(path).map_err(fail)?;
+    let mode = file.metadata().map_err(fail)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        return Err(wrong(format!("others may read this secret (mode {mode:o}); run: chmod 600 {path}")));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(KEY_BYTES_MAX as usize));
+    file.take(KEY_BYTES_MAX).read_to_string(&mut text).map_err(fail)?;
+    SignerKey::from_secret_text(text.trim_end()).map_err(|error| wrong(error.to_string()))
+}
+
+/// Makes a key for cosignatures and writes it to a file that is not there yet, readable by its owner alone.
+///
+/// # Errors
+/// When there is no randomness, or the file is there or cannot be written.
+pub fn make_witness_key(path: &Path, name: KeyName) -> Result<VerifierKey, CannotCheck> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let fail = |source| CannotCheck::Write { path: path.to_owned(), source };
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|error| CannotCheck::Random(error.to_string()))?;
+    let key = SignerKey::from_seed(name, KeyType::Cosignature, &seed)
+        .map_err(|error| fail(io::Error::other(error.to_string())))?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
+    let written = file.write_all(key.to_secret_text().as_bytes()).and_then(|()| file.write_all(b"\n"));
+    written.and_then(|()| file.sync_all()).map_err(fail)?;
+    sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(fail)?;
+    Ok(key.verifier().clone())
+}
+
+/// Makes what is on the disk in this directory its content for good.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir)?.sync_all()
+}
+
+/// Makes a directory and what is missing above it, durably.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    make_dir(parent)?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(parent),
+    }
+}
+
+/// Writes a whole file, durably: whoever looks finds all of it or what was there before.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    make_dir(dir)?;
+    let mut unfinished = std::ffi::OsString::from(".");
+    unfinished.push(path.file_name().unwrap_or_default());
+    unfinished.push(".unfinished");
+    let unfinished = dir.join(unfinished);
+    let written = File::create(&unfinished)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&unfinished, path));
+    if written.is_err() {
+        // A full disk is not to be filled with what is of no use.
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written.and_then(|()| sync_dir(dir))
 }

@@ -50,6 +50,8 @@ codes! {
         NotIncluded = "not-included", "The entries are not what the log committed to under this checkpoint: at least one was changed, moved or added.";
         HeadsInconsistent = "heads-inconsistent", "The log signed two heads of which neither extends the other: it showed two histories.";
         ConsistencyUnproven = "consistency-unproven", "The proof does not show that one head extends the other: the proof is wrong, or the heads are inconsistent.";
+        HeadOlder = "head-older", "The log was served with a smaller head than before; both are of one history, as far as is known.";
+        HeadStale = "head-stale", "The log was not seen to grow, nor to be cosigned, for longer than is allowed.";
         BundleMalformed = "bundle-malformed", "An entry bundle of the log is not the entries that its place in the tree needs.";
         TileDiffers = "tile-differs", "A served tile is not the one that the log's entries, or the root that it signed, give: whoever served it is at fault.";
         RootDiffers = "root-differs", "The entries that the log serves do not give the root that its checkpoint signs.";

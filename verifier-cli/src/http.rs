@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use sift_connect::Connect;
 use tokio::runtime::Runtime;
@@ -9,11 +10,33 @@ use tokio::runtime::Runtime;
 use crate::error::CannotCheck;
 use crate::source::Source;
 
-/// Longest time for one request, in seconds.
-const REQUEST_SECONDS_MAX: u64 = 60;
+/// How long one waits for a log, and how often one asks it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Longest time for one request.
+    request: Duration,
+    /// Longest time without a byte of the answer.
+    silence: Duration,
+    /// How often a request is made that fails for a reason that may pass.
+    attempts_max: u32,
+    /// Whether a log may send its reader elsewhere.
+    redirects: bool,
+}
 
-/// How often a request is made that fails for a reason that may pass.
-const ATTEMPTS_MAX: u32 = 4;
+impl Patience {
+    /// That of somebody who waits for one answer.
+    const ONCE: Self = Self {
+        request: Duration::from_secs(60),
+        silence: Duration::from_secs(60),
+        attempts_max: 4,
+        redirects: true,
+    };
+
+    /// That of somebody who comes back soon anyway, and lets nobody send a daemon around a network.
+    pub(crate) const fn daemon(silence: Duration) -> Self {
+        Self { request: Duration::from_secs(120), silence, attempts_max: 2, redirects: false }
+    }
+}
 
 /// A log at a URL.
 #[derive(Debug)]
@@ -21,6 +44,7 @@ pub struct HttpSource {
     prefix: Url,
     client: Client,
     runtime: Runtime,
+    attempts_max: u32,
 }
 
 /// Why a request gave no answer.
@@ -37,6 +61,10 @@ impl HttpSource {
     /// # Errors
     /// When the URL is none, or no client can be set up.
     pub fn new(prefix: &str, connect: &Connect) -> Result<Self, CannotCheck> {
+        Self::with(prefix, connect, Patience::ONCE)
+    }
+
+    pub(crate) fn with(prefix: &str, connect: &Connect, patience: Patience) -> Result<Self, CannotCheck> {
         let fail =
             |why: String| CannotCheck::Fetch { log: prefix.to_owned(), path: "anything".to_owned(), why };
         // A path without final slash would lose its last segment when another is joined to it.
@@ -45,7 +73,10 @@ impl HttpSource {
         let client = connect
             .client()
             .map_err(|error| fail(error.to_string()))?
-            .timeout(Duration::from_secs(REQUEST_SECONDS_MAX))
+            .timeout(patience.request)
+            .read_timeout(patience.silence)
+            .connect_timeout(patience.silence)
+            .redirect(if patience.redirects { Policy::default() } else { Policy::none() })
             .user_agent(concat!("sift-verify/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| fail(chain(&error)))?;
@@ -54,7 +85,7 @@ impl HttpSource {
             .enable_all()
             .build()
             .map_err(|error| fail(error.to_string()))?;
-        Ok(Self { prefix: url, client, runtime })
+        Ok(Self { prefix: url, client, runtime, attempts_max: patience.attempts_max })
     }
 
     async fn get(&self, url: Url, bytes_max: usize) -> Result<Option<Vec<u8>>, Failure> {
@@ -92,7 +123,7 @@ impl Source for HttpSource {
             attempt += 1;
             match self.runtime.block_on(self.get(url.clone(), bytes_max)) {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Passing(_)) if attempt < ATTEMPTS_MAX => {
+                Err(Failure::Passing(_)) if attempt < self.attempts_max => {
                     std::thread::sleep(Duration::from_millis(100 << attempt));
                 }
                 Err(Failure::Passing(why) | Failure::Final(why)) => return Err(fail(why)),

@@ -10,11 +10,13 @@
 //!    checked at all is [`CannotCheck`].
 //! 4. [`text`] prints the report for people, [`Report::to_json`] for programs; [`exit`] maps it to an exit code.
 //!
-//! Nothing here touches a network but [`http`], which is used only for a log that is given as a URL.
+//! Beside that, [`follow`] watches a log for as long as it lives, and cosigns what it saw.
+//!
+//! Nothing here touches a network but [`http`], which is used only for a log that is given as a URL, and [`follow`].
 //!
 //! # Out of scope
 //!
-//! Storing evidence, following a log over time, and judging whether a policy is a good one.
+//! Storing evidence, and judging whether a policy is a good one.
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a test that fails may panic
 #![warn(missing_docs)]
 
@@ -27,6 +29,7 @@ pub mod exit;
 pub mod explain;
 pub mod files;
 pub mod finding;
+pub mod follow;
 pub mod http;
 mod in_order;
 pub mod log;

@@ -17,6 +17,7 @@ mod found;
 
 use std::num::NonZeroUsize;
 
+use sift_spec::note::NOTE_BYTES_MAX;
 use sift_spec::proof::TreeHead;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Hash;
@@ -119,7 +120,7 @@ pub fn verify(
     // 1. The checkpoint is believed: without it there is no size and no root to check against.
     let note = match checkpoint {
         Some(note) => note.to_vec(),
-        None => source::checkpoint(source)?,
+        None => source::checkpoint(source, NOTE_BYTES_MAX)?,
     };
     let Some(checkpoint) = checkpoint::verify(&note, trust, &mut report) else { return Ok(report) };
     let (origin, head) = (&checkpoint.checkpoint().origin, checkpoint.checkpoint().head);

@@ -3,17 +3,18 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use sift_spec::proof::{PROOF_HASHES_MAX, Proof};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Hash;
-use sift_verify::args::{Check, Cli, Common, Teach, Verb};
+use sift_verify::args::{Check, Cli, Common, Follow, Teach, Verb, Watch};
 use sift_verify::consistency::{self, Basis};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
 use sift_verify::source::Source;
-use sift_verify::{CannotCheck, Report, explain, files, log, page, proof, replay, run, source, text};
+use sift_verify::{CannotCheck, Report, explain, files, follow, log, page, proof, replay, run, source, text};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,12 +22,38 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let exit = match Cli::parse().verb {
         Verb::Teach(verb) => teach(&verb),
+        Verb::Watch(verb) => watch(verb).unwrap_or_else(|error| complain(&error)),
         Verb::Check(verb) => match files::read_trust(&verb.common().trust) {
             Ok(trust) => verify(&verb, &trust),
             Err(error) => complain(&error),
         },
     };
     ExitCode::from(exit.code())
+}
+
+/// Follows a log, or makes what it takes to.
+fn watch(verb: Watch) -> Result<Exit, CannotCheck> {
+    let args = match verb {
+        Watch::Follow(args) => *args,
+        Watch::WitnessKey { name, out } => {
+            let key = files::make_witness_key(&out, name)?;
+            print(&format!(
+                "Made {} (keep it secret). For trust files, with the address where it cosigns:\n  \
+                 witness {} {key} https://HOST/\n",
+                out.display(),
+                key.name()
+            ));
+            return Ok(Exit::Verified);
+        }
+    };
+    let Follow { trust, log, dir, every, stale, patience, once, witness_key, listen, json, quiet, connect } =
+        args;
+    let trust = files::read_trust(&trust)?;
+    let witness = witness_key.map(|path| files::read_key(&path)).transpose()?.zip(listen);
+    let seconds = Duration::from_secs;
+    let (every, patience, stale) = (seconds(every), seconds(patience), (stale > 0).then(|| seconds(stale)));
+    let options = follow::Options { log, dir, every, stale, patience, once, witness };
+    follow::run(options, trust, &connect, follow::Teller { json, quiet })
 }
 
 /// What needs no evidence.

@@ -5,7 +5,6 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use sift_connect::Connect;
-use sift_spec::note::NOTE_BYTES_MAX;
 use sift_spec::record::ENTRY_BYTES_MAX;
 use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, Tiles, parse_hashes};
 use sift_spec::types::Hash;
@@ -83,13 +82,13 @@ impl Source for Directory {
     }
 }
 
-/// Reads the log's latest checkpoint.
+/// Reads the log's latest checkpoint, of at most so many bytes.
 ///
 /// # Errors
 /// When there is none or it cannot be fetched.
-pub fn checkpoint(source: &dyn Source) -> Result<Vec<u8>, CannotCheck> {
+pub fn checkpoint(source: &dyn Source, bytes_max: usize) -> Result<Vec<u8>, CannotCheck> {
     let missing = || CannotCheck::Missing { log: source.name(), path: "checkpoint".to_owned() };
-    source.fetch("checkpoint", NOTE_BYTES_MAX)?.ok_or_else(missing)
+    source.fetch("checkpoint", bytes_max)?.ok_or_else(missing)
 }
 
 /// Reads a tile or entry bundle. A partial one may have been replaced by the full one, of which it is the start.

@@ -6,7 +6,10 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part
 #![allow(clippy::unwrap_used)]
 
+pub mod follower;
+pub mod http;
 pub mod kernel;
+pub mod lying;
 pub mod tiles;
 
 use std::collections::BTreeMap;

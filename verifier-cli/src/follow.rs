@@ -1,0 +1,480 @@
+//! Following a log over time, as a regulator does: every head is proven to extend the last, and nothing seen is ever
+//! forgotten (SPEC §11.6).
+//!
+//! ```text
+//! poll ──────────┐
+//! feed ──────────┼─▶ judge: signed? of one history, by the log's own tiles? vouched for? ─▶ book ─▶ history (disk)
+//! add-checkpoint ┘                                                                          │
+//!                                                    mirror ◀── believed heads ◀────────────┴─▶ cosignatures
+//! ```
+//! Polling never ends, whatever the feed does: the feed only makes it faster. A finding never ends a follower, and it is
+//! loud about it for as long as it lasts: whoever watches must not stop when there is something to see.
+//!
+//! Out of scope: what entries say. [`crate::log`] audits the mirror.
+
+mod book;
+mod clock;
+mod evidence;
+mod history;
+mod judge;
+mod server;
+mod tell;
+mod witness;
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use sift_connect::Connect;
+use sift_spec::note::{KeyType, SignerKey, VerifierKey};
+use sift_spec::trust::TrustPolicy;
+use sift_spec::types::{KeyName, UnixMillis};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::CannotCheck;
+use crate::exit::Exit;
+use crate::files::make_dir;
+use crate::finding::{Code, Concern, Finding, Severity};
+use crate::http::{HttpSource, Patience};
+use crate::source::{self, Directory, Source};
+
+use book::{Book, EVIDENCE_DIR};
+use clock::now;
+use judge::{Judged, Watch};
+use server::Door;
+use tell::Told;
+use witness::ADD_CHECKPOINT;
+
+pub use tell::{EVENT_FORMAT, Teller};
+
+/// Name of the mirror, in the directory of a follower.
+const MIRROR_DIR: &str = "mirror";
+
+/// Name of the lock.
+const LOCK_FILE: &str = "lock";
+
+/// Longest checkpoint in bytes: sixteen post-quantum signatures, and to spare.
+const CHECKPOINT_BYTES_MAX: usize = 128 << 10;
+
+/// Heads that wait to be judged.
+const WAITING_MAX: usize = 64;
+
+/// Shortest time between two heads that are looked into because somebody sent them to the witness: it costs requests.
+const SUSPECTS_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is said where nothing else is known.
+const BROKEN: &str = "the history cannot be written";
+
+/// How long a follower that is told to stop may take to finish what it does.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How a log is followed.
+#[derive(Debug)]
+pub struct Options {
+    /// Directory or URL of the log; without it, the one URL of the trust file.
+    pub log: Option<String>,
+    /// Where everything is kept.
+    pub dir: PathBuf,
+    /// Time between two polls.
+    pub every: Duration,
+    /// For how long a log may neither grow nor be cosigned again; for ever when absent.
+    pub stale: Option<Duration>,
+    /// For how long a log may send nothing when it is asked.
+    pub patience: Duration,
+    /// Poll once and end.
+    pub once: bool,
+    /// The key of a witness, and where it listens.
+    pub witness: Option<(SignerKey, SocketAddr)>,
+}
+
+/// What a follower is told.
+enum Message {
+    /// A head that was sent to the witness with a proof that does not prove it.
+    Suspect(Vec<u8>),
+    /// What is durable cannot be written any more.
+    Broken,
+    /// To end.
+    Stop,
+}
+
+/// Follows a log until it is told to stop, or once. The answer is that of the exit code: a rejection where two histories
+/// were ever proven; and, of a single round, what the round found.
+///
+/// # Errors
+/// When the directory is not to be used, or what is durable cannot be written.
+pub fn run(
+    mut options: Options,
+    trust: TrustPolicy,
+    connect: &Connect,
+    teller: Teller,
+) -> Result<Exit, CannotCheck> {
+    make_dir(&options.dir).map_err(|source| CannotCheck::Write { path: options.dir.clone(), source })?;
+    let _lock = lock(&options.dir)?;
+    let (key, listen) = options.witness.take().unzip();
+    check_key(key.as_ref(), &trust)?;
+    // A witness may do nothing else.
+    let watched = match which_log(options.log.as_deref(), &trust) {
+        Err(_) if options.log.is_none() && key.is_some() => None,
+        which => Some(which?),
+    };
+    let witness = key.as_ref().map(|key| key.verifier().clone());
+    let book = Arc::new(Book::open(&options.dir, &trust, key, now())?);
+    let once = options.once;
+    let mut follower = match watched {
+        None => None,
+        Some((place, origin)) => {
+            let (log, book) = (open(&place, connect, options.patience)?, Arc::clone(&book));
+            let (fresh, standing, suspected) = (None, Standing::default(), None);
+            Some(Follower { options, trust, origin, book, log, teller, fresh, standing, suspected })
+        }
+    };
+    if let (true, Some(follower)) = (once, &mut follower) {
+        return follower.poll().map(|round| round.exit());
+    }
+    let (messages, inbox) = sync_channel(WAITING_MAX);
+    let (end, ended) = sync_channel(2);
+    let stopping = Arc::new(AtomicBool::new(false));
+    on_signal({
+        let (messages, end) = (messages.clone(), end.clone());
+        let (stopping, book) = (Arc::clone(&stopping), Arc::clone(&book));
+        move || {
+            stopping.store(true, Ordering::Relaxed);
+            let _ = messages.try_send(Message::Stop);
+            // Whoever waits for a log that hangs is not waited for: nothing is lost by ending now.
+            std::thread::sleep(GRACE);
+            let _ = end.send(Ok(verdict(&book)));
+        }
+    })?;
+    let door = Door { book: Arc::clone(&book), teller, messages };
+    let listen = listen.map(|listen| server::open(listen, door)).transpose()?;
+    begin(follower.as_ref(), &book, witness.as_ref().zip(listen), teller);
+    std::thread::spawn(move || {
+        end.send(match follower {
+            Some(follower) => follower.run(&inbox, &stopping),
+            None => stand_by(&book, &inbox),
+        })
+    });
+    let exit = ended.recv().unwrap_or(Ok(Exit::CouldNotCheck));
+    if exit.is_ok() {
+        teller.tell(&Told::Stopped { detail: "as it was told to" });
+    }
+    exit
+}
+
+/// A witness's key is one for cosignatures, and nobody else's.
+fn check_key(key: Option<&SignerKey>, trust: &TrustPolicy) -> Result<(), CannotCheck> {
+    let Some(key) = key.map(SignerKey::verifier) else { return Ok(()) };
+    let setup = |why: String| Err(CannotCheck::Setup(why));
+    if key.key_type() != KeyType::Cosignature {
+        return setup(format!("{key} is no key of a witness: make one with sift-verify witness-key"));
+    }
+    match trust.logs().iter().find(|log| log.key.public() == key.public()) {
+        Some(log) => {
+            setup(format!("a log must not be its own witness: this key is that of {}", log.key.name()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Says what begins.
+fn begin(
+    follower: Option<&Follower>,
+    book: &Book,
+    witness: Option<(&VerifierKey, SocketAddr)>,
+    teller: Teller,
+) {
+    let origin = follower.map(|follower| &follower.origin);
+    let size = origin.and_then(|origin| book.known(origin).anchor).map(|anchor| anchor.head.size);
+    let mut doing = Vec::new();
+    if let Some(follower) = follower {
+        let seen =
+            size.map_or("nothing was seen of it yet".to_owned(), |size| format!("{size} entries were seen"));
+        doing.push(format!("following {} at {}; {seen}", follower.origin, follower.log.name()));
+    }
+    if let Some((key, listen)) = witness {
+        let logs: Vec<&str> = book.origins().map(KeyName::as_str).collect();
+        doing.push(format!("cosigning for {} at http://{listen}/ as {key}", logs.join(", ")));
+    }
+    let (detail, listen) = (doing.join("; "), witness.map(|(_, listen)| listen));
+    teller.tell(&Told::Started { origin, size, listen, detail });
+}
+
+/// What a witness does that follows no log: its door does everything.
+fn stand_by(book: &Book, inbox: &Receiver<Message>) -> Result<Exit, CannotCheck> {
+    while let Ok(message) = inbox.recv() {
+        match message {
+            Message::Stop => break,
+            Message::Broken => return Err(book.is_broken().unwrap_or(CannotCheck::Setup(BROKEN.to_owned()))),
+            Message::Suspect(_) => {}
+        }
+    }
+    Ok(verdict(book))
+}
+
+/// Two histories that were ever proven stay proven.
+fn verdict(book: &Book) -> Exit {
+    if book.any_split() { Exit::Rejected } else { Exit::Verified }
+}
+
+/// One process at a time has a directory.
+fn lock(dir: &Path) -> Result<File, CannotCheck> {
+    let path = dir.join(LOCK_FILE);
+    let fail = |source| CannotCheck::Write { path: path.clone(), source };
+    let file = File::options().create(true).append(true).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CannotCheck::InUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+/// Where the log is, and which of the trust file's it is.
+fn which_log(named: Option<&str>, trust: &TrustPolicy) -> Result<(String, KeyName), CannotCheck> {
+    let same = |one: &str, other: &str| one.trim_end_matches('/') == other.trim_end_matches('/');
+    let setup = |why: &str| Err(CannotCheck::Setup(why.to_owned()));
+    let mut urls: Vec<&str> = trust.logs().iter().filter_map(|log| log.url.as_deref()).collect();
+    urls.dedup();
+    let place = match (named, urls.as_slice()) {
+        (Some(place), _) => place,
+        (None, [url]) => url,
+        (None, []) => return setup("no log line of the trust file ends in a URL: give --log DIR|URL"),
+        (None, _) => {
+            return setup("the log lines of the trust file have several URLs: give one as --log URL");
+        }
+    };
+    let by_url = trust.logs().iter().find(|log| log.url.as_deref().is_some_and(|url| same(url, place)));
+    match by_url.map(|log| log.key.name()).or(trust.origin()) {
+        Some(origin) => Ok((place.to_owned(), origin.clone())),
+        None => setup("the trust file has several logs: end the line of the one to follow with its URL"),
+    }
+}
+
+fn open(place: &str, connect: &Connect, patience: Duration) -> Result<Box<dyn Source + Send>, CannotCheck> {
+    if place.starts_with("http://") || place.starts_with("https://") {
+        Ok(Box::new(HttpSource::with(place, connect, Patience::daemon(patience))?))
+    } else {
+        Ok(Box::new(Directory::new(place)))
+    }
+}
+
+/// Does something once, in a thread of its own, when the process is told to end.
+fn on_signal(end: impl FnOnce() + Send + 'static) -> Result<(), CannotCheck> {
+    let fail = |error: std::io::Error| CannotCheck::Setup(format!("signals cannot be waited for: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+    let entered = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+    drop(entered);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        end();
+    });
+    Ok(())
+}
+
+/// What one look at a log found.
+#[derive(Default)]
+struct Round {
+    findings: Vec<(Finding, Option<PathBuf>)>,
+    troubles: Vec<CannotCheck>,
+}
+
+impl Round {
+    fn exit(&self) -> Exit {
+        if self.findings.iter().any(|(finding, _)| finding.severity == Severity::Rejects) {
+            Exit::Rejected
+        } else if self.troubles.is_empty() {
+            Exit::Verified
+        } else {
+            Exit::CouldNotCheck
+        }
+    }
+}
+
+/// What was said and still is so: nothing is said twice.
+#[derive(Default)]
+struct Standing {
+    findings: BTreeMap<Code, String>,
+    trouble: Option<String>,
+}
+
+struct Follower {
+    options: Options,
+    trust: TrustPolicy,
+    origin: KeyName,
+    book: Arc<Book>,
+    log: Box<dyn Source + Send>,
+    teller: Teller,
+    /// When witnesses last said that they saw the believed head.
+    fresh: Option<UnixMillis>,
+    standing: Standing,
+    /// When a head was looked into last that the witness was sent.
+    suspected: Option<Instant>,
+}
+
+impl Follower {
+    fn run(mut self, inbox: &Receiver<Message>, stopping: &AtomicBool) -> Result<Exit, CannotCheck> {
+        let mut next = Instant::now();
+        while !stopping.load(Ordering::Relaxed) {
+            let wait = next.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                self.poll()?;
+                next = Instant::now() + self.options.every;
+                continue;
+            }
+            match inbox.recv_timeout(wait) {
+                Ok(Message::Suspect(note)) => self.suspect(&note)?,
+                Ok(Message::Broken) => self.book.is_broken().map_or(Ok(()), Err)?,
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        Ok(verdict(&self.book))
+    }
+
+    /// Asks the log for its newest head.
+    fn poll(&mut self) -> Result<Round, CannotCheck> {
+        let mut round = Round::default();
+        match source::checkpoint(&*self.log, CHECKPOINT_BYTES_MAX) {
+            Ok(note) => self.judge(&note, "poll", &mut round)?,
+            Err(error) => round.troubles.push(error),
+        }
+        self.judge_past(&mut round);
+        self.judge_age(&mut round, now());
+        self.say(&round);
+        self.clear(&round);
+        Ok(round)
+    }
+
+    /// Looks into a head that the witness was sent with a bad proof: a fork, where the log's tiles say so.
+    fn suspect(&mut self, note: &[u8]) -> Result<(), CannotCheck> {
+        let ours = judge::claims(note).is_some_and(|(origin, _)| origin == self.origin);
+        if !ours || self.suspected.is_some_and(|last| last.elapsed() < SUSPECTS_PAUSE) {
+            return Ok(());
+        }
+        self.suspected = Some(Instant::now());
+        let mut round = Round::default();
+        self.judge(note, ADD_CHECKPOINT, &mut round)?;
+        // The tree may not be published yet, and then nothing is said of it.
+        round.findings.retain(|(finding, _)| finding.code == Code::HeadsInconsistent);
+        round.troubles.clear();
+        self.say(&round);
+        Ok(())
+    }
+
+    fn judge(&mut self, note: &[u8], from: &'static str, round: &mut Round) -> Result<(), CannotCheck> {
+        let mirror = Directory::new(self.options.dir.join(MIRROR_DIR));
+        let sources: [&dyn Source; 2] = [&*self.log, &mirror];
+        let watch = Watch { trust: &self.trust, origin: &self.origin, book: &self.book, sources: &sources };
+        let judged = match watch.judge(note, from, now()) {
+            Ok(judged) => judged,
+            Err(error) => {
+                round.troubles.push(error);
+                // Without its memory a follower is worth nothing.
+                return self.book.is_broken().map_or(Ok(()), Err);
+            }
+        };
+        self.freshen(&judged);
+        let Judged { head, grown_from, believed, witnesses, findings, unproven } = judged;
+        if let (Some(head), Some(grown_from)) = (head, grown_from) {
+            self.teller.tell(&tell::head(&self.origin, &head, grown_from, believed, from, &witnesses));
+        }
+        round.findings.extend(findings);
+        round.troubles.extend(unproven);
+        Ok(())
+    }
+
+    /// Remembers when witnesses last vouched for a head that is not behind the believed one.
+    fn freshen(&mut self, judged: &Judged) {
+        let believed = self.book.known(&self.origin).believed;
+        let newest = judged.witnesses.iter().map(|(_, seconds)| seconds.saturating_mul(1000)).max();
+        let Some((head, believed, newest)) =
+            judged.head.zip(believed).zip(newest).map(|((head, believed), newest)| (head, believed, newest))
+        else {
+            return;
+        };
+        if head.size >= believed.head.size {
+            // A time that has not come yet says no more than now.
+            let time = UnixMillis::new(newest).unwrap_or(now()).min(now());
+            self.fresh = self.fresh.max(Some(time));
+        }
+    }
+
+    /// What was proven once stays so.
+    fn judge_past(&self, round: &mut Round) {
+        let said = round.findings.iter().any(|(finding, _)| finding.code == Code::HeadsInconsistent);
+        if self.book.known(&self.origin).split && !said {
+            let detail = "this log has shown two histories; the evidence is kept";
+            let finding = Finding::rejects(Code::HeadsInconsistent, Concern::whole(), detail);
+            round.findings.push((finding, Some(self.options.dir.join(EVIDENCE_DIR))));
+        }
+    }
+
+    /// A head is as old as its first sight, or as the newest cosignature of it.
+    fn judge_age(&self, round: &mut Round, now: UnixMillis) {
+        let (Some(stale), Some(believed)) = (self.options.stale, self.book.known(&self.origin).believed)
+        else {
+            return;
+        };
+        let since = believed.time.max(self.fresh.unwrap_or_default());
+        if u128::from(now.get().saturating_sub(since.get())) > stale.as_millis() {
+            let (size, seconds) = (believed.head.size, stale.as_secs());
+            let detail = format!(
+                "the head of {size} entries is all there is since {}; more than {seconds} s are too long",
+                since.utc()
+            );
+            round
+                .findings
+                .push((Finding::rejects(Code::HeadStale, Concern::path("checkpoint"), detail), None));
+        }
+    }
+
+    /// Says what is new in a round.
+    fn say(&mut self, round: &Round) {
+        for (finding, evidence) in &round.findings {
+            let before = self.standing.findings.insert(finding.code, finding.detail.clone());
+            // Proven once, it is not proven less by other evidence.
+            let again = before.as_ref() == Some(&finding.detail);
+            if !again {
+                self.teller.tell(&Told::Finding {
+                    origin: &self.origin,
+                    finding,
+                    evidence: evidence.as_deref(),
+                });
+            }
+        }
+        if let Some(error) = round.troubles.last() {
+            let said = self.standing.trouble.replace(error.to_string());
+            if said.as_ref() != self.standing.trouble.as_ref() {
+                self.teller.trouble(error);
+            }
+        }
+    }
+
+    /// Says what a whole round did not find any more.
+    fn clear(&mut self, round: &Round) {
+        let is_so = |code: &Code| round.findings.iter().any(|(finding, _)| finding.code == *code);
+        // Where nothing was learnt, nothing is cleared.
+        if !round.troubles.is_empty() {
+            return;
+        }
+        if self.standing.trouble.take().is_some() {
+            self.teller.tell(&Told::Recovered { detail: "the log answers again" });
+        }
+        let gone: Vec<Code> = self.standing.findings.keys().filter(|code| !is_so(code)).copied().collect();
+        for code in gone {
+            self.standing.findings.remove(&code);
+            self.teller.tell(&Told::Cleared { origin: &self.origin, code: code.code() });
+        }
+    }
+}
