@@ -41,6 +41,7 @@ Examples:
   sift-verify replay --trust trust.txt --bundle new-policy packs/
   sift-verify log --trust trust.txt ./mirror
   sift-verify consistency --trust trust.txt monday.checkpoint friday.checkpoint --log ./mirror
+  sift-verify diff --trust trust.txt mine.sift theirs.sift
   sift-verify explain chain-fork")]
 pub struct Cli {
     /// What to do.
@@ -224,6 +225,53 @@ Examples:
         #[arg(long, value_name = "DIR|URL")]
         log: Option<String>,
     },
+    /// Two packs of one run, or two mirrors of one log: are they the same, and if not, who said two things?
+    ///
+    /// Each is verified on its own first. Two packs are compared record by record: two different records for one place of
+    /// the run, both signed by its kernel, prove that the kernel told two stories; two different entries at one index,
+    /// both proven, prove it of the log. Of two mirrors the heads are compared, and where neither extends the other, the
+    /// first entry that differs is found through the tiles, of which a few dozen are read. A mirror whose tiles do not give
+    /// its own root is damaged, and proves nothing about the log.
+    ///
+    /// What only one of the two holds is no contradiction: an earlier copy ends earlier, and payloads may be withheld. It
+    /// is listed, and with --strict rejected.
+    #[command(after_help = "\
+Exit codes:
+  0  nothing contradicts; one may be an earlier or a shorter copy of the other
+  1  they contradict each other, or one is rejected on its own; with --strict, anything is only in one
+  2  could not check: two runs, two logs, a pack and a log, or something cannot be read
+
+Examples:
+  sift-verify diff --trust trust.txt from-kernel.sift from-log.sift
+  sift-verify diff --trust trust.txt --log ./mirror monday.sift friday.sift    heads compared as well
+  sift-verify diff --trust trust.txt ./my-mirror https://log.example/
+  sift-verify diff --trust trust.txt --full ./my-mirror ./their-mirror         every entry of both checked")]
+    Diff {
+        /// Common options.
+        #[command(flatten)]
+        common: Common,
+        /// Accept runs that are still in progress: without their close, and with calls under way
+        #[arg(long)]
+        open: bool,
+        /// Of two packs: a log to prove by that the head of one extends that of the other
+        #[arg(long, value_name = "DIR|URL")]
+        log: Option<String>,
+        /// Of two mirrors: verify each as `log` does, and list every entry that differs
+        #[arg(long)]
+        full: bool,
+        /// Worker threads for --full; all cores when absent
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
+        /// How a URL is reached.
+        #[command(flatten)]
+        connect: Connect,
+        /// An evidence pack; or a directory or URL that holds `checkpoint` and `tile/`
+        #[arg(value_name = "A")]
+        first: String,
+        /// The other
+        #[arg(value_name = "B")]
+        second: String,
+    },
 }
 
 /// Verbs that watch.
@@ -353,7 +401,8 @@ impl Check {
             | Self::Run { common, .. }
             | Self::Replay { common, .. }
             | Self::Log { common, .. }
-            | Self::Consistency { common, .. } => common,
+            | Self::Consistency { common, .. }
+            | Self::Diff { common, .. } => common,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Two checkpoints of one log: does one extend the other, or did the log show two histories? (SPEC §7.1)
 
 use sift_spec::proof::{Proof, ProofError, ProveError, TreeHead, prove_consistency, verify_consistency};
-use sift_spec::tile::{TileError, TiledTree};
+use sift_spec::tile::{TileError, TiledTree, Tiles};
 use sift_spec::tree::{Nodes as _, RightEdge};
 use sift_spec::trust::{TrustPolicy, VerifiedCheckpoint};
-use sift_spec::types::TreeSize;
+use sift_spec::types::{Hash, TreeSize};
 
 use crate::checkpoint;
 use crate::error::CannotCheck;
@@ -55,10 +55,22 @@ pub fn verify(
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
     let mut report = Report::new(Verb::Consistency, "two checkpoints");
+    compare(first, second, basis, trust, &mut report)?;
+    Ok(report)
+}
+
+/// Does what [`verify`] does, as a part of another report.
+pub(crate) fn compare(
+    first: &[u8],
+    second: &[u8],
+    basis: Basis<'_>,
+    trust: &TrustPolicy,
+    report: &mut Report,
+) -> Result<(), CannotCheck> {
     // 1. Both checkpoints are believed.
-    let first = checkpoint::verify(first, trust, &mut report);
-    let second = checkpoint::verify(second, trust, &mut report);
-    let (Some(first), Some(second)) = (first, second) else { return Ok(report) };
+    let first = checkpoint::verify(first, trust, report);
+    let second = checkpoint::verify(second, trust, report);
+    let (Some(first), Some(second)) = (first, second) else { return Ok(()) };
     // 2. They are of one log.
     let [(old, old_by), (new, new_by)] = sorted(&first, &second);
     if old_by.checkpoint().origin != new_by.checkpoint().origin {
@@ -80,7 +92,7 @@ pub fn verify(
             Extension::Proven(proof) | Extension::Split(proof) => proof,
             Extension::NotItsTiles => {
                 report.reject(Code::TileDiffers, Concern::whole(), not_its_tiles(source, &new));
-                return Ok(report);
+                return Ok(());
             }
         },
     };
@@ -94,7 +106,7 @@ pub fn verify(
             report.reject(Code::ConsistencyUnproven, Concern::whole(), format!("{error}: {}", split()));
         }
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Smaller tree first.
@@ -126,12 +138,11 @@ pub(crate) fn extension(
     old: &TreeHead,
     new: &TreeHead,
 ) -> Result<Extension, CannotCheck> {
-    let (found, proof) = from_tiles(source, old.size, new.size)?;
-    Ok(match verify_consistency(&found, new, &proof) {
-        Err(_) => Extension::NotItsTiles,
-        Ok(()) if found.root == old.root => Extension::Proven(proof),
-        Ok(()) => Extension::Split(proof),
-    })
+    let Some((row, proof)) = prefix(source, &SourceTiles(source), new, old.size)? else {
+        return Ok(Extension::NotItsTiles);
+    };
+    let same = RightEdge::from_row(old.size, row).is_some_and(|edge| edge.root() == old.root);
+    Ok(if same { Extension::Proven(proof) } else { Extension::Split(proof) })
 }
 
 /// What is to be said of [`Extension::NotItsTiles`].
@@ -140,20 +151,30 @@ pub(crate) fn not_its_tiles(source: &dyn Source, new: &TreeHead) -> String {
     format!("the tiles of {name} are not those of the tree of {size} with root {root}")
 }
 
-/// The root at the size `old`, and the proof that the tree of `new` entries starts with it, as tiles have them.
-fn from_tiles(source: &dyn Source, old: TreeSize, new: TreeSize) -> Result<(TreeHead, Proof), CannotCheck> {
-    let tiles = SourceTiles(source);
-    let tree = TiledTree::new(new, &tiles);
+/// The right edge that the tree of `head` had at the size `at`, with the proof that it had; `None` where the tiles,
+/// which `source` serves, are not those of that tree.
+///
+/// # Errors
+/// When tiles cannot be read.
+pub(crate) fn prefix<T: Tiles<Error = CannotCheck>>(
+    source: &dyn Source,
+    tiles: &T,
+    head: &TreeHead,
+    at: TreeSize,
+) -> Result<Option<(Vec<Hash>, Proof)>, CannotCheck> {
+    let tree = TiledTree::new(head.size, tiles);
     let unfit = |why: String| CannotCheck::Fetch { log: source.name(), path: "tile".to_owned(), why };
     let broken = |error: TileError<CannotCheck>| match error {
         TileError::Read(error) => error,
         error @ TileError::Narrow(_) => unfit(error.to_string()),
     };
-    let row = tree.read(&RightEdge::nodes(old)).map_err(broken)?;
-    let edge = RightEdge::from_row(old, row).ok_or_else(|| unfit(format!("they have no tree of {old}")))?;
-    let proof = prove_consistency(old, new, &tree).map_err(|error| match error {
+    let row = tree.read(&RightEdge::nodes(at)).map_err(broken)?;
+    let edge =
+        RightEdge::from_row(at, row.clone()).ok_or_else(|| unfit(format!("they have no tree of {at}")))?;
+    let proof = prove_consistency(at, head.size, &tree).map_err(|error| match error {
         ProveError::Read(error) => broken(error),
         ProveError::Request(error) => unfit(error.to_string()),
     })?;
-    Ok((TreeHead { size: old, root: edge.root() }, proof))
+    let found = TreeHead { size: at, root: edge.root() };
+    Ok(verify_consistency(&found, head, &proof).is_ok().then_some((row, proof)))
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use sift_spec::trust::PolicyError;
+use sift_spec::types::RunId;
 
 /// Why something could not be checked, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,17 @@ pub enum CannotCheck {
     /// Two checkpoints of different logs.
     #[error("the checkpoints are of two logs, {0} and {1}: only heads of one log can be compared")]
     TwoLogs(String, String),
+    /// Packs of two runs.
+    #[error("the packs are of two runs, {0} and {1}: there is nothing to compare")]
+    TwoRuns(RunId, RunId),
+    /// A pack and a log.
+    #[error("{pack} is a file and {log} is a log: give two packs, or two directories or URLs of tiles")]
+    PackAndLog {
+        /// The file.
+        pack: String,
+        /// Directory or URL.
+        log: String,
+    },
     /// Neither a proof nor a log to make one from.
     #[error(
         "the heads have {0} and {1} entries, and comparing them takes a proof: \

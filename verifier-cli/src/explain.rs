@@ -178,6 +178,10 @@ const fn of_code(code: Code) -> (&'static str, &'static str) {
             ("Packs of two runs that do not belong together.", "The keys of both kernels.")
         }
         Code::CloseDiffers => (KERNEL_FAULT, KERNEL_KEY),
+        Code::CopiesDiffer => (
+            "A damaged copy. Which of the two it is, its own findings say; get it again, from where it was made.",
+            "A change that its own copy still verifies with: then it is chain-fork or heads-inconsistent, and somebody signed both.",
+        ),
     }
 }
 
@@ -258,6 +262,14 @@ const fn of_gap(gap: Gap) -> (&'static str, &'static str) {
         Gap::SemanticsUnchecked => (
             "The whole log is checked for what every entry must be; payloads are not in it.",
             "`sift-verify run` on the packs of the runs that matter.",
+        ),
+        Gap::OnlyInOne => (
+            "One copy was made earlier than the other, or with less in it: payloads may be withheld.",
+            "The same from whoever made the other copy.",
+        ),
+        Gap::HeadsUncompared => (
+            "A pack holds one head, and no proof about others.",
+            "`sift-verify diff` with --log, or `sift-verify consistency` on the two checkpoints.",
         ),
     }
 }

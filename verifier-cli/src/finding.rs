@@ -88,6 +88,7 @@ codes! {
         HaltIgnored = "halt-ignored", "A call was let through, or approved and run, after the run was halted.";
         DelegationInvalid = "delegation-invalid", "A delegation is not one of the run that it opened, or the close that settles a delegated call is not one of its run.";
         CloseDiffers = "close-differs", "The close record does not state what the records before it add up to.";
+        CopiesDiffer = "copies-differ", "Two copies of one thing do not agree on an entry, and not both are proven: one of them was changed.";
     }
 }
 
@@ -114,6 +115,8 @@ codes! {
         DelegatorUnproven = "delegator-unproven", "That a kernel's key counted for what it delegated, or closed, needs the operator's entries that grant it.";
         ParentUnchecked = "parent-unchecked", "That another run started this one needs the other run's records.";
         SemanticsUnchecked = "semantics-unchecked", "Decisions, budgets, approvals and payloads are checked per run, from its pack.";
+        OnlyInOne = "only-in-one", "One of two copies holds this and the other does not, so there is nothing to compare it with.";
+        HeadsUncompared = "heads-uncompared", "That one of two heads extends the other takes a proof, or the log to make one from.";
     }
 }
 

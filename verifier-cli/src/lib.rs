@@ -24,6 +24,7 @@ pub mod args;
 mod chain;
 mod checkpoint;
 pub mod consistency;
+pub mod diff;
 pub mod error;
 pub mod exit;
 pub mod explain;

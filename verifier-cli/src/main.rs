@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
+use sift_connect::Connect;
 use sift_spec::proof::{PROOF_HASHES_MAX, Proof};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Hash;
 use sift_verify::args::{Check, Cli, Common, Follow, Teach, Verb, Watch};
 use sift_verify::consistency::{self, Basis};
+use sift_verify::diff::{self, Diff};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
 use sift_verify::source::Source;
@@ -134,6 +136,31 @@ fn verify(verb: &Check, trust: &TrustPolicy) -> Exit {
             let log = source::open(log, connect);
             answer(common, log.and_then(|log| verify_log(&*log, checkpoint.as_deref(), &options, trust)))
         }
+        Check::Diff { open, log, full, threads, connect, first, second, .. } => {
+            let [of_first, of_second] =
+                [first, second].map(|place| source::is_url(place) || Path::new(place).is_dir());
+            let compared = match (of_first, of_second) {
+                (false, false) if trust.operator().is_none() => {
+                    Err(CannotCheck::NoOperator { path: common.trust.clone() })
+                }
+                (false, false) => {
+                    let options = run::Options { allow_open: *open };
+                    let log = log.as_ref().map(|log| source::open(log, connect)).transpose();
+                    log.and_then(|log| diff_packs([first, second], log.as_deref(), trust, &options))
+                }
+                (true, true) => {
+                    let bar = Bar::new(common.quiet, "entries");
+                    let audit = full.then_some(log::Options { threads: *threads, progress: &bar });
+                    diff_logs([first, second], connect, trust, audit.as_ref())
+                }
+                (of_first, _) => {
+                    let (log, pack) = if of_first { (first, second) } else { (second, first) };
+                    let there = files::read(Path::new(pack), files::PACK);
+                    there.and(Err(CannotCheck::PackAndLog { pack: pack.clone(), log: log.clone() }))
+                }
+            };
+            answer_diff(common, compared)
+        }
         Check::Consistency { old, new, proof, connect, log, .. } => {
             let log = log.as_ref().map(|log| source::open(log, connect)).transpose();
             answer(
@@ -229,6 +256,46 @@ fn verify_consistency(
         (None, None) => Basis::None,
     };
     Ok(consistency::verify(&old, &new, basis, trust)?.about(subject))
+}
+
+fn diff_packs(
+    packs: [&str; 2],
+    log: Option<&dyn Source>,
+    trust: &TrustPolicy,
+    options: &run::Options,
+) -> Result<Diff, CannotCheck> {
+    let read = |pack| files::read(Path::new(pack), files::PACK);
+    let [first, second] = packs;
+    let (a, b) = (read(first)?, read(second)?);
+    diff::compare_packs([(first, &a), (second, &b)], log, trust, options)
+}
+
+fn diff_logs(
+    logs: [&str; 2],
+    connect: &Connect,
+    trust: &TrustPolicy,
+    audit: Option<&log::Options<'_>>,
+) -> Result<Diff, CannotCheck> {
+    let [first, second] = logs;
+    let (a, b) = (source::open(first, connect)?, source::open(second, connect)?);
+    diff::compare_logs([&*a, &*b], trust, audit)
+}
+
+/// The reports on both sides, then what comparing them gave.
+fn answer_diff(common: &Common, compared: Result<Diff, CannotCheck>) -> Exit {
+    let Diff { sides, report } = match compared {
+        Ok(compared) => compared,
+        Err(error) => return complain(&error),
+    };
+    let sides = sides.map(|side| {
+        let side = side.judged(common.strict);
+        print(&match (common.json, common.quiet) {
+            (false, false) => text::render_brief(&side) + "\n",
+            _ => rendered(common, &side),
+        });
+        Exit::from(&side)
+    });
+    sides.into_iter().fold(answer(common, Ok(report)), Exit::max)
 }
 
 fn read_consistency_proof(path: &Path) -> Result<Proof, CannotCheck> {

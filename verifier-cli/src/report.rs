@@ -25,6 +25,7 @@ pub enum Verb {
     Run,
     Log,
     Consistency,
+    Diff,
 }
 
 /// The answer.

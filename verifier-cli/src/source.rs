@@ -35,11 +35,17 @@ pub trait Source: Sync {
 /// # Errors
 /// When the network client cannot be set up.
 pub fn open(place: &str, connect: &Connect) -> Result<Box<dyn Source>, CannotCheck> {
-    if place.starts_with("http://") || place.starts_with("https://") {
+    if is_url(place) {
         Ok(Box::new(HttpSource::new(place, connect)?))
     } else {
         Ok(Box::new(Directory::new(place)))
     }
+}
+
+/// Whether a place is a URL and no path.
+#[must_use]
+pub fn is_url(place: &str) -> bool {
+    place.starts_with("http://") || place.starts_with("https://")
 }
 
 /// A directory of tiles.

@@ -34,12 +34,7 @@ impl fmt::Display for Many {
 #[must_use]
 pub fn render(report: &Report) -> String {
     let mut page = Page(String::new());
-    let style = match report.verdict() {
-        Verdict::Verified => GOOD,
-        Verdict::Rejected => BAD,
-    };
-    let verdict = report.verdict().to_string().to_uppercase();
-    page.item(style, &verdict, report.subject());
+    page.verdict(report);
     page.findings(report);
     page.verified(report);
     page.unchecked(report);
@@ -47,7 +42,21 @@ pub fn render(report: &Report) -> String {
     page.0
 }
 
-/// The verdict and the findings alone.
+/// The verdict, the findings, and the codes of what was not checked.
+#[must_use]
+pub fn render_brief(report: &Report) -> String {
+    let mut page = Page(String::new());
+    page.verdict(report);
+    page.findings(report);
+    let mut codes: Vec<&str> = report.unchecked().iter().map(|gap| gap.code.code()).collect();
+    codes.dedup();
+    if !codes.is_empty() {
+        page.wrap("  ", &format!("not checked: {}", codes.join(", ")));
+    }
+    page.0
+}
+
+/// The findings alone.
 #[must_use]
 pub fn render_findings(report: &Report) -> String {
     let mut page = Page(String::new());
@@ -86,6 +95,15 @@ pub fn message(text: &str) -> String {
 pub(crate) struct Page(pub(crate) String);
 
 impl Page {
+    fn verdict(&mut self, report: &Report) {
+        let style = match report.verdict() {
+            Verdict::Verified => GOOD,
+            Verdict::Rejected => BAD,
+        };
+        let verdict = report.verdict().to_string().to_uppercase();
+        self.item(style, &verdict, report.subject());
+    }
+
     pub(crate) fn findings(&mut self, report: &Report) {
         if report.findings().is_empty() {
             return;
@@ -128,10 +146,14 @@ impl Page {
             return;
         }
         self.heading("What was not checked");
+        let mut explained = Vec::new();
         for gap in report.unchecked() {
             self.item(CARE, &format!("  {}", gap.code), &place(&gap.concern));
             self.wrap("      ", &gap.detail);
-            self.wrap("      ", gap.code.meaning());
+            if !explained.contains(&gap.code) {
+                explained.push(gap.code);
+                self.wrap("      ", gap.code.meaning());
+            }
         }
         self.unlisted(report.unchecked_unlisted(), "item");
     }

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::kernel::{BUDGET, FACTS, POLICY, PRICES, honest};
-use common::{index, tiles};
+use common::kernel::{BUDGET, FACTS, POLICY, PRICES, beat, honest};
+use common::{Draft, index, tiles};
 use sift_spec::evidence::Pack;
 use sift_spec::proof::{TreeHead, prove_consistency, prove_inclusion};
 use sift_spec::receipt::Receipt;
@@ -87,6 +87,17 @@ fn set_up(dir: &Path) {
     let lines: String = proof.0.iter().map(|hash| format!("{hash}\n")).collect();
     put("old-new.proof", lines.as_bytes());
 
+    // The same kernel and log, telling another story from the last call on.
+    let mut other = scenario.clone();
+    other.drafts[15] = Draft::new(beat(15), other.drafts[15].time);
+    let lost = scenario.drafts[15].commitments();
+    other.objects.retain(|digest, _| !lost.contains(digest));
+    put("other.sift", &other.pack().write().unwrap());
+    tiles::write(&other.seal(), &dir.join("other-mirror"));
+    let mut early = sealed.clone();
+    early.entries.truncate(14);
+    early.in_pack.retain(|at| *at < 14);
+    tiles::write(&early, &dir.join("early-mirror"));
     tiles::write(&sealed, &dir.join("mirror"));
     let mut stored = sealed.clone();
     common::spoil_signature(&mut stored.entries[19]);
@@ -187,6 +198,11 @@ fn consistency() {
 }
 
 #[test]
+fn diff() {
+    check("diff");
+}
+
+#[test]
 fn help() {
     check("help");
 }
@@ -206,7 +222,7 @@ fn manual_and_completions_know_every_verb() {
     };
     let pages = dir.path().join("man/man1");
     run(&["man", pages.to_str().unwrap()]);
-    let verbs = ["proof", "run", "replay", "log", "consistency", "explain", "completions", "man"];
+    let verbs = ["proof", "run", "replay", "log", "consistency", "diff", "explain", "completions", "man"];
     for verb in verbs {
         let page = fs::read_to_string(pages.join(format!("sift-verify-{verb}.1"))).unwrap();
         assert!(page.contains(".SH SYNOPSIS"), "{verb}");

@@ -6,14 +6,16 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use common::index;
 use common::kernel::{BUDGET, FACTS, Kernel, POLICY, PRICES, honest};
-use common::{Scenario, index};
 use sift_rules::PolicyBundle;
 use sift_rules::simulate::Change;
 use sift_spec::bundle::Bundle;
+use sift_spec::entry::Entry;
 use sift_spec::evidence::Pack;
 use sift_spec::meter::Meter;
-use sift_spec::record::{Answer, Effect, LimitRefusal, Refusal, Scope, Status, Window};
+use sift_spec::payload::Commitment;
+use sift_spec::record::{Answer, Effect, LimitRefusal, Record, Refusal, Scope, Status, Window};
 use sift_verify::replay::{self, Again, Decided, Options, Replayed, Sums};
 use sift_verify::{Verdict, run};
 use tempfile::TempDir;
@@ -154,11 +156,11 @@ fn what_is_withheld_is_counted_and_not_guessed() {
     let (scenario, new) = (honest(), policy("\"rule\": \"refund\"", "\"rule\": \"repay\""));
     let without = |name: &str| {
         let mut pack = scenario.pack();
-        for draft in &scenario.drafts {
-            let record = common_record(&scenario, draft);
-            for commitment in record.commitments().into_iter().filter(|one| one.name.as_str() == name) {
-                pack.objects.remove(&commitment.digest);
-            }
+        let named = |object: &Commitment| object.name.as_str() == name;
+        let records = pack.entries.values().map(|entry| Entry::parse(entry.clone()).unwrap());
+        let records: Vec<Record> = records.filter_map(|entry| entry.record().cloned()).collect();
+        for commitment in records.iter().flat_map(Record::commitments).filter(|object| named(object)) {
+            pack.objects.remove(&commitment.digest);
         }
         pack
     };
@@ -185,17 +187,6 @@ fn what_is_withheld_is_counted_and_not_guessed() {
     let all = Pack { objects: Default::default(), ..scenario.pack() };
     assert_eq!(why(&all, Some(&new)).len(), 6);
     assert_eq!(why(&all, None).len(), 6);
-}
-
-fn common_record(scenario: &Scenario, draft: &common::Draft) -> sift_spec::record::Record {
-    sift_spec::record::Record {
-        agent: draft.agent.clone(),
-        body: draft.body.clone(),
-        prev: None,
-        run: scenario.run,
-        seq: common::seq(0),
-        time: draft.time,
-    }
 }
 
 #[test]

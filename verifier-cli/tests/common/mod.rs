@@ -129,6 +129,15 @@ impl Draft {
     }
 }
 
+impl Draft {
+    /// Digests of the objects that the record will commit to.
+    pub fn commitments(&self) -> Vec<Hash> {
+        let (agent, body, time) = (self.agent.clone(), self.body.clone(), self.time);
+        let record = Record { agent, body, prev: None, run: run_id(1), seq: seq(0), time };
+        record.commitments().into_iter().map(|commitment| commitment.digest).collect()
+    }
+}
+
 /// What is to be logged.
 #[derive(Clone)]
 pub struct Scenario {
