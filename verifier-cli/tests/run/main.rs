@@ -102,6 +102,8 @@ fn every_code_of_a_run_has_a_mutation() {
         Code::TileDiffers,
         Code::RootDiffers,
         Code::CopiesDiffer,
+        Code::HeadOlder,
+        Code::HeadStale,
     ];
     for code in Code::ALL.iter().filter(|code| !elsewhere.contains(code)) {
         assert!(MUTATIONS.iter().any(|(_, given, _)| given == code), "{code} has no mutation");
