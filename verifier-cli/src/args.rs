@@ -293,7 +293,8 @@ pub enum Watch {
     #[command(after_help = "\
 Examples:
   sift-verify follow --trust trust.txt --log https://log.example/ --dir /var/lib/sift-follow
-  sift-verify follow --trust trust.txt --log https://log.example/ --dir ~/watch --once   for cron
+  sift-verify follow --trust trust.txt --log https://log.example/ --dir ~/watch --mirror --once   for cron
+  sift-verify log --trust trust.txt ~/watch/mirror
   sift-verify follow --trust trust.txt --log https://log.example/ --dir /var/lib/sift-follow \\
       --witness-key witness.key --listen 127.0.0.1:7380   cosigning as well")]
     Follow(Box<Follow>),
@@ -332,6 +333,9 @@ pub struct Follow {
     /// Seconds without a byte after which a log is given up until the next poll
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub patience: u64,
+    /// Hold a full copy of the log in DIR/mirror, every byte proven, for `sift-verify log` to audit
+    #[arg(long)]
+    pub mirror: bool,
     /// Ask once and end, for cron
     #[arg(long)]
     pub once: bool,

@@ -130,4 +130,7 @@ pub enum CannotCheck {
     /// What was to be compared cannot be proven now.
     #[error("the head of {0} entries cannot be proven to be of the history seen so far: {1}")]
     Unproven(u64, String),
+    /// A copy of a log is not extended.
+    #[error("the mirror is behind: {0}")]
+    Mirror(String),
 }

@@ -202,12 +202,14 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
 
 /// Writes a whole file, durably: whoever looks finds all of it or what was there before.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    make_dir(dir)?;
-    let mut unfinished = std::ffi::OsString::from(".");
-    unfinished.push(path.file_name().unwrap_or_default());
-    unfinished.push(".unfinished");
-    let unfinished = dir.join(unfinished);
+    make_dir(path.parent().unwrap_or(Path::new(".")))?;
+    write_whole(path, bytes)?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// The same, but for its name, which a crash of the machine may take away until its directory is synced.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = unfinished(path);
     let written = File::create(&unfinished)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&unfinished, path));
@@ -215,5 +217,11 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
         // A full disk is not to be filled with what is of no use.
         let _ = std::fs::remove_file(&unfinished);
     }
-    written.and_then(|()| sync_dir(dir))
+    written
+}
+
+/// Where a file is while it is written.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.unfinished"))
 }

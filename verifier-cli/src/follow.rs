@@ -15,40 +15,40 @@
 mod book;
 mod clock;
 mod evidence;
+mod follower;
 mod history;
 mod judge;
+mod mirror;
 mod server;
 mod tell;
 mod witness;
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use sift_connect::Connect;
 use sift_spec::note::{KeyType, SignerKey, VerifierKey};
 use sift_spec::trust::TrustPolicy;
-use sift_spec::types::{KeyName, UnixMillis};
+use sift_spec::types::{KeyName, TreeSize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::CannotCheck;
 use crate::exit::Exit;
 use crate::files::make_dir;
-use crate::finding::{Code, Concern, Finding, Severity};
 use crate::http::{HttpSource, Patience};
-use crate::source::{self, Directory, Source};
+use crate::source::{Directory, Source};
 
-use book::{Book, EVIDENCE_DIR};
+use book::Book;
 use clock::now;
-use judge::{Judged, Watch};
+use follower::Follower;
+use mirror::Failure;
 use server::Door;
 use tell::Told;
-use witness::ADD_CHECKPOINT;
 
 pub use tell::{EVENT_FORMAT, Teller};
 
@@ -63,9 +63,6 @@ const CHECKPOINT_BYTES_MAX: usize = 128 << 10;
 
 /// Heads that wait to be judged.
 const WAITING_MAX: usize = 64;
-
-/// Shortest time between two heads that are looked into because somebody sent them to the witness: it costs requests.
-const SUSPECTS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is said where nothing else is known.
 const BROKEN: &str = "the history cannot be written";
@@ -86,6 +83,8 @@ pub struct Options {
     pub stale: Option<Duration>,
     /// For how long a log may send nothing when it is asked.
     pub patience: Duration,
+    /// Whether a full copy of the log is held.
+    pub mirror: bool,
     /// Poll once and end.
     pub once: bool,
     /// The key of a witness, and where it listens.
@@ -98,6 +97,8 @@ enum Message {
     Suspect(Vec<u8>),
     /// What is durable cannot be written any more.
     Broken,
+    /// How far the copy is, or why it is not.
+    Mirrored(TreeSize, Result<u64, Failure>),
     /// To end.
     Stop,
 }
@@ -129,8 +130,7 @@ pub fn run(
         None => None,
         Some((place, origin)) => {
             let (log, book) = (open(&place, connect, options.patience)?, Arc::clone(&book));
-            let (fresh, standing, suspected) = (None, Standing::default(), None);
-            Some(Follower { options, trust, origin, book, log, teller, fresh, standing, suspected })
+            Some(Follower::new(options, trust, origin, book, log, teller))
         }
     };
     if let (true, Some(follower)) = (once, &mut follower) {
@@ -150,6 +150,9 @@ pub fn run(
             let _ = end.send(Ok(verdict(&book)));
         }
     })?;
+    if let Some(follower) = &mut follower {
+        follower.copy_in_thread(messages.clone());
+    }
     let door = Door { book: Arc::clone(&book), teller, messages };
     let listen = listen.map(|listen| server::open(listen, door)).transpose()?;
     begin(follower.as_ref(), &book, witness.as_ref().zip(listen), teller);
@@ -188,14 +191,9 @@ fn begin(
     witness: Option<(&VerifierKey, SocketAddr)>,
     teller: Teller,
 ) {
-    let origin = follower.map(|follower| &follower.origin);
+    let origin = follower.map(Follower::origin);
     let size = origin.and_then(|origin| book.known(origin).anchor).map(|anchor| anchor.head.size);
-    let mut doing = Vec::new();
-    if let Some(follower) = follower {
-        let seen =
-            size.map_or("nothing was seen of it yet".to_owned(), |size| format!("{size} entries were seen"));
-        doing.push(format!("following {} at {}; {seen}", follower.origin, follower.log.name()));
-    }
+    let mut doing: Vec<String> = follower.map(|follower| follower.describe(size)).into_iter().collect();
     if let Some((key, listen)) = witness {
         let logs: Vec<&str> = book.origins().map(KeyName::as_str).collect();
         doing.push(format!("cosigning for {} at http://{listen}/ as {key}", logs.join(", ")));
@@ -210,7 +208,7 @@ fn stand_by(book: &Book, inbox: &Receiver<Message>) -> Result<Exit, CannotCheck>
         match message {
             Message::Stop => break,
             Message::Broken => return Err(book.is_broken().unwrap_or(CannotCheck::Setup(BROKEN.to_owned()))),
-            Message::Suspect(_) => {}
+            Message::Suspect(_) | Message::Mirrored(..) => {}
         }
     }
     Ok(verdict(book))
@@ -254,11 +252,11 @@ fn which_log(named: Option<&str>, trust: &TrustPolicy) -> Result<(String, KeyNam
     }
 }
 
-fn open(place: &str, connect: &Connect, patience: Duration) -> Result<Box<dyn Source + Send>, CannotCheck> {
+fn open(place: &str, connect: &Connect, patience: Duration) -> Result<Arc<dyn Source + Send>, CannotCheck> {
     if place.starts_with("http://") || place.starts_with("https://") {
-        Ok(Box::new(HttpSource::with(place, connect, Patience::daemon(patience))?))
+        Ok(Arc::new(HttpSource::with(place, connect, Patience::daemon(patience))?))
     } else {
-        Ok(Box::new(Directory::new(place)))
+        Ok(Arc::new(Directory::new(place)))
     }
 }
 
@@ -280,201 +278,4 @@ fn on_signal(end: impl FnOnce() + Send + 'static) -> Result<(), CannotCheck> {
         end();
     });
     Ok(())
-}
-
-/// What one look at a log found.
-#[derive(Default)]
-struct Round {
-    findings: Vec<(Finding, Option<PathBuf>)>,
-    troubles: Vec<CannotCheck>,
-}
-
-impl Round {
-    fn exit(&self) -> Exit {
-        if self.findings.iter().any(|(finding, _)| finding.severity == Severity::Rejects) {
-            Exit::Rejected
-        } else if self.troubles.is_empty() {
-            Exit::Verified
-        } else {
-            Exit::CouldNotCheck
-        }
-    }
-}
-
-/// What was said and still is so: nothing is said twice.
-#[derive(Default)]
-struct Standing {
-    findings: BTreeMap<Code, String>,
-    trouble: Option<String>,
-}
-
-struct Follower {
-    options: Options,
-    trust: TrustPolicy,
-    origin: KeyName,
-    book: Arc<Book>,
-    log: Box<dyn Source + Send>,
-    teller: Teller,
-    /// When witnesses last said that they saw the believed head.
-    fresh: Option<UnixMillis>,
-    standing: Standing,
-    /// When a head was looked into last that the witness was sent.
-    suspected: Option<Instant>,
-}
-
-impl Follower {
-    fn run(mut self, inbox: &Receiver<Message>, stopping: &AtomicBool) -> Result<Exit, CannotCheck> {
-        let mut next = Instant::now();
-        while !stopping.load(Ordering::Relaxed) {
-            let wait = next.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                self.poll()?;
-                next = Instant::now() + self.options.every;
-                continue;
-            }
-            match inbox.recv_timeout(wait) {
-                Ok(Message::Suspect(note)) => self.suspect(&note)?,
-                Ok(Message::Broken) => self.book.is_broken().map_or(Ok(()), Err)?,
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-        Ok(verdict(&self.book))
-    }
-
-    /// Asks the log for its newest head.
-    fn poll(&mut self) -> Result<Round, CannotCheck> {
-        let mut round = Round::default();
-        match source::checkpoint(&*self.log, CHECKPOINT_BYTES_MAX) {
-            Ok(note) => self.judge(&note, "poll", &mut round)?,
-            Err(error) => round.troubles.push(error),
-        }
-        self.judge_past(&mut round);
-        self.judge_age(&mut round, now());
-        self.say(&round);
-        self.clear(&round);
-        Ok(round)
-    }
-
-    /// Looks into a head that the witness was sent with a bad proof: a fork, where the log's tiles say so.
-    fn suspect(&mut self, note: &[u8]) -> Result<(), CannotCheck> {
-        let ours = judge::claims(note).is_some_and(|(origin, _)| origin == self.origin);
-        if !ours || self.suspected.is_some_and(|last| last.elapsed() < SUSPECTS_PAUSE) {
-            return Ok(());
-        }
-        self.suspected = Some(Instant::now());
-        let mut round = Round::default();
-        self.judge(note, ADD_CHECKPOINT, &mut round)?;
-        // The tree may not be published yet, and then nothing is said of it.
-        round.findings.retain(|(finding, _)| finding.code == Code::HeadsInconsistent);
-        round.troubles.clear();
-        self.say(&round);
-        Ok(())
-    }
-
-    fn judge(&mut self, note: &[u8], from: &'static str, round: &mut Round) -> Result<(), CannotCheck> {
-        let mirror = Directory::new(self.options.dir.join(MIRROR_DIR));
-        let sources: [&dyn Source; 2] = [&*self.log, &mirror];
-        let watch = Watch { trust: &self.trust, origin: &self.origin, book: &self.book, sources: &sources };
-        let judged = match watch.judge(note, from, now()) {
-            Ok(judged) => judged,
-            Err(error) => {
-                round.troubles.push(error);
-                // Without its memory a follower is worth nothing.
-                return self.book.is_broken().map_or(Ok(()), Err);
-            }
-        };
-        self.freshen(&judged);
-        let Judged { head, grown_from, believed, witnesses, findings, unproven } = judged;
-        if let (Some(head), Some(grown_from)) = (head, grown_from) {
-            self.teller.tell(&tell::head(&self.origin, &head, grown_from, believed, from, &witnesses));
-        }
-        round.findings.extend(findings);
-        round.troubles.extend(unproven);
-        Ok(())
-    }
-
-    /// Remembers when witnesses last vouched for a head that is not behind the believed one.
-    fn freshen(&mut self, judged: &Judged) {
-        let believed = self.book.known(&self.origin).believed;
-        let newest = judged.witnesses.iter().map(|(_, seconds)| seconds.saturating_mul(1000)).max();
-        let Some((head, believed, newest)) =
-            judged.head.zip(believed).zip(newest).map(|((head, believed), newest)| (head, believed, newest))
-        else {
-            return;
-        };
-        if head.size >= believed.head.size {
-            // A time that has not come yet says no more than now.
-            let time = UnixMillis::new(newest).unwrap_or(now()).min(now());
-            self.fresh = self.fresh.max(Some(time));
-        }
-    }
-
-    /// What was proven once stays so.
-    fn judge_past(&self, round: &mut Round) {
-        let said = round.findings.iter().any(|(finding, _)| finding.code == Code::HeadsInconsistent);
-        if self.book.known(&self.origin).split && !said {
-            let detail = "this log has shown two histories; the evidence is kept";
-            let finding = Finding::rejects(Code::HeadsInconsistent, Concern::whole(), detail);
-            round.findings.push((finding, Some(self.options.dir.join(EVIDENCE_DIR))));
-        }
-    }
-
-    /// A head is as old as its first sight, or as the newest cosignature of it.
-    fn judge_age(&self, round: &mut Round, now: UnixMillis) {
-        let (Some(stale), Some(believed)) = (self.options.stale, self.book.known(&self.origin).believed)
-        else {
-            return;
-        };
-        let since = believed.time.max(self.fresh.unwrap_or_default());
-        if u128::from(now.get().saturating_sub(since.get())) > stale.as_millis() {
-            let (size, seconds) = (believed.head.size, stale.as_secs());
-            let detail = format!(
-                "the head of {size} entries is all there is since {}; more than {seconds} s are too long",
-                since.utc()
-            );
-            round
-                .findings
-                .push((Finding::rejects(Code::HeadStale, Concern::path("checkpoint"), detail), None));
-        }
-    }
-
-    /// Says what is new in a round.
-    fn say(&mut self, round: &Round) {
-        for (finding, evidence) in &round.findings {
-            let before = self.standing.findings.insert(finding.code, finding.detail.clone());
-            // Proven once, it is not proven less by other evidence.
-            let again = before.as_ref() == Some(&finding.detail);
-            if !again {
-                self.teller.tell(&Told::Finding {
-                    origin: &self.origin,
-                    finding,
-                    evidence: evidence.as_deref(),
-                });
-            }
-        }
-        if let Some(error) = round.troubles.last() {
-            let said = self.standing.trouble.replace(error.to_string());
-            if said.as_ref() != self.standing.trouble.as_ref() {
-                self.teller.trouble(error);
-            }
-        }
-    }
-
-    /// Says what a whole round did not find any more.
-    fn clear(&mut self, round: &Round) {
-        let is_so = |code: &Code| round.findings.iter().any(|(finding, _)| finding.code == *code);
-        // Where nothing was learnt, nothing is cleared.
-        if !round.troubles.is_empty() {
-            return;
-        }
-        if self.standing.trouble.take().is_some() {
-            self.teller.tell(&Told::Recovered { detail: "the log answers again" });
-        }
-        let gone: Vec<Code> = self.standing.findings.keys().filter(|code| !is_so(code)).copied().collect();
-        for code in gone {
-            self.standing.findings.remove(&code);
-            self.teller.tell(&Told::Cleared { origin: &self.origin, code: code.code() });
-        }
-    }
 }

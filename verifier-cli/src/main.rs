@@ -10,7 +10,7 @@ use sift_connect::Connect;
 use sift_spec::proof::{PROOF_HASHES_MAX, Proof};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Hash;
-use sift_verify::args::{Check, Cli, Common, Follow, Teach, Verb, Watch};
+use sift_verify::args::{Check, Cli, Common, Teach, Verb, Watch};
 use sift_verify::consistency::{self, Basis};
 use sift_verify::diff::{self, Diff};
 use sift_verify::exit::Exit;
@@ -48,14 +48,20 @@ fn watch(verb: Watch) -> Result<Exit, CannotCheck> {
             return Ok(Exit::Verified);
         }
     };
-    let Follow { trust, log, dir, every, stale, patience, once, witness_key, listen, json, quiet, connect } =
-        args;
-    let trust = files::read_trust(&trust)?;
-    let witness = witness_key.map(|path| files::read_key(&path)).transpose()?.zip(listen);
-    let seconds = Duration::from_secs;
-    let (every, patience, stale) = (seconds(every), seconds(patience), (stale > 0).then(|| seconds(stale)));
-    let options = follow::Options { log, dir, every, stale, patience, once, witness };
-    follow::run(options, trust, &connect, follow::Teller { json, quiet })
+    let trust = files::read_trust(&args.trust)?;
+    let witness = args.witness_key.map(|path| files::read_key(&path)).transpose()?.zip(args.listen);
+    let options = follow::Options {
+        log: args.log,
+        dir: args.dir,
+        every: Duration::from_secs(args.every),
+        stale: (args.stale > 0).then(|| Duration::from_secs(args.stale)),
+        patience: Duration::from_secs(args.patience),
+        mirror: args.mirror,
+        once: args.once,
+        witness,
+    };
+    let teller = follow::Teller { json: args.json, quiet: args.quiet };
+    follow::run(options, trust, &args.connect, teller)
 }
 
 /// What needs no evidence.

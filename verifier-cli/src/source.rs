@@ -13,10 +13,10 @@ use crate::error::CannotCheck;
 use crate::http::HttpSource;
 
 /// Largest hash tile in bytes.
-const TILE_BYTES_MAX: usize = TILE_WIDTH as usize * 32;
+pub(crate) const TILE_BYTES_MAX: usize = TILE_WIDTH as usize * 32;
 
 /// Largest entry bundle in bytes: 256 entries of 65,535 bytes with their lengths, 16 MiB.
-const BUNDLE_BYTES_MAX: usize = TILE_WIDTH as usize * (ENTRY_BYTES_MAX + 2);
+pub(crate) const BUNDLE_BYTES_MAX: usize = TILE_WIDTH as usize * (ENTRY_BYTES_MAX + 2);
 
 /// Where a log's resources come from. Nothing that a source gives is believed before it is verified.
 pub trait Source: Sync {

@@ -61,6 +61,13 @@ pub(super) enum Told<'a> {
     Trouble { detail: String },
     /// What could not be checked can be checked again.
     Recovered { detail: &'static str },
+    /// The mirror holds this tree.
+    Mirrored {
+        origin: &'a KeyName,
+        size: TreeSize,
+        /// How many entries were fetched for it.
+        entries: u64,
+    },
     /// The follower ends.
     Stopped { detail: &'static str },
 }
@@ -126,6 +133,9 @@ fn words(told: &Told<'_>) -> String {
         Told::Cleared { code, .. } => format!("cleared    {code}: it is so no more"),
         Told::Trouble { detail } => format!("trouble    {}", detail.escape_debug()),
         Told::Recovered { detail } => format!("recovered  {detail}"),
+        Told::Mirrored { size, entries, .. } => {
+            format!("mirrored   {size}, {} fetched", Many(*entries, "entry"))
+        }
         Told::Stopped { detail } => format!("stopped    {detail}"),
     }
 }

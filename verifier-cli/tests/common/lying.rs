@@ -77,7 +77,8 @@ impl Lying {
 
 fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().unwrap()?;
+    // Whoever was killed asks nothing any more.
+    let Some(request) = lines.next().transpose()? else { return Ok(()) };
     while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
     let path = request.split(' ').nth(1).unwrap().trim_start_matches("/log/").to_owned();
     let (lie, file) = {
