@@ -279,7 +279,7 @@ Examples:
 pub enum Watch {
     /// A log over time: does every head extend the last, in time, and for everybody?
     ///
-    /// Takes the log's heads by polling, proves from the log's own tiles that each extends the largest seen before, and
+    /// Takes the log's heads by polling, and from its feed where it has one; proves from the log's own tiles that each extends the largest seen before, and
     /// remembers all of them for good in a directory. Two heads of which neither extends the other are kept as evidence
     /// that anybody can check. A head that is smaller than one before is a finding of its own: it may come from a cache.
     /// The age of a head is counted from when it was first seen here, or from the newest time at which a witness of the
@@ -333,6 +333,9 @@ pub struct Follow {
     /// Seconds without a byte after which a log is given up until the next poll
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub patience: u64,
+    /// Do not listen to the log's feed, where it has one: poll alone
+    #[arg(long)]
+    pub no_feed: bool,
     /// Hold a full copy of the log in DIR/mirror, every byte proven, for `sift-verify log` to audit
     #[arg(long)]
     pub mirror: bool,

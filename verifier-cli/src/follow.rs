@@ -15,6 +15,7 @@
 mod book;
 mod clock;
 mod evidence;
+mod feed;
 mod follower;
 mod history;
 mod judge;
@@ -45,6 +46,7 @@ use crate::source::{Directory, Source};
 
 use book::Book;
 use clock::now;
+use feed::Feed;
 use follower::Follower;
 use mirror::Failure;
 use server::Door;
@@ -83,6 +85,8 @@ pub struct Options {
     pub stale: Option<Duration>,
     /// For how long a log may send nothing when it is asked.
     pub patience: Duration,
+    /// Whether the log's feed is listened to, where it has one.
+    pub feed: bool,
     /// Whether a full copy of the log is held.
     pub mirror: bool,
     /// Poll once and end.
@@ -93,6 +97,8 @@ pub struct Options {
 
 /// What a follower is told.
 enum Message {
+    /// A head from the feed.
+    Fed(Vec<u8>),
     /// A head that was sent to the witness with a proof that does not prove it.
     Suspect(Vec<u8>),
     /// What is durable cannot be written any more.
@@ -126,6 +132,9 @@ pub fn run(
     let witness = key.as_ref().map(|key| key.verifier().clone());
     let book = Arc::new(Book::open(&options.dir, &trust, key, now())?);
     let once = options.once;
+    let hears = options.feed && !once;
+    let feed = watched.clone().filter(|(place, _)| hears && is_url(place));
+    let feed = feed.map(|(place, origin)| (place, origin, options.patience));
     let mut follower = match watched {
         None => None,
         Some((place, origin)) => {
@@ -153,9 +162,15 @@ pub fn run(
     if let Some(follower) = &mut follower {
         follower.copy_in_thread(messages.clone());
     }
+    let feed = feed.map(|(place, origin, patience)| {
+        let (book, messages) = (Arc::clone(&book), messages.clone());
+        Feed::new(&place, connect, patience, origin, book, teller, messages)
+    });
+    let feed = feed.transpose()?;
     let door = Door { book: Arc::clone(&book), teller, messages };
     let listen = listen.map(|listen| server::open(listen, door)).transpose()?;
     begin(follower.as_ref(), &book, witness.as_ref().zip(listen), teller);
+    feed.map_or(Ok(()), Feed::listen)?;
     std::thread::spawn(move || {
         end.send(match follower {
             Some(follower) => follower.run(&inbox, &stopping),
@@ -208,7 +223,7 @@ fn stand_by(book: &Book, inbox: &Receiver<Message>) -> Result<Exit, CannotCheck>
         match message {
             Message::Stop => break,
             Message::Broken => return Err(book.is_broken().unwrap_or(CannotCheck::Setup(BROKEN.to_owned()))),
-            Message::Suspect(_) | Message::Mirrored(..) => {}
+            Message::Fed(_) | Message::Suspect(_) | Message::Mirrored(..) => {}
         }
     }
     Ok(verdict(book))
@@ -253,11 +268,15 @@ fn which_log(named: Option<&str>, trust: &TrustPolicy) -> Result<(String, KeyNam
 }
 
 fn open(place: &str, connect: &Connect, patience: Duration) -> Result<Arc<dyn Source + Send>, CannotCheck> {
-    if place.starts_with("http://") || place.starts_with("https://") {
+    if is_url(place) {
         Ok(Arc::new(HttpSource::with(place, connect, Patience::daemon(patience))?))
     } else {
         Ok(Arc::new(Directory::new(place)))
     }
+}
+
+fn is_url(place: &str) -> bool {
+    place.starts_with("http://") || place.starts_with("https://")
 }
 
 /// Does something once, in a thread of its own, when the process is told to end.

@@ -133,7 +133,7 @@ impl Source for HttpSource {
 }
 
 /// An error and what caused it: reqwest says the useful part last.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

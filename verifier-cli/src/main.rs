@@ -56,6 +56,7 @@ fn watch(verb: Watch) -> Result<Exit, CannotCheck> {
         every: Duration::from_secs(args.every),
         stale: (args.stale > 0).then(|| Duration::from_secs(args.stale)),
         patience: Duration::from_secs(args.patience),
+        feed: !args.no_feed,
         mirror: args.mirror,
         once: args.once,
         witness,

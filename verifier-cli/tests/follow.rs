@@ -322,3 +322,86 @@ fn which_log_is_said_or_asked_for() {
     // The head of another log at this place is none of this one.
     assert_eq!(run(format!("log {ours}\nlog {other} {url}\nquorum none\n"), true).0, 1);
 }
+
+/// A feed of these checkpoints, each with its size.
+fn feed(notes: &[(usize, String)]) -> Lie {
+    let event = |(size, note): &(usize, String)| {
+        let note = serde_json::to_string(note).unwrap();
+        format!("event: checkpoint\nid: {size}\ndata: {{\"size\":{size},\"note\":{note}}}\n\n")
+    };
+    Lie::Stream(notes.iter().map(event).collect::<String>().into_bytes())
+}
+
+const STREAM: &str = "v1/checkpoints/stream";
+
+#[test]
+fn a_feed_is_faster_than_polling_and_is_believed_no_more() {
+    let scene = Scene::new();
+    let (log, fork) = (entries(0, 90), forked_at(30, 90));
+    let note = |size: usize| (size, checkpoint_at(&log, size));
+    let show = |served: usize| {
+        // Partial tiles of all sizes that are shown.
+        scene.show_at(&log, &note(served).1);
+        let shown = scene.log.root();
+        for size in [20, 40, 60] {
+            let part = common::Sealed { entries: log.entries[..size].to_vec(), in_pack: Vec::new() };
+            common::tiles::write(&part, &shown);
+        }
+        fs::write(shown.join("checkpoint"), note(served).1).unwrap();
+    };
+    show(20);
+    scene.log.lie(STREAM, feed(&[note(40), note(60)]));
+    let daemon = scene.start(&["--every", "3600"]);
+    daemon.until("an open feed", |told| told["event"] == "feed" && told["open"] == true);
+    let head = daemon.until_size("head", 60);
+    assert_eq!((head["from"].as_str(), head["grown_from"].as_u64()), (Some("feed"), Some(40)));
+    // The stream stays silent; told to stop, the follower does.
+    assert_eq!(daemon.stop(), 0);
+    // It is resumed from where it was; and what it says is held against all that was seen.
+    scene.log.asked();
+    scene.log.lie(STREAM, feed(&[(50, checkpoint_at(&fork, 60))]));
+    let daemon = scene.start(&["--every", "3600"]);
+    daemon.until("a fork", |told| told["code"] == "heads-inconsistent");
+    let ended = daemon.until("an end", |told| told["event"] == "feed" && told["open"] == false);
+    assert!(ended["detail"].as_str().unwrap().contains("no larger"), "{ended}");
+    assert!(scene.log.asked().contains(&format!("{STREAM}?after=60")));
+    assert_eq!(daemon.stop(), 1);
+}
+
+#[test]
+fn a_feed_that_lies_or_ends_does_no_harm() {
+    let scene = Scene::new();
+    let log = entries(0, 90);
+    scene.show_at(&log, &checkpoint_at(&log, 20));
+    let stranger = common::checkpoint(log.head(), &common::key(common::LOG, KeyType::Ed25519, 99));
+    for (lie, said) in [
+        (Lie::Status(404), "has none"),
+        (Lie::Redirect("http://127.0.0.1:1/".to_owned()), "has none"),
+        (Lie::Bytes(b"{}".to_vec()), "has none"),
+        (Lie::Status(429), "429"),
+        (Lie::Status(503), "503"),
+        (Lie::Stream(b"data: nothing\n\n".to_vec()), "no checkpoint"),
+        (Lie::Stream(vec![b'x'; 1 << 20]), "no checkpoint"),
+        (feed(&[(90, stranger)]), "did not sign"),
+        (feed(&[(90, "x\n".to_owned())]), "did not sign"),
+        (feed(&[(20, checkpoint_at(&log, 20)), (20, checkpoint_at(&log, 20))]), "no larger"),
+    ] {
+        scene.log.lie(STREAM, lie.clone());
+        let daemon = scene.start(&["--every", "1"]);
+        let ended = daemon.until("an end", |told| told["event"] == "feed" && told["open"] == false);
+        assert!(ended["detail"].as_str().unwrap().contains(said), "{ended}");
+        // Polling goes on, whatever the feed does.
+        scene.log.asked();
+        let end = Instant::now() + PATIENCE;
+        while !scene.log.asked().contains(&"checkpoint".to_owned()) {
+            assert!(Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(daemon.stop(), 0);
+    }
+    let daemon = scene.start(&["--no-feed"]);
+    scene.log.asked();
+    daemon.until_event("started");
+    assert_eq!(daemon.stop(), 0);
+    assert!(!scene.log.asked().iter().any(|path| path.starts_with(STREAM)));
+}

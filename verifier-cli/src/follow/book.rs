@@ -7,7 +7,7 @@
 //!
 //! Once two histories are proven, nothing of that log is ever cosigned again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,9 @@ use crate::error::CannotCheck;
 
 /// The history's file, in the directory of a follower.
 const HISTORY_FILE: &str = "history";
+
+/// Heads that are found again without reading the history.
+const RECENT_MAX: usize = 1024;
 
 /// Where evidence is kept, below it.
 pub(super) const EVIDENCE_DIR: &str = "evidence";
@@ -96,7 +99,15 @@ pub(super) struct Book {
 
 struct Inner {
     history: History,
-    known: BTreeMap<KeyName, Known>,
+    known: Memory,
+}
+
+/// What was read from the history, and what was added since.
+#[derive(Default)]
+struct Memory {
+    logs: BTreeMap<KeyName, Known>,
+    /// The heads that came last, of all logs: what is published now was mostly sent to the witness just before.
+    recent: VecDeque<(KeyName, Seen)>,
 }
 
 impl Book {
@@ -113,9 +124,9 @@ impl Book {
         }
         let logs =
             keys.into_iter().map(|(origin, keys)| (origin, TrustPolicy::of_keys(keys, None))).collect();
-        let (mut known, mut unread) = (BTreeMap::new(), false);
+        let (mut known, mut unread) = (Memory::default(), false);
         let path = dir.join(HISTORY_FILE);
-        let history = History::open(&path, |event| unread |= remember(&mut known, event).is_none())?;
+        let history = History::open(&path, |event| unread |= known.remember(event).is_none())?;
         if unread {
             let why = "a line of it holds no checkpoint";
             return Err(CannotCheck::Damaged { path, offset: 0, why });
@@ -128,12 +139,12 @@ impl Book {
 
     /// What is known of a log now.
     pub(super) fn known(&self, origin: &KeyName) -> Known {
-        self.lock().known.get(origin).cloned().unwrap_or_default()
+        self.lock().known.logs.get(origin).cloned().unwrap_or_default()
     }
 
     /// Whether any log showed two histories.
     pub(super) fn any_split(&self) -> bool {
-        self.lock().known.values().any(|known| known.split)
+        self.lock().known.logs.values().any(|known| known.split)
     }
 
     /// The keys of a log, and nothing about witnesses.
@@ -152,8 +163,13 @@ impl Book {
         origin: &KeyName,
         size: TreeSize,
     ) -> Result<Option<(Hash, String)>, CannotCheck> {
+        let inner = self.lock();
+        let is_it = |(of, seen): &&(KeyName, Seen)| of == origin && seen.head.size == size;
+        if let Some((_, seen)) = inner.known.recent.iter().rev().find(is_it) {
+            return Ok(Some((seen.head.root, seen.note.clone())));
+        }
         let mut seen = None;
-        self.lock().history.events(|event| {
+        inner.history.events(|event| {
             if let Event::Head { note, .. } = event
                 && let Some(checkpoint) = parse(&note)
                 && checkpoint.origin == *origin
@@ -186,7 +202,7 @@ impl Book {
         let mut inner = self.lock();
         let Some((evidence, is_new)) = evidence::keep_split(&self.evidence, split)? else { return Ok(None) };
         // Evidence without its event is that of a process that ended in between.
-        if is_new || !inner.known.get(origin).is_some_and(|known| known.split) {
+        if is_new || !inner.known.logs.get(origin).is_some_and(|known| known.split) {
             let event = Event::Split {
                 time: now,
                 from: split.from.to_owned(),
@@ -195,7 +211,7 @@ impl Book {
                 theirs: split.theirs.to_owned(),
             };
             inner.history.append(&event)?;
-            inner.known.entry(origin.clone()).or_default().split = true;
+            inner.known.logs.entry(origin.clone()).or_default().split = true;
         }
         Ok(Some(evidence))
     }
@@ -227,7 +243,7 @@ impl Book {
         let Some(key) = &self.key else { return Ok(()) };
         let mut inner = self.lock();
         for origin in self.logs.keys() {
-            let Some(known) = inner.known.get_mut(origin) else { continue };
+            let Some(known) = inner.known.logs.get_mut(origin) else { continue };
             let Some(anchor) = known.anchor.clone() else { continue };
             let ours = known.cosigned.take().filter(|(line, _)| is_by(&anchor.note, line, key.verifier()));
             known.cosigned = ours;
@@ -257,7 +273,7 @@ pub(super) struct Deciding<'a> {
 
 impl Deciding<'_> {
     pub(super) fn known(&self, origin: &KeyName) -> Known {
-        self.inner.known.get(origin).cloned().unwrap_or_default()
+        self.inner.known.logs.get(origin).cloned().unwrap_or_default()
     }
 
     pub(super) fn take(
@@ -272,7 +288,7 @@ impl Deciding<'_> {
 
     /// Our cosignature of the anchor, as of now. Nothing is written: nothing changes but the time.
     pub(super) fn cosign_again(&mut self, origin: &KeyName, now: UnixMillis) -> Option<String> {
-        let known = self.inner.known.get_mut(origin).filter(|known| !known.split)?;
+        let known = self.inner.known.logs.get_mut(origin).filter(|known| !known.split)?;
         let line = cosign_at(&known.anchor.as_ref()?.note, self.key?, known.cosigned.as_ref(), now)?;
         known.cosigned = Some(line.clone());
         Some(line.0)
@@ -288,7 +304,7 @@ impl Inner {
         key: Option<&SignerKey>,
         now: UnixMillis,
     ) -> Result<Taken, CannotCheck> {
-        let known = self.known.entry(origin.clone()).or_default();
+        let known = self.known.logs.entry(origin.clone()).or_default();
         let cosigned = match place {
             Place::Extends(from) if known.anchor.as_ref().map(|anchor| anchor.head) != from => {
                 return Ok(Taken::Moved);
@@ -306,43 +322,50 @@ impl Inner {
             note: new.note.to_owned(),
         };
         self.history.append(&event)?;
-        let _ = remember(&mut self.known, event);
+        let _ = self.known.remember(event);
         Ok(Taken::Done)
     }
 }
 
-/// Takes an event in; `None` where it holds no checkpoint.
-fn remember(known: &mut BTreeMap<KeyName, Known>, event: Event) -> Option<()> {
-    match event {
-        Event::Head { time, believed, cosignature, note, .. } => {
-            let checkpoint = parse(&note)?;
-            let head = checkpoint.head;
-            let known = known.entry(checkpoint.origin).or_default();
-            let is_past = |seen: &Option<Seen>| seen.as_ref().is_some_and(|seen| seen.head.size >= head.size);
-            if believed && !is_past(&known.believed) {
-                // A head is as old as its first sight, whoever vouched for it then.
-                let first =
-                    known.anchor.as_ref().filter(|anchor| anchor.head == head).map(|anchor| anchor.time);
-                let time = first.unwrap_or(time);
-                known.believed = Some(Seen { head, note: note.clone(), time });
+impl Memory {
+    /// Takes an event in; `None` where it holds no checkpoint.
+    fn remember(&mut self, event: Event) -> Option<()> {
+        match event {
+            Event::Head { time, believed, cosignature, note, .. } => {
+                let checkpoint = parse(&note)?;
+                let head = checkpoint.head;
+                if self.recent.len() == RECENT_MAX {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back((checkpoint.origin.clone(), Seen { head, note: note.clone(), time }));
+                let known = self.logs.entry(checkpoint.origin).or_default();
+                let is_past =
+                    |seen: &Option<Seen>| seen.as_ref().is_some_and(|seen| seen.head.size >= head.size);
+                if believed && !is_past(&known.believed) {
+                    // A head is as old as its first sight, whoever vouched for it then.
+                    let first =
+                        known.anchor.as_ref().filter(|anchor| anchor.head == head).map(|anchor| anchor.time);
+                    let time = first.unwrap_or(time);
+                    known.believed = Some(Seen { head, note: note.clone(), time });
+                }
+                if let Some(line) = cosignature {
+                    let time = SignatureLine::parse(line.trim_end()).and_then(|line| {
+                        line.signature.first_chunk().map(|time: &[u8; 8]| u64::from_be_bytes(*time))
+                    });
+                    known.cosigned = Some((line, time?));
+                } else if !is_past(&known.anchor) {
+                    known.cosigned = None;
+                }
+                if !is_past(&known.anchor) {
+                    known.anchor = Some(Seen { head, note, time });
+                }
             }
-            if let Some(line) = cosignature {
-                let time = SignatureLine::parse(line.trim_end()).and_then(|line| {
-                    line.signature.first_chunk().map(|time: &[u8; 8]| u64::from_be_bytes(*time))
-                });
-                known.cosigned = Some((line, time?));
-            } else if !is_past(&known.anchor) {
-                known.cosigned = None;
-            }
-            if !is_past(&known.anchor) {
-                known.anchor = Some(Seen { head, note, time });
+            Event::Split { ours, .. } => {
+                self.logs.entry(parse(&ours)?.origin).or_default().split = true;
             }
         }
-        Event::Split { ours, .. } => {
-            known.entry(parse(&ours)?.origin).or_default().split = true;
-        }
+        Some(())
     }
-    Some(())
 }
 
 pub(super) fn parse(note: &str) -> Option<Checkpoint> {

@@ -121,6 +121,7 @@ impl Follower {
                 continue;
             }
             match inbox.recv_timeout(wait) {
+                Ok(Message::Fed(note)) => self.hear(&note)?,
                 Ok(Message::Suspect(note)) => self.suspect(&note)?,
                 Ok(Message::Broken) => self.book.is_broken().map_or(Ok(()), Err)?,
                 Ok(Message::Mirrored(size, copied)) => self.copied(size, copied),
@@ -199,6 +200,15 @@ impl Follower {
             }
             Err(failure) => self.copy_failure = Some(failure),
         }
+    }
+
+    /// Takes a head from the feed.
+    fn hear(&mut self, note: &[u8]) -> Result<(), CannotCheck> {
+        let mut round = Round::default();
+        self.judge(note, "feed", &mut round)?;
+        self.copy();
+        self.say(&round);
+        Ok(())
     }
 
     /// Looks into a head that the witness was sent with a bad proof: a fork, where the log's tiles say so.

@@ -68,6 +68,8 @@ pub(super) enum Told<'a> {
         /// How many entries were fetched for it.
         entries: u64,
     },
+    /// The feed is open, or polling goes on alone.
+    Feed { open: bool, detail: String },
     /// The follower ends.
     Stopped { detail: &'static str },
 }
@@ -135,6 +137,10 @@ fn words(told: &Told<'_>) -> String {
         Told::Recovered { detail } => format!("recovered  {detail}"),
         Told::Mirrored { size, entries, .. } => {
             format!("mirrored   {size}, {} fetched", Many(*entries, "entry"))
+        }
+        Told::Feed { open: true, detail } => format!("feed       open: {detail}"),
+        Told::Feed { open: false, detail } => {
+            format!("feed       closed, and polling goes on: {}", detail.escape_debug())
         }
         Told::Stopped { detail } => format!("stopped    {detail}"),
     }

@@ -60,6 +60,11 @@ impl Lying {
         self.state.lock().unwrap().root = root.to_owned();
     }
 
+    /// What it shows now.
+    pub fn root(&self) -> PathBuf {
+        self.state.lock().unwrap().root.clone()
+    }
+
     /// Lies about a path that starts like this.
     pub fn lie(&self, path: &str, lie: Lie) {
         self.state.lock().unwrap().lies.insert(path.to_owned(), lie);
