@@ -15,6 +15,8 @@ mod equivocations;
 mod evidence;
 mod faults;
 mod feed;
+mod follow;
+mod follow_faults;
 mod fsck;
 mod honest;
 mod hostile;

@@ -3,6 +3,7 @@
 
 mod check;
 mod events;
+mod follower;
 mod go;
 mod http;
 mod kernel;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use check::check_log;
 pub use events::Events;
+pub use follower::Follower;
 pub use go::{go_build, go_install};
 pub use http::{Http, Raw};
 pub use kernel::{BUNDLE, bundle, config, done, tool};
