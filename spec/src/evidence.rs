@@ -71,21 +71,24 @@ impl Pack {
     /// # Errors
     /// When it would be larger than [`PACK_BYTES_MAX`].
     pub fn write(&self) -> Result<Vec<u8>, PackError> {
-        let (readme, manifest) = (self.readme(), self.manifest());
-        let entries = self.entries.iter().map(|(index, entry)| (format!("entries/{index:016}.note"), entry));
-        let bundles =
-            self.bundles.iter().map(|(digest, bundle)| (format!("bundles/{}", digest.hex()), bundle));
-        let objects =
-            self.objects.iter().map(|(digest, object)| (format!("objects/{}", digest.hex()), object));
-        let named: Vec<(String, &Vec<u8>)> = entries.chain(bundles).chain(objects).collect();
-        let fixed = [
-            ("README.txt", readme.as_bytes()),
-            ("manifest", manifest.as_bytes()),
-            ("checkpoint", self.checkpoint.as_bytes()),
-        ];
-        let named = named.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
-        let bytes = zip::write(fixed.into_iter().chain(named)).ok_or(PackError::TooLarge)?;
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes)?;
         if bytes.len() > PACK_BYTES_MAX { Err(PackError::TooLarge) } else { Ok(bytes) }
+    }
+
+    fn write_to(&self, out: &mut impl zip::Sink) -> Result<(), PackError> {
+        let (readme, manifest) = (self.readme(), self.manifest());
+        let fixed = [
+            ("README.txt".to_owned(), readme.as_bytes()),
+            ("manifest".to_owned(), manifest.as_bytes()),
+            ("checkpoint".to_owned(), self.checkpoint.as_bytes()),
+        ];
+        let entries = self.entries.iter().map(|(index, entry)| (entry_name(*index), entry.as_slice()));
+        let objects = [("bundles", &self.bundles), ("objects", &self.objects)].into_iter();
+        let objects = objects.flat_map(|(folder, objects)| {
+            objects.iter().map(move |(digest, object)| (object_name(folder, digest), object.as_slice()))
+        });
+        zip::write(fixed.into_iter().chain(entries).chain(objects), out).ok_or(PackError::TooLarge)
     }
 
     /// Reads what [`Pack::write`] prints, and nothing else.
@@ -96,9 +99,13 @@ impl Pack {
         if bytes.len() > PACK_BYTES_MAX {
             return Err(PackError::TooLarge);
         }
+        if zip::lacks_directory(bytes) {
+            return Err(PackError::Archive(bytes.len()));
+        }
         let (mut manifest, mut checkpoint) = (None, None);
         let (mut entries, mut bundles, mut objects) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (name, content) in zip::read(bytes).map_err(PackError::Archive)? {
+        for member in zip::read(bytes) {
+            let (name, content) = member.map_err(PackError::Archive)?;
             let stray = || PackError::Member(name.chars().take(200).collect());
             let text = || std::str::from_utf8(content).map_err(|_| stray());
             match name.split_once('/') {
@@ -122,12 +129,10 @@ impl Pack {
         let (run, proof) = parse_manifest(manifest).ok_or(PackError::Manifest)?;
         let checkpoint = checkpoint.ok_or(PackError::Missing("checkpoint"))?;
         let pack = Self { run, checkpoint, entries, proof, bundles, objects };
-        let canonical = pack.write()?;
-        if canonical == bytes {
-            return Ok(pack);
-        }
-        let differs = canonical.iter().zip(bytes).position(|(a, b)| a != b);
-        Err(PackError::NotCanonical(differs.unwrap_or(canonical.len().min(bytes.len()))))
+        // What is written again is compared on the way: a large pack is not in memory a third time.
+        let mut comparison = zip::Comparison::with(bytes);
+        pack.write_to(&mut comparison)?;
+        comparison.differs().map_or(Ok(pack), |at| Err(PackError::NotCanonical(at)))
     }
 
     fn manifest(&self) -> String {
@@ -153,6 +158,14 @@ impl Pack {
             entries = self.entries.len(),
         )
     }
+}
+
+fn entry_name(index: LeafIndex) -> String {
+    format!("entries/{index:016}.note")
+}
+
+fn object_name(folder: &str, digest: &Hash) -> String {
+    format!("{folder}/{}", digest.hex())
 }
 
 fn parse_manifest(text: &str) -> Option<(RunId, Proof)> {

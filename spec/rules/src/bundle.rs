@@ -16,6 +16,7 @@ use crate::explain::Explanation;
 use crate::fact::{self, FactRules};
 use crate::input::INPUT_BYTES_MAX;
 use crate::json;
+use crate::nesting;
 use crate::price::Prices;
 use crate::rego::{self, RegoPolicy};
 use crate::rego_explain;
@@ -106,8 +107,15 @@ impl PolicyBundle {
             (true, true, _) => return Err(CompileError::NoPolicy),
             (false, false, _) => return Err(CompileError::TwoEngines),
             (false, true, Some(_)) => return Err(CompileError::UnknownFile("schema.cedarschema".to_owned())),
-            (false, true, None) => Policy::Rego(RegoPolicy::compile(&rego, Value::Object(data))?),
-            (true, false, schema) => Policy::Cedar(CedarPolicy::compile(&cedar, schema, data)?),
+            (false, true, None) => {
+                nesting::check_rego(rego.iter().map(|(file, source)| (*file, *source)))?;
+                Policy::Rego(RegoPolicy::compile(&rego, Value::Object(data))?)
+            }
+            (true, false, schema) => {
+                cedar.iter().try_for_each(|(file, source)| nesting::check_cedar(file, source))?;
+                schema.map_or(Ok(()), |schema| nesting::check_cedar("schema.cedarschema", schema))?;
+                Policy::Cedar(CedarPolicy::compile(&cedar, schema, data)?)
+            }
         };
         Ok(Self { budget, digest: bundle.digest(), encoding: bundle.encode(), facts, policy, prices })
     }

@@ -52,6 +52,7 @@ pub mod input;
 pub mod json;
 pub mod ledger;
 mod need;
+pub mod nesting;
 mod plain;
 pub mod price;
 pub mod rego;
