@@ -8,7 +8,7 @@ use sift_server::witness::WitnessConfig;
 use sift_spec::api::{MEDIA_NOTE, ProblemKind};
 use sift_spec::note::VerifierKey;
 use sift_spec::trust::TrustPolicy;
-use sift_tests::{Follower, Http, TestLog, Writer, check_log, program};
+use sift_tests::{Follower, Http, TestLog, Writer, check_log, go_build, new_key, program};
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -188,6 +188,39 @@ async fn a_log_that_shows_two_histories_is_caught_and_gets_no_more_cosignatures(
     assert_eq!(code, 0, "{said}");
     assert!(said.contains(&format!("{size} entries hashed again")), "{said}");
     assert_eq!(follower.stop(), 1);
+}
+
+/// Go's own code for trees and notes, and Torchwood's for cosignatures, find a witness in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_find_a_witness_in_it() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/strangers/witness");
+    let Some(stranger) = tokio::task::spawn_blocking(move || go_build(&source)).await.unwrap() else {
+        return;
+    };
+    let (mut regulator, log) = (Regulator::new(), new_key("stranger.example/log"));
+    let trust = regulator.folder.path().join("trust.txt");
+    std::fs::write(&trust, format!("log {}\nquorum none\n", log.verifier())).unwrap();
+    let follower = regulator.start(&trust, None);
+    let url = format!("http://{}", regulator.listen.as_ref().unwrap());
+    let run = |key: &VerifierKey| {
+        let mut command = Command::new(&stranger);
+        command.args(["-url", &url, "-witness", &key.to_string(), "-log", &log.to_secret_text()]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), said + &String::from_utf8_lossy(&output.stderr))
+    };
+    let (fine, said) = run(&regulator.key);
+    println!("{said}");
+    assert!(fine && said.lines().count() == 19, "{said}");
+    assert_eq!(follower.stop(), 0);
+    // And they do find what is wrong: another witness's key.
+    std::fs::remove_dir_all(regulator.folder.path().join("dir")).unwrap();
+    let follower = regulator.start(&trust, None);
+    let other =
+        Follower::witness_key("regulator.example/witness", &regulator.folder.path().join("other.key"));
+    let (fine, said) = run(&other);
+    assert!(!fine && said.contains("the first checkpoint"), "{said}");
+    assert_eq!(follower.stop(), 0);
 }
 
 fn copy(from: &Path, to: &Path) {
