@@ -133,4 +133,11 @@ pub enum CannotCheck {
     /// A copy of a log is not extended.
     #[error("the mirror is behind: {0}")]
     Mirror(String),
+    /// A witness's key has signed what its memory does not hold.
+    #[error(
+        "the witness's key has cosigned a tree of {0} that this directory does not know: it is an old copy, or the key is \
+         used elsewhere too. Nothing of that log is cosigned with it any more; make a new key, and have its users put it \
+         in the place of this one"
+    )]
+    Forgot(String),
 }

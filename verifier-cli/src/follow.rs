@@ -168,14 +168,20 @@ pub fn run(
     });
     let feed = feed.transpose()?;
     let door = Door { book: Arc::clone(&book), teller, messages };
-    let listen = listen.map(|listen| server::open(listen, door)).transpose()?;
+    let closed = listen.map(server::Closed::at).transpose()?;
+    let listen = closed.as_ref().map(|closed| closed.address);
     begin(follower.as_ref(), &book, witness.as_ref().zip(listen), teller);
     feed.map_or(Ok(()), Feed::listen)?;
     std::thread::spawn(move || {
-        end.send(match follower {
+        // What the log serves may say that this memory is an old copy: nothing is cosigned before that is looked at.
+        let first = follower.as_mut().map_or(Ok(()), |follower| follower.poll().map(drop));
+        if let Some(closed) = closed {
+            closed.open(door);
+        }
+        end.send(first.and_then(|()| match follower {
             Some(follower) => follower.run(&inbox, &stopping),
             None => stand_by(&book, &inbox),
-        })
+        }))
     });
     let exit = ended.recv().unwrap_or(Ok(Exit::CouldNotCheck));
     if exit.is_ok() {
@@ -229,9 +235,13 @@ fn stand_by(book: &Book, inbox: &Receiver<Message>) -> Result<Exit, CannotCheck>
     Ok(verdict(book))
 }
 
-/// Two histories that were ever proven stay proven.
+/// Two histories that were ever proven stay proven, and what was forgotten stays so.
 fn verdict(book: &Book) -> Exit {
-    if book.any_split() { Exit::Rejected } else { Exit::Verified }
+    match (book.any_split(), book.any_forgot()) {
+        (true, _) => Exit::Rejected,
+        (false, true) => Exit::CouldNotCheck,
+        (false, false) => Exit::Verified,
+    }
 }
 
 /// One process at a time has a directory.

@@ -413,3 +413,50 @@ fn what_was_answered_survives_a_kill() {
     assert_eq!(witness.send(&fork, stated, stated).status, 422);
     assert_eq!(witness.send(&log, stated, stated + 1).status, 422);
 }
+
+/// A directory that was copied back, or made anew for an old key: the log's own checkpoint shows what was forgotten.
+#[test]
+fn a_witness_that_forgot_never_signs_again() {
+    let scene = Scene::new();
+    let log = entries(0, 60);
+    let url = scene.log.url.clone();
+    let following = ["--every", "1", "--log", &url, "--patience", "1"];
+    let witness = Witness::start(&scene, &following);
+    assert_eq!(witness.send(&log, 0, 20).status, 200);
+    witness.daemon.kill();
+    let backup = fs::read(scene.path("dir/history")).unwrap();
+    let witness = Witness::start(&scene, &following);
+    let answer = witness.send(&log, 20, 40);
+    assert_eq!(answer.status, 200);
+    witness.daemon.kill();
+    scene.show_at(&log, &(checkpoint_at(&log, 40) + &answer.body));
+    for history in [Some(&backup), None] {
+        match history {
+            Some(bytes) => fs::write(scene.path("dir/history"), bytes).unwrap(),
+            None => fs::remove_dir_all(scene.path("dir")).unwrap(),
+        }
+        let witness = Witness::start(&scene, &following);
+        let told = witness.daemon.until_event("trouble")["detail"].as_str().unwrap().to_owned();
+        assert!(told.contains("it is an old copy, or the key is used elsewhere too"), "{told}");
+        let refused = witness.send(&log, 40, 50);
+        assert!(refused.status == 422 && refused.body.contains("has forgotten"), "{refused:?}");
+        assert_eq!(witness.daemon.stop(), 2);
+        // That is remembered, whatever the log serves now; and it watches on.
+        scene.show_at(&log, &checkpoint_at(&log, 45));
+        let witness = Witness::start(&scene, &following);
+        witness.daemon.until_size("head", 45);
+        assert_eq!(witness.send(&log, 45, 50).status, 422);
+        assert_eq!(witness.daemon.stop(), 2);
+        scene.show_at(&log, &(checkpoint_at(&log, 40) + &answer.body));
+    }
+    // What it does remember is no such thing.
+    fs::remove_dir_all(scene.path("dir")).unwrap();
+    fs::remove_file(scene.path("witness.key")).unwrap();
+    scene.show_at(&log, &checkpoint_at(&log, 10));
+    let witness = Witness::start(&scene, &following);
+    let answer = witness.send(&log, 10, 30);
+    scene.show_at(&log, &(checkpoint_at(&log, 30) + &answer.body));
+    witness.daemon.until_size("head", 30);
+    assert_eq!(witness.send(&log, 30, 50).status, 200);
+    assert_eq!(witness.daemon.stop(), 0);
+}

@@ -5,7 +5,8 @@
 //! vouches for. Every head that comes later is compared with the anchor, wherever it comes from, so that nothing is
 //! cosigned that does not extend all that was.
 //!
-//! Once two histories are proven, nothing of that log is ever cosigned again.
+//! Once two histories are proven, nothing of that log is ever cosigned again. Nor is it once a head carries our own
+//! cosignature that we do not remember: then this memory is an old copy, and another one may have signed anything.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,15 @@ pub(super) struct Known {
     pub(super) cosigned: Option<(String, u64)>,
     /// The log showed two histories.
     pub(super) split: bool,
+    /// We cosigned a tree that we do not remember.
+    pub(super) forgot: bool,
+}
+
+impl Known {
+    /// Whether nothing of this log is ever to be cosigned again.
+    pub(super) const fn is_over(&self) -> bool {
+        self.split || self.forgot
+    }
 }
 
 /// A head that is to be remembered.
@@ -147,6 +157,11 @@ impl Book {
         self.lock().known.logs.values().any(|known| known.split)
     }
 
+    /// Whether anything that was cosigned was forgotten.
+    pub(super) fn any_forgot(&self) -> bool {
+        self.lock().known.logs.values().any(|known| known.forgot)
+    }
+
     /// The keys of a log, and nothing about witnesses.
     pub(super) fn log(&self, origin: &KeyName) -> Option<&TrustPolicy> {
         self.logs.get(origin)
@@ -216,6 +231,33 @@ impl Book {
         Ok(Some(evidence))
     }
 
+    /// Remembers that we cosigned a head that we do not remember, where this is one: larger than the anchor, and by our key.
+    pub(super) fn forgot(
+        &self,
+        origin: &KeyName,
+        new: &NewHead<'_>,
+        now: UnixMillis,
+    ) -> Result<bool, CannotCheck> {
+        let Some(key) = self.key.as_ref().map(SignerKey::verifier) else { return Ok(false) };
+        let mut inner = self.lock();
+        let known = inner.known.logs.entry(origin.clone()).or_default();
+        let is_larger = known.anchor.as_ref().is_none_or(|anchor| anchor.head.size < new.head.size);
+        let is_ours = || {
+            let note = Note::parse(new.note.as_bytes(), NOTE_BYTES_MAX).ok();
+            note.is_some_and(|note| {
+                let mut lines = note.signatures.iter();
+                lines.any(|line| verify_cosignature(note.text, key, line).is_some())
+            })
+        };
+        if !is_larger || known.forgot || !is_ours() {
+            return Ok(known.forgot);
+        }
+        known.forgot = true;
+        let (from, note) = (new.from.to_owned(), new.note.to_owned());
+        inner.history.append(&Event::Forgot { time: now, from, note })?;
+        Ok(true)
+    }
+
     /// Keeps a smaller head than the one before, which is no proof of anything.
     pub(super) fn keep_older(&self, ours: &str, theirs: &str) -> Result<Option<PathBuf>, CannotCheck> {
         evidence::keep_older(&self.evidence, ours, theirs)
@@ -247,7 +289,7 @@ impl Book {
             let Some(anchor) = known.anchor.clone() else { continue };
             let ours = known.cosigned.take().filter(|(line, _)| is_by(&anchor.note, line, key.verifier()));
             known.cosigned = ours;
-            if known.cosigned.is_none() && !known.split {
+            if known.cosigned.is_none() && !known.is_over() {
                 let new = NewHead { head: anchor.head, note: &anchor.note, believed: false, from: "key" };
                 inner.take(origin, &new, Place::Extends(Some(anchor.head)), Some(key), now)?;
             }
@@ -288,7 +330,7 @@ impl Deciding<'_> {
 
     /// Our cosignature of the anchor, as of now. Nothing is written: nothing changes but the time.
     pub(super) fn cosign_again(&mut self, origin: &KeyName, now: UnixMillis) -> Option<String> {
-        let known = self.inner.known.logs.get_mut(origin).filter(|known| !known.split)?;
+        let known = self.inner.known.logs.get_mut(origin).filter(|known| !known.is_over())?;
         let line = cosign_at(&known.anchor.as_ref()?.note, self.key?, known.cosigned.as_ref(), now)?;
         known.cosigned = Some(line.clone());
         Some(line.0)
@@ -309,7 +351,7 @@ impl Inner {
             Place::Extends(from) if known.anchor.as_ref().map(|anchor| anchor.head) != from => {
                 return Ok(Taken::Moved);
             }
-            Place::Extends(_) if !known.split => {
+            Place::Extends(_) if !known.is_over() => {
                 key.and_then(|key| cosign_at(new.note, key, known.cosigned.as_ref(), now))
             }
             Place::Extends(_) | Place::Within => None,
@@ -359,6 +401,9 @@ impl Memory {
                 if !is_past(&known.anchor) {
                     known.anchor = Some(Seen { head, note, time });
                 }
+            }
+            Event::Forgot { note, .. } => {
+                self.logs.entry(parse(&note)?.origin).or_default().forgot = true;
             }
             Event::Split { ours, .. } => {
                 self.logs.entry(parse(&ours)?.origin).or_default().split = true;

@@ -106,13 +106,13 @@ impl Follower {
         format!("following {} at {}; {seen}", self.origin, self.log.name())
     }
 
-    /// Judges heads until it is told to stop.
+    /// Judges heads until it is told to stop; it has polled once.
     pub(super) fn run(
         mut self,
         inbox: &Receiver<Message>,
         stopping: &AtomicBool,
     ) -> Result<Exit, CannotCheck> {
-        let mut next = Instant::now();
+        let mut next = Instant::now() + self.options.every;
         while !stopping.load(Ordering::Relaxed) {
             let wait = next.saturating_duration_since(Instant::now());
             if wait.is_zero() {

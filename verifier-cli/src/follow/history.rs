@@ -45,6 +45,15 @@ pub(super) enum Event {
         /// The checkpoint, exactly.
         note: String,
     },
+    /// A head larger than the anchor that carries our own cosignature: this memory is an old copy.
+    Forgot {
+        /// When.
+        time: UnixMillis,
+        /// From where.
+        from: String,
+        /// The checkpoint, exactly.
+        note: String,
+    },
     /// Two heads of which neither extends the other.
     Split {
         /// When.
@@ -199,4 +208,65 @@ fn sealed(before: &Hash, line: &[u8]) -> Option<(Hash, Event)> {
         return None;
     }
     Some((expected, serde_json::from_slice(json).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(n: u64) -> Event {
+        let (time, from) = (UnixMillis::new(n).unwrap(), "poll".to_owned());
+        Event::Head { time, from, believed: n % 2 == 0, cosignature: None, note: format!("note {n}\n") }
+    }
+
+    fn read(path: &Path) -> Result<Vec<Event>, CannotCheck> {
+        let mut events = Vec::new();
+        History::open(path, |event| events.push(event)).map(|_| events)
+    }
+
+    /// Of a history of three events: any byte flipped is refused, and left as it is; any cut gives the events before it.
+    #[test]
+    fn every_flip_is_refused_and_every_cut_is_a_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history");
+        let mut history = History::open(&path, |_| ()).unwrap();
+        let events: Vec<Event> = (0..3).map(event).collect();
+        events.iter().for_each(|event| history.append(event).unwrap());
+        drop(history);
+        assert_eq!(read(&path).unwrap(), events);
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                std::fs::write(&path, &flipped).unwrap();
+                let refused = read(&path);
+                assert!(
+                    matches!(refused, Err(CannotCheck::Damaged { .. })),
+                    "byte {at}, bit {bit}: {refused:?}"
+                );
+                assert_eq!(std::fs::read(&path).unwrap(), flipped);
+            }
+        }
+        let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+        for at in 0..whole.len() {
+            std::fs::write(&path, &whole[..at]).unwrap();
+            let (first, lines) = (ends[0], ends[1..].iter().filter(|end| at >= **end).count());
+            assert_eq!(read(&path).unwrap(), events[..if at <= first { 0 } else { lines }], "cut at {at}");
+            // And it goes on from there; each time it does takes a few syncs.
+            if at % 16 > 0 {
+                continue;
+            }
+            History::open(&path, |_| ()).unwrap().append(&event(9)).unwrap();
+            assert_eq!(read(&path).unwrap().last(), Some(&event(9)));
+        }
+        // Lines dropped, doubled and moved.
+        let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+        for other in [[0, 2, 3, 3], [0, 1, 3, 3], [0, 1, 1, 2], [0, 2, 1, 3], [1, 0, 2, 3]] {
+            let bytes: Vec<u8> = other.iter().flat_map(|at| lines[*at].to_vec()).collect();
+            std::fs::write(&path, bytes).unwrap();
+            assert!(matches!(read(&path), Err(CannotCheck::Damaged { .. })), "{other:?}");
+        }
+        println!("{} flips refused, {} cuts recovered from", whole.len() * 8, whole.len());
+    }
 }

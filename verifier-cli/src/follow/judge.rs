@@ -90,11 +90,14 @@ impl Watch<'_> {
             }
             Err(error) => judged.findings.push(reject(code_of(&error), unbelieved(&error, head))),
         }
+        let new = NewHead { head, note: text, believed: judged.believed, from };
+        if self.book.forgot(self.origin, &new, now)? {
+            judged.unproven = Some(CannotCheck::Forgot(self.origin.to_string()));
+        }
         // 3. It is of one history with the largest head that was ever seen.
         for _ in 0..ATTEMPTS_MAX {
             let known = self.book.known(self.origin);
             let relation = self.relate(&known, &head)?;
-            let new = NewHead { head, note: text, believed: judged.believed, from };
             let anchor = known.anchor.as_ref();
             let taken = match relation {
                 Relation::First | Relation::Extends => {

@@ -20,6 +20,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use sift_spec::api::MEDIA_NOTE;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::book::Book;
@@ -54,19 +55,32 @@ pub(super) struct Door {
     pub(super) messages: SyncSender<Message>,
 }
 
-/// Opens the door, in threads of its own. Gives the address.
-pub(super) fn open(listen: SocketAddr, door: Door) -> Result<SocketAddr, CannotCheck> {
-    let fail = |error: io::Error| CannotCheck::Setup(format!("cannot listen at {listen}: {error}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
-        .enable_all()
-        .build()
-        .map_err(fail)?;
-    let listener = runtime.block_on(TcpListener::bind(listen)).map_err(fail)?;
-    let address = listener.local_addr().map_err(fail)?;
-    std::thread::spawn(move || runtime.block_on(serve(listener, door)));
-    Ok(address)
+/// A door that is not open yet: who comes waits before it.
+pub(super) struct Closed {
+    runtime: Runtime,
+    listener: TcpListener,
+    pub(super) address: SocketAddr,
+}
+
+impl Closed {
+    /// The door at this address.
+    pub(super) fn at(listen: SocketAddr) -> Result<Self, CannotCheck> {
+        let fail = |error: io::Error| CannotCheck::Setup(format!("cannot listen at {listen}: {error}"));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(16)
+            .enable_all()
+            .build()
+            .map_err(fail)?;
+        let listener = runtime.block_on(TcpListener::bind(listen)).map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        Ok(Self { runtime, listener, address })
+    }
+
+    /// Opens it, in threads of its own.
+    pub(super) fn open(self, door: Door) {
+        std::thread::spawn(move || self.runtime.block_on(serve(self.listener, door)));
+    }
 }
 
 async fn serve(listener: TcpListener, door: Door) {
@@ -169,10 +183,7 @@ impl Door {
     fn refuse(&self, refused: Refused) -> Response {
         let why = match refused {
             Refused::Unproven(why) => why,
-            Refused::Empty(why) => why.to_owned(),
-            Refused::AfterSplit => {
-                "this log has shown two histories: nothing of it is cosigned any more".to_owned()
-            }
+            Refused::Empty(why) | Refused::Over(why) => why.to_owned(),
             Refused::Split { ours, theirs, origin, evidence } => {
                 let detail = judge::split_detail(&ours, &theirs);
                 let finding = Finding::rejects(Code::HeadsInconsistent, Concern::whole(), &detail);

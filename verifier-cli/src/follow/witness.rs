@@ -8,7 +8,7 @@ use sift_spec::note::{NOTE_BYTES_MAX, Note, NoteError, VerifierKey};
 use sift_spec::proof::{Proof, TreeHead, verify_consistency};
 use sift_spec::types::{Hash, KeyName, TreeSize, UnixMillis};
 
-use super::book::{Book, Deciding, NewHead, Place, Split, Taken, signed_by};
+use super::book::{Book, Deciding, Known, NewHead, Place, Split, Taken, signed_by};
 use super::evidence::Files;
 use crate::error::CannotCheck;
 
@@ -42,8 +42,8 @@ pub(super) enum Refused {
     Unproven(String),
     /// The log signed another tree of this size: proof of two histories.
     Split { ours: TreeHead, theirs: TreeHead, origin: KeyName, evidence: Option<std::path::PathBuf> },
-    /// It has shown two histories before.
-    AfterSplit,
+    /// It is over with this log.
+    Over(&'static str),
     /// Size 0 and a root, or a proof that starts from nothing.
     Empty(&'static str),
 }
@@ -146,8 +146,8 @@ fn decide(
         if let Err(error) = verify_consistency(&ours, &new.head, &request.proof) {
             return refuse(Refused::Unproven(error.to_string()));
         }
-        if known.split {
-            return refuse(Refused::AfterSplit);
+        if known.is_over() {
+            return refuse(over(&known));
         }
         // The same head again changes nothing but the time, and is not written: else anybody could fill the disk.
         if same_size {
@@ -155,8 +155,8 @@ fn decide(
             return answer(line.map_or(Answer::NotSigned, |line| Answer::Cosigned { line, new: None }));
         }
     }
-    if known.split {
-        return refuse(Refused::AfterSplit);
+    if known.is_over() {
+        return refuse(over(&known));
     }
     // 6. Durable first, then answered.
     let place = Place::Extends(known.anchor.as_ref().map(|anchor| anchor.head));
@@ -164,9 +164,18 @@ fn decide(
         Taken::Moved => answer(Answer::Conflict(last)),
         Taken::Done => match deciding.known(origin).cosigned {
             Some((line, _)) => answer(Answer::Cosigned { line, new: Some((origin.clone(), new.head)) }),
-            None => refuse(Refused::AfterSplit),
+            None => refuse(over(&known)),
         },
     }
+}
+
+/// Why nothing more of a log is cosigned.
+const fn over(known: &Known) -> Refused {
+    Refused::Over(if known.split {
+        "this log has shown two histories: nothing of it is cosigned any more"
+    } else {
+        "this witness has forgotten what it cosigned of this log: nothing of it is cosigned any more"
+    })
 }
 
 /// A request, read and not believed.
