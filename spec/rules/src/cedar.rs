@@ -48,7 +48,7 @@
 //! With `schema.cedarschema` the policies are validated against it (strictly) when the bundle is compiled; without one,
 //! an action is in a list of the scope only if the list names it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cedar_policy::{
@@ -69,6 +69,9 @@ use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
 pub const ENGINE: &str = "cedar/cedar-policy-4.14.1";
+
+/// Most pairs of a policy and an action that policies name: each policy is asked whether it concerns each action.
+const PAIRS_MAX: usize = 1 << 23;
 
 /// A compiled Cedar policy.
 #[derive(Debug)]
@@ -146,11 +149,11 @@ impl CedarPolicy {
             if parsed.templates().next().is_some() {
                 return Err(in_file(file, "templates are not supported".to_owned()));
             }
+            let lines = lines_of_ids(source);
             for policy in parsed.policies() {
                 let rule = Rule::read(policy).map_err(|why| in_file(file, why))?;
                 let name = rule.fired.rule.to_string();
-                let line = source.lines().position(|line| line.contains(&format!("@id({name:?})")));
-                let line = line.and_then(|line| u32::try_from(line + 1).ok());
+                let line = lines.get(format!("{name:?}").as_str()).copied();
                 let named = policy.new_id(PolicyId::new(&name));
                 sites.push((
                     rule.set(policy),
@@ -179,6 +182,13 @@ impl CedarPolicy {
                 ActionConstraint::In(list) => actions.extend(list),
                 ActionConstraint::Eq(action) => actions.extend([action]),
             }
+        }
+        if actions.len().saturating_mul(policies.len()) > PAIRS_MAX {
+            return Err(in_all(format!(
+                "{} policies that name {} actions: too many to sort by action; split the bundle",
+                policies.len(),
+                actions.len()
+            )));
         }
         let groups = schema.is_some();
         let in_data = |why| CompileError::Setting { file: "data.json".to_owned(), why };
@@ -238,6 +248,18 @@ impl CedarPolicy {
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
         CedarDecider { authorizer: Authorizer::new(), shared: Arc::clone(&self.shared), sliced }
     }
+}
+
+/// The line of each `@id`, by its text with quotes; of one that is given twice, the first.
+fn lines_of_ids(source: &str) -> HashMap<&str, u32> {
+    let mut lines = HashMap::new();
+    for (line, text) in (1_u32..).zip(source.lines()) {
+        for rest in text.split("@id(").skip(1) {
+            let id = rest.split_once(')').map_or(rest, |(id, _)| id);
+            lines.entry(id).or_insert(line);
+        }
+    }
+    lines
 }
 
 /// Validates policies against a schema; gives its actions with their groups.

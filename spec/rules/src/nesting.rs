@@ -2,7 +2,8 @@
 //! spend time or stack on nesting without a bound of their own.
 //!
 //! * regorus reads what stands in brackets twice, once as a comprehension: each `[` or `{` around a byte doubles the
-//!   times that it is read. So those readings are counted.
+//!   times that it is read. So those readings are counted. It sorts the statements of a rule by comparing each with
+//!   each, so those comparisons are counted too.
 //! * cedar-policy descends once for each bracket and each operator on the way to a byte, 10 KiB of stack at a time. So
 //!   the longest way is bounded; on a thread of 2 MiB there is room for twice as much.
 
@@ -11,6 +12,9 @@ use crate::bundle::CompileError;
 /// Most readings of bytes that the Rego files of a bundle may need together: about two seconds.
 pub const REGO_READINGS_MAX: u64 = 1 << 23;
 
+/// Most comparisons of statements that the rules of a bundle may need together: a few seconds.
+pub const REGO_COMPARISONS_MAX: u64 = 1 << 26;
+
 /// Deepest nesting of brackets in a Cedar policy or schema.
 pub const CEDAR_BRACKETS_MAX: usize = 32;
 
@@ -18,13 +22,14 @@ pub const CEDAR_BRACKETS_MAX: usize = 32;
 /// in those around it.
 pub const CEDAR_OPERATORS_MAX: usize = 1000;
 
-/// Counts the readings of Rego files.
+/// Counts the readings and comparisons of Rego files.
 pub(crate) fn check_rego<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), CompileError> {
-    let mut readings = 0_u64;
+    let (mut readings, mut comparisons) = (0_u64, 0_u64);
     for (file, source) in files {
-        let mut depth = 0_u32;
+        // How many brackets are open, and how many statements have ended in the outermost of them.
+        let (mut depth, mut statements, mut line) = (0_u32, 0_u64, 1);
         for code in Code::of(source, Language::Rego) {
             match code.byte {
                 b'[' | b'{' => depth += 1,
@@ -33,17 +38,27 @@ pub(crate) fn check_rego<'a>(
             }
             readings = readings.saturating_add(1_u64.checked_shl(depth).unwrap_or(u64::MAX));
             if readings > REGO_READINGS_MAX {
-                return Err(
-                    code.refused(file, "arrays, sets and objects nest too deeply: name inner ones in a rule")
-                );
+                let why = "arrays, sets and objects nest too deeply: name inner ones in a rule";
+                return Err(code.refused(file, why));
+            }
+            let ends = code.line > line || code.byte == b';';
+            line = code.line;
+            statements = if depth == 0 { 0 } else { statements + u64::from(ends) };
+            comparisons += if depth > 0 && ends { 2 * statements } else { 0 };
+            if comparisons > REGO_COMPARISONS_MAX {
+                return Err(code.refused(file, "rules have too many statements: make several of them"));
             }
         }
     }
     Ok(())
 }
 
-/// Bounds the ways through a Cedar policy file or schema.
-pub(crate) fn check_cedar(file: &str, source: &str) -> Result<(), CompileError> {
+/// Bounds the ways through a Cedar policy file or schema. Whoever parses one without compiling its bundle asks here
+/// first.
+///
+/// # Errors
+/// With the line where it is too deep.
+pub fn check_cedar(file: &str, source: &str) -> Result<(), CompileError> {
     // In a schema `Set<Set<Long>>` nests as well; in a policy `<` compares.
     let [opening, closing]: [&[u8]; 2] =
         if file.ends_with(".cedar") { [b"([{", b")]}"] } else { [b"([{<", b")]}>"] };
@@ -122,7 +137,7 @@ impl Code {
     }
 
     fn refused(&self, file: &str, why: &str) -> CompileError {
-        CompileError::Policy { file: format!("{file}:{}", self.line), why: why.to_owned() }
+        CompileError::Policy { file: file.to_owned(), why: format!("line {}: {why}", self.line) }
     }
 }
 
@@ -172,10 +187,21 @@ mod tests {
         assert_eq!(
             check_rego([("a.rego", "\n\n"), ("b.rego", &format!("#\n{}", nested("[", "]", 30)))]),
             Err(CompileError::Policy {
-                file: "b.rego:2".to_owned(),
-                why: "arrays, sets and objects nest too deeply: name inner ones in a rule".to_owned()
+                file: "b.rego".to_owned(),
+                why: "line 2: arrays, sets and objects nest too deeply: name inner ones in a rule".to_owned()
             })
         );
+    }
+
+    #[test]
+    fn each_statement_of_a_rule_is_compared_with_each() {
+        let body = |statements: usize| format!("x if {{\n{}}}\n", "true\n".repeat(statements));
+        assert!(
+            rego(&body(8_000))
+                && !rego(&body(9_000))
+                && !rego(&format!("x if {{ {} }}", "true;".repeat(9_000)))
+        );
+        assert!(rego(&body(100).repeat(90)) && rego(&"x := 1\n".repeat(19_000)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use cedar_policy::{ActionConstraint, Effect, Policy, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
+use sift_rules::nesting::check_cedar;
 use sift_spec::bundle::Bundle;
 
 use super::{Found, Severity};
@@ -11,6 +12,9 @@ const SCHEMA: &str = "schema.cedarschema";
 /// The line of the first syntax error of a Cedar file, if that is what is wrong with it.
 pub(super) fn place(file: &str, text: Option<&str>) -> Option<u32> {
     let text = text?;
+    if check_cedar(file, text).is_err() {
+        return None;
+    }
     if file == SCHEMA {
         return first_line(text, &Schema::from_cedarschema_str(text).err()?);
     }
@@ -29,6 +33,7 @@ pub(super) fn check(bundle: &Bundle, found: &mut Vec<Found>) {
         .keys()
         .filter(|path| path.ends_with(".cedar"))
         .filter_map(|path| text(path).map(|text| (path.as_str(), text)))
+        .filter(|(path, text)| check_cedar(path, text).is_ok())
         .filter_map(|(path, text)| Some((path, text, text.parse().ok()?)))
         .collect();
     if files.is_empty() {
