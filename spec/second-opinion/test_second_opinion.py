@@ -131,7 +131,7 @@ class Vectors(unittest.TestCase):
 
     def test_every_folder_is_known(self) -> None:
         folders = {path.name for path in VECTORS.iterdir() if path.is_dir()}
-        self.assertEqual(folders, set(READERS) | {"context", "tile-path", "zip215"})
+        self.assertEqual(folders, set(READERS) | {"context", "finding", "tile-path", "zip215"})
 
     def test_vectors(self) -> None:
         for name, read in READERS.items():
@@ -162,6 +162,32 @@ class Vectors(unittest.TestCase):
         good = (VECTORS / "receipt" / "ok" / "open.tlog-proof").read_bytes()
         self.assertEqual(check_proof(entry_raw, good, trust(), "entry").findings, [])
         self.assertNotEqual(check_proof(entry_raw + b"x", good, trust(), "entry").findings, [])
+
+
+class Findings(unittest.TestCase):
+    """Evidence for every code: what `sift-verify` rejects is refused here, and what it verifies is not."""
+
+    UNSEEN = {"decision-differs", "input-differs"}  # policy decisions are not derived again here
+
+    def test_findings(self) -> None:
+        folder, judged = VECTORS / "finding", 0
+        for line in (folder / "cases.jsonl").read_text().splitlines():
+            case = json.loads(line)
+            verb, *arguments = case["arguments"]
+            # A run that goes on is refused here.
+            if verb not in ("proof", "run") or "--open" in arguments or self.UNSEEN & set(case["findings"]):
+                continue
+            judged += 1
+            paths = {name: folder / path for name, path in zip(arguments[::2], arguments[1::2], strict=False)}
+            whom = parse_trust(paths["--trust"].read_bytes())
+            with self.subTest(line):
+                if verb == "run":
+                    found = check_run((folder / arguments[-1]).read_bytes(), whom, verb).findings
+                else:
+                    given = paths["--entry"].read_bytes(), paths["--receipt"].read_bytes()
+                    found = check_proof(*given, whom, verb).findings
+                self.assertEqual(int(bool(found)), case["exit"], found)
+        self.assertGreater(judged, 50)
 
 
 class Author:

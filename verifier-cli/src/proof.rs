@@ -4,6 +4,7 @@ use sift_spec::entry::{Content, Entry, EntryError};
 use sift_spec::receipt::{Receipt, ReceiptError, VerifiedInclusion};
 use sift_spec::record::{Body, ENTRY_BYTES_MAX};
 use sift_spec::trust::TrustPolicy;
+use sift_spec::types::KeyName;
 
 use crate::checkpoint::code_of;
 use crate::finding::{Code, Concern, Gap};
@@ -49,15 +50,18 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
     };
     let concern = || Concern::entry(receipt.index);
     // 2. Its checkpoint is believed, and the entry stands at its index of that tree.
-    match receipt.verify(sift_spec::hash::leaf_hash(entry), trust) {
+    let included = receipt.verify(sift_spec::hash::leaf_hash(entry), trust);
+    match &included {
         Ok(inclusion) => {
             report.claim(inclusion.checkpoint());
-            report.claim(&inclusion);
+            report.claim(inclusion);
         }
-        Err(ReceiptError::Checkpoint(error)) => report.reject(code_of(&error), Concern::whole(), error),
+        Err(ReceiptError::Checkpoint(error)) => report.reject(code_of(error), Concern::whole(), error),
         Err(error @ ReceiptError::Inclusion(_)) => report.reject(Code::NotIncluded, concern(), error),
         Err(error @ ReceiptError::Grammar(_)) => report.reject(Code::ReceiptMalformed, concern(), error),
     }
+    let origin = included.ok().map(|inclusion| inclusion.checkpoint().checkpoint().origin.clone());
+    let is_elsewhere = |log: &KeyName| origin.as_ref().is_some_and(|origin| origin != log);
     // 3. The entry is one of Sift's, in its one encoding; any other is checked for inclusion only.
     let entry = match Entry::parse(entry.to_vec()) {
         Ok(entry) => entry,
@@ -70,8 +74,12 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
             return report;
         }
     };
-    // 4. Who signed. The trust file knows the operator; a kernel's key is known only from the operator's entries.
+    // 4. It is for this log. Who signed: The trust file knows the operator; a kernel's key is known only from the operator's entries.
     match entry.content() {
+        Content::Operator(record) if is_elsewhere(&record.log) => {
+            let detail = format!("it is for the log {}", record.log);
+            report.reject(Code::OperatorInvalid, concern(), detail);
+        }
         Content::Operator(record) => match trust.operator() {
             None => report.leave(Gap::NoOperator, concern(), "the signature was not checked"),
             Some(operator) => match entry.verify(operator) {
@@ -85,10 +93,9 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
         Content::Run(record) => {
             let concern = Concern::record(receipt.index, record.run, record.seq);
             if let Body::Open(open) = &record.body
-                && trust.logs().iter().all(|log| *log.key.name() != open.log)
+                && is_elsewhere(&open.log)
             {
-                let detail =
-                    format!("the run is one of the log {}, which the trust file does not list", open.log);
+                let detail = format!("the run is one of the log {}", open.log);
                 report.reject(Code::RunMismatch, concern.clone(), detail);
             }
             let detail = format!(

@@ -96,14 +96,14 @@ fn verify_pack(
     let mut grounds = Grounds { report, included: included.is_some() };
     grounds.claim(included);
     // 4. The operator's entries, in the order of the log, say whose key counts where.
-    let Entries { operator, run: records, whole_log } = Entries::read(&pack, &head, grounds.report);
+    let Entries { operator, run: records, gapless } = Entries::read(&pack, grounds.report);
     let Some(operator_key) = trust.operator() else {
         let detail = "the trust file names no operator (#sift:operator), so nobody's key counts";
         grounds.report.reject(Code::KeyNotGranted, Concern::whole(), detail);
         return None;
     };
     let (authority, verified) =
-        authority::verify(operator, &head.origin, operator_key, whole_log, &records, grounds.report);
+        authority::verify(operator, &head.origin, operator_key, gapless, &records, grounds.report);
     grounds.claim(verified);
     // 5. Every record of the run is signed by a key that counts at its index for its agent.
     grounds.step(|report| record::verify_signatures(&records, &authority, report));

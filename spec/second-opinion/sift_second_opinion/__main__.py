@@ -27,6 +27,8 @@ def check_proof(entry: bytes, receipt: bytes, trust: Trust, subject: str) -> Rep
             report.unchecked.append("what the entry says: it is none of Sift's")
             return report
         parsed = parse_entry(entry)
+        log = parsed.value.get("log") if parsed.is_operator else parsed.body.get("log", checkpoint.origin)
+        need(log == checkpoint.origin, "wrong-log", f"a record for the log {log}")
         if not parsed.is_operator:
             report.unchecked.append("whether the key counts: that needs the run's pack or the whole log")
         elif trust.operator is None:

@@ -42,7 +42,7 @@ pub(super) fn verify(
     entries: Vec<OperatorEntry>,
     log: &KeyName,
     operator: &VerifierKey,
-    whole_log: bool,
+    gapless: bool,
     records: &[RunEntry],
     report: &mut Report,
 ) -> (Authority, Option<VerifiedAuthority>) {
@@ -76,7 +76,7 @@ pub(super) fn verify(
     }
     let end = records.last().map(|record| record.index);
     let covers = chain.complete && entries.last().map(|entry| entry.index) > end;
-    let complete = whole_log || covers;
+    let complete = gapless || covers;
     if !complete {
         let detail = "the operator's chain is not complete up to the run's last record";
         report.leave(Gap::RevocationUnproven, Concern::whole(), detail);

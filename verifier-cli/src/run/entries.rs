@@ -75,14 +75,13 @@ pub(super) struct OperatorEntry {
 pub(super) struct Entries {
     pub(super) operator: Vec<OperatorEntry>,
     pub(super) run: Vec<RunEntry>,
-    /// Whether the pack holds every entry of the tree, so that nothing can be missing.
-    pub(super) whole_log: bool,
+    /// Whether the pack holds every entry of the log up to the run's last record, so that nothing before it can be missing.
+    pub(super) gapless: bool,
 }
 
 impl Entries {
-    pub(super) fn read(pack: &Pack, checkpoint: &Checkpoint, report: &mut Report) -> Self {
-        let whole_log = pack.entries.len() as u64 == checkpoint.head.size.get();
-        let mut entries = Self { whole_log, ..Self::default() };
+    pub(super) fn read(pack: &Pack, report: &mut Report) -> Self {
+        let mut entries = Self::default();
         for (index, bytes) in &pack.entries {
             let (index, leaf) = (*index, leaf_hash(bytes));
             let entry = match Entry::parse(bytes.clone()) {
@@ -107,6 +106,9 @@ impl Entries {
                 }
             }
         }
+        let until = entries.run.last().map(|record| record.index);
+        let given = |end| pack.entries.range(..=end).count() as u64;
+        entries.gapless = until.is_some_and(|end| given(end) == end.get() + 1);
         entries
     }
 }

@@ -309,6 +309,7 @@ impl Kernel {
             bundle: files,
             objects,
             true_close: true,
+            left_out: Vec::new(),
             other_entries: vec![other],
         }
     }

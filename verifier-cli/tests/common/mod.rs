@@ -6,6 +6,9 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part
 #![allow(clippy::unwrap_used)]
 
+pub mod bad_logs;
+pub mod bad_runs;
+pub mod delegated;
 pub mod follower;
 pub mod http;
 pub mod kernel;
@@ -149,6 +152,8 @@ pub struct Scenario {
     pub objects: BTreeMap<Hash, Object>,
     /// Whether the close states the census and sums of what precedes it, whatever was changed.
     pub true_close: bool,
+    /// Entries between the operator's and the run's, not in the pack.
+    pub left_out: Vec<Vec<u8>>,
     /// Entries of other runs, after this one's, not in the pack.
     pub other_entries: Vec<Vec<u8>>,
 }
@@ -203,6 +208,9 @@ impl Scenario {
         let mut operator = OperatorChain::default();
         for body in &self.operator_before {
             sealed.push(operator.sign(body), true);
+        }
+        for entry in &self.left_out {
+            sealed.push(entry.clone(), false);
         }
         let mut prev = None;
         let mut census: BTreeMap<Kind, u64> = BTreeMap::new();

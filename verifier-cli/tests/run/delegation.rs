@@ -1,67 +1,15 @@
 //! Delegated runs, and runs that delegate: what their packs prove, and each way to falsify one.
 
-use sift_spec::entry::Entry;
 use sift_spec::meter::{Amounts, Meter};
-use sift_spec::note::SignerKey;
-use sift_spec::record::{
-    Body, Close, CloseReason, Delegate, Delegation, Delegator, Halt, HaltCause, KeyRole, Kind, Record, Status,
-};
+use sift_spec::record::{Body, Delegation, Halt, HaltCause};
 use sift_spec::types::{Seq, Text};
 use sift_verify::{Code, Gap, Verdict};
 
+use crate::common::bad_runs::intent;
+use crate::common::delegated::{calls, child, closed, delegation, note, parent, signed};
 use crate::common::kernel::Kernel;
-use crate::common::{
-    Draft, LOG, START_MS, Scenario, agent, bytes_hash, grant, kernel_key, millis, other_kernel_key, run_id,
-    seq, stranger_key,
-};
-use crate::mutations::{intent, outcome};
+use crate::common::{Draft, START_MS, Scenario, kernel_key, millis, other_kernel_key, run_id, stranger_key};
 use crate::{claims, gaps, rejections, verify};
-
-fn calls(n: u64) -> Amounts {
-    Amounts::ZERO.with(Meter::ToolCalls, n)
-}
-
-fn delegation() -> Delegation {
-    Delegation {
-        agent: agent(),
-        budget: calls(2),
-        deadline: millis(START_MS + 600_000),
-        depth: 1,
-        depth_limit: Some(1),
-        kernel: kernel_key().verifier().name().clone(),
-        log: LOG.parse().unwrap(),
-        parent: Delegator { agent: "airline/boss".parse().unwrap(), run: run_id(5), seq: seq(3) },
-        run: run_id(1),
-    }
-}
-
-fn signed(delegation: &Delegation, by: &SignerKey) -> String {
-    by.sign_note(&delegation.text().unwrap())
-}
-
-/// A run that another kernel delegated, with this note.
-fn child(delegation: &Delegation, note: &str) -> Scenario {
-    let mut kernel = Kernel::delegated("[run]\ntool_calls = 6\ndepth = 4\n", delegation, note);
-    for _ in 0..2 {
-        let call = kernel.tool("lookup", b"{}");
-        kernel.finish(call, Status::Ok, b"{}", None);
-    }
-    // Refused by what was delegated: too many calls, too deep.
-    kernel.tool("lookup", b"{}");
-    kernel.agent();
-    let mut scenario = kernel.close();
-    scenario.operator_before.push(grant(&other_kernel_key(), KeyRole::Kernel));
-    scenario
-}
-
-/// A delegated run as it should be.
-pub(crate) fn delegated() -> Scenario {
-    child(&delegation(), &note())
-}
-
-fn note() -> String {
-    signed(&delegation(), &other_kernel_key())
-}
 
 #[test]
 fn a_delegated_run_verifies_with_its_delegation() {
@@ -173,50 +121,13 @@ fn a_grant_that_the_pack_leaves_out_is_said() {
     let mut scenario = child(&delegation(), &note());
     scenario.operator_before.pop();
     // Whether it was granted can then not be told: the operator's chain may hold more.
-    let revoke = scenario.operator_after.pop().unwrap();
+    let last = scenario.operator_after.pop().unwrap();
+    scenario.left_out = std::mem::take(&mut scenario.other_entries);
     let report = verify(&scenario.pack());
     assert_eq!(rejections(&report), []);
     assert!(gaps(&report).contains(&Gap::DelegatorUnproven) && !claims(&report).contains(&"delegations"));
-    scenario.operator_after.push(revoke);
+    scenario.operator_after.push(last);
     assert_eq!(rejections(&verify(&scenario.pack())), [Code::KeyNotGranted]);
-}
-
-fn delegate() -> Delegate {
-    let kernel = other_kernel_key().verifier().name().clone();
-    Delegate { budget: calls(3), deadline: millis(START_MS + 600_000), kernel }
-}
-
-/// The close entry of the delegated run: two calls of its own, one below it.
-fn closed(by: &SignerKey, change: impl FnOnce(&mut Record)) -> String {
-    let census = [(Kind::Intent, 2), (Kind::Open, 1), (Kind::Outcome, 2)].into();
-    let close = Close { below: calls(1), census, reason: CloseReason::Done, settled: calls(2) };
-    let mut record = Record {
-        agent: agent(),
-        body: Body::Close(close),
-        prev: Some(bytes_hash(1)),
-        run: run_id(9),
-        seq: seq(5),
-        time: millis(START_MS + 1500),
-    };
-    change(&mut record);
-    String::from_utf8(Entry::sign(&record, by).unwrap().into_bytes()).unwrap()
-}
-
-/// A run that delegates, and settles with this close.
-///
-/// ```text
-/// 0 open  1 intent agent  2 outcome  3 close
-/// ```
-fn parent(close: Option<&str>, settled: Amounts) -> Scenario {
-    let mut kernel = Kernel::open("[run]\ntool_calls = 6\nagents = 2\n");
-    let call = kernel.delegate(&delegate());
-    kernel.finish(call, Status::Ok, b"helped", None);
-    let mut scenario = kernel.close();
-    let outcome = outcome(&mut scenario, 2);
-    outcome.close = close.map(Text::cut);
-    outcome.settled = settled;
-    scenario.operator_before.push(grant(&other_kernel_key(), KeyRole::Kernel));
-    scenario
 }
 
 #[test]

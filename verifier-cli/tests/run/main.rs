@@ -4,13 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod delegation;
-mod mutations;
 mod several;
 mod sums;
 
+use common::bad_runs::{MUTATIONS, insert_cancelled, intent, outcome, reinput};
 use common::kernel::{BUDGET, Kernel, honest, tiny};
 use common::{Draft, index, seq, trust};
-use mutations::{Change, MUTATIONS, insert_cancelled, intent, outcome, reinput};
 use sift_spec::evidence::Pack;
 use sift_spec::meter::{Amounts, Meter, Usage};
 use sift_spec::proof::prove_multi_inclusion;
@@ -64,25 +63,7 @@ fn an_honest_run_verifies_strictly() {
 fn each_mutation_gives_exactly_its_finding() {
     let mut failures = String::new();
     for (name, code, change) in MUTATIONS {
-        let mut scenario = honest();
-        let mut bytes = match change {
-            Change::Draft(change) => {
-                change(&mut scenario);
-                scenario.pack()
-            }
-            Change::Pack(change) => {
-                let mut pack = scenario.pack();
-                change(&mut pack);
-                pack
-            }
-            Change::Bytes(_) => scenario.pack(),
-        }
-        .write()
-        .unwrap();
-        if let Change::Bytes(change) = change {
-            change(&mut bytes);
-        }
-        let report = run::verify(&bytes, &trust(), &Options::default());
+        let report = run::verify(&change.made(), &trust(), &Options::default());
         if rejections(&report) != [*code] || report.verdict() != Verdict::Rejected {
             let text = anstream::adapter::strip_str(&sift_verify::text::render(&report)).to_string();
             failures += &format!("\n== {name}: expected {code}\n{text}");
@@ -146,6 +127,8 @@ fn what_is_not_in_the_pack_is_said() {
     // What the operator did after the run.
     let mut scenario = honest();
     scenario.operator_after.clear();
+    assert_eq!(gaps(&verify(&scenario.pack())), [Gap::ShownUnchecked], "no entry before its end is missing");
+    scenario.left_out = std::mem::take(&mut scenario.other_entries);
     let report = verify(&scenario.pack());
     assert_eq!(report.verdict(), Verdict::Verified);
     assert_eq!(gaps(&report), [Gap::RevocationUnproven, Gap::ShownUnchecked]);

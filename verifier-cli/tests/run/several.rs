@@ -5,9 +5,9 @@ use sift_spec::record::{Answer, Body, Hold, KeyRole, Needed, Statement};
 use sift_verify::{Code, Verdict};
 
 use super::{claims, rejections, verify};
+use crate::common::bad_runs::intent;
 use crate::common::kernel::{approval_by, beat, wired};
 use crate::common::{Draft, Scenario, approver_key, auditor_key, grant, key, second_key};
-use crate::mutations::intent;
 
 #[test]
 fn a_call_with_all_its_approvals_verifies() {

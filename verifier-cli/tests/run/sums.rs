@@ -9,9 +9,9 @@ use sift_spec::record::{
 use sift_spec::types::Text;
 use sift_verify::{Code, Gap};
 
+use crate::common::bad_runs::{intent, outcome};
 use crate::common::kernel::{BUDGET, Kernel, honest};
 use crate::common::{Scenario, millis};
-use crate::mutations::{intent, outcome};
 use crate::{gaps, rejections, verify};
 
 fn calls(have: u64, limit: u64, need: u64) -> Refusal {
@@ -139,7 +139,7 @@ fn a_refusal_over_money_is_as_good_as_its_sums() {
 
 #[test]
 fn limits_wider_than_what_was_delegated_are_found_without_the_bundle() {
-    let scenario = crate::delegation::delegated();
+    let scenario = crate::common::delegated::delegated();
     assert_eq!(without_bundle(&scenario), []);
     let mut wider = scenario;
     let sift_spec::record::Body::Open(open) = &mut wider.drafts[0].body else { panic!() };

@@ -11,11 +11,12 @@ use sift_spec::record::{
 use sift_spec::types::{Hash, Text};
 use sift_verify::Code;
 
-use crate::common::kernel::{approval, beat, honest};
-use crate::common::{self, Draft, Scenario, checkpoint, grant, millis, seq, spoil_signature};
+use super::kernel::{approval, beat, honest};
+use super::{Draft, Scenario, checkpoint, grant, millis, seq, spoil_signature};
+use crate::common;
 
 /// What is changed, and where on the way from what a kernel means to the bytes of a pack.
-pub(crate) enum Change {
+pub enum Change {
     /// Before records are chained and signed.
     Draft(fn(&mut Scenario)),
     /// In a pack whose log is honest.
@@ -24,14 +25,33 @@ pub(crate) enum Change {
     Bytes(fn(&mut Vec<u8>)),
 }
 
-pub(crate) fn intent(scenario: &mut Scenario, at: usize) -> &mut Intent {
+impl Change {
+    /// The bytes of the honest pack with this change.
+    pub fn made(&self) -> Vec<u8> {
+        let mut scenario = honest();
+        if let Self::Draft(change) = self {
+            change(&mut scenario);
+        }
+        let mut pack = scenario.pack();
+        if let Self::Pack(change) = self {
+            change(&mut pack);
+        }
+        let mut bytes = pack.write().unwrap();
+        if let Self::Bytes(change) = self {
+            change(&mut bytes);
+        }
+        bytes
+    }
+}
+
+pub fn intent(scenario: &mut Scenario, at: usize) -> &mut Intent {
     match &mut scenario.drafts[at].body {
         Body::Intent(intent) => intent,
         other => panic!("{at} is a {}", other.kind()),
     }
 }
 
-pub(crate) fn outcome(scenario: &mut Scenario, at: usize) -> &mut Outcome {
+pub fn outcome(scenario: &mut Scenario, at: usize) -> &mut Outcome {
     match &mut scenario.drafts[at].body {
         Body::Outcome(outcome) => outcome,
         other => panic!("{at} is a {}", other.kind()),
@@ -49,7 +69,7 @@ fn restate(scenario: &mut Scenario, at: usize, change: fn(&mut Statement)) {
 }
 
 /// Replaces the policy input of the intent at `at`.
-pub(crate) fn reinput(scenario: &mut Scenario, at: usize, change: fn(&mut PolicyInput)) {
+pub fn reinput(scenario: &mut Scenario, at: usize, change: fn(&mut PolicyInput)) {
     let old = intent(scenario, at).decision.input.clone();
     let object = scenario.objects.remove(&old.digest).unwrap();
     let mut input = PolicyInput::from_bytes(object.content()).unwrap();
@@ -91,7 +111,7 @@ fn bill(scenario: &mut Scenario, usage: Usage) {
 }
 
 /// Each mutation and the one finding that it must give.
-pub(crate) const MUTATIONS: &[(&str, Code, Change)] = &[
+pub const MUTATIONS: &[(&str, Code, Change)] = &[
     ("the last byte is missing", Code::PackMalformed, Change::Bytes(|bytes| bytes.truncate(bytes.len() - 1))),
     ("bytes follow", Code::PackMalformed, Change::Bytes(|bytes| bytes.push(0))),
     ("an empty file", Code::PackMalformed, Change::Bytes(Vec::clear)),
@@ -627,7 +647,7 @@ fn cancel(s: &mut Scenario, at: usize) {
 }
 
 /// Puts the outcome of a call that was not dispatched before the close.
-pub(crate) fn insert_cancelled(s: &mut Scenario, intent: u64) {
+pub fn insert_cancelled(s: &mut Scenario, intent: u64) {
     let close = s.drafts.len() - 1;
     let time = s.drafts[close].time;
     s.drafts.insert(close, Draft::new(cancelled(intent), time));
