@@ -18,7 +18,13 @@ use sift_verify::{Code, Gap};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec/vectors/finding");
 
 /// Codes that none of the verbs `run`, `proof`, `log` and `consistency` gives, and the test that has their vectors.
-const ELSEWHERE: &[(&str, &str)] = &[];
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("head-older", "--test follow"),
+    ("head-stale", "--test follow"),
+    ("copies-differ", "--test diff"),
+    ("only-in-one", "--test diff"),
+    ("heads-uncompared", "--test diff"),
+];
 
 fn on_disk(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
     for item in fs::read_dir(folder).unwrap() {
