@@ -28,6 +28,18 @@ pub enum EntryError {
     SignatureInvalid(KeyName),
 }
 
+impl EntryError {
+    /// Offset of the first byte that is wrong, where that is known.
+    #[must_use]
+    pub const fn offset(&self) -> Option<usize> {
+        match self {
+            Self::Header => Some(0),
+            Self::Record(error) => error.offset(),
+            Self::Note(_) | Self::Signatures | Self::SignatureInvalid(_) => None,
+        }
+    }
+}
+
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {

@@ -18,8 +18,13 @@ pub const RECEIPT_HEADER: &str = "c2sp.org/tlog-proof@v1";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptError {
     /// Not the grammar of a tlog-proof.
-    #[error("not a {RECEIPT_HEADER}: {0}")]
-    Grammar(&'static str),
+    #[error("not a {RECEIPT_HEADER}: {why}")]
+    Grammar {
+        /// Offset of the line, or byte, that is wrong.
+        at: usize,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The checkpoint is not believed.
     #[error("the checkpoint is not believed: {0}")]
     Checkpoint(#[from] TrustError),
@@ -75,30 +80,39 @@ impl Receipt {
     /// # Errors
     /// When the bytes are not the one encoding of a tlog-proof.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReceiptError> {
-        let fail = ReceiptError::Grammar;
+        let fail = |at: usize, why| ReceiptError::Grammar { at, why };
         if bytes.len() > NOTE_BYTES_MAX {
-            return Err(fail("longer than 1 MiB"));
+            return Err(fail(NOTE_BYTES_MAX, "longer than 1 MiB"));
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| fail("not UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| fail(error.valid_up_to(), "not UTF-8"))?;
+        if text.split('\n').next() != Some(RECEIPT_HEADER) {
+            return Err(fail(0, "another first line"));
+        }
         let (head, checkpoint) =
-            text.split_once("\n\n").ok_or(fail("no empty line before the checkpoint"))?;
-        let mut lines = head.split('\n').peekable();
-        if lines.next() != Some(RECEIPT_HEADER) {
-            return Err(fail("another first line"));
-        }
+            text.split_once("\n\n").ok_or(fail(text.len(), "no empty line before the checkpoint"))?;
+        let mut at = RECEIPT_HEADER.len() + 1;
+        let mut lines = head.split('\n').skip(1).peekable();
         let extra = match lines.peek().and_then(|line| line.strip_prefix("extra ")) {
             None => None,
             Some(extra) => {
                 lines.next();
-                Some(STANDARD.decode(extra).map_err(|_| fail("\"extra\" is not canonical base64"))?)
+                let decoded =
+                    STANDARD.decode(extra).map_err(|_| fail(at, "\"extra\" is not canonical base64"))?;
+                at += "extra ".len() + extra.len() + 1;
+                Some(decoded)
             }
         };
-        let index = lines.next().and_then(|line| line.strip_prefix("index ")).and_then(parse_size);
-        let index = index.and_then(|index| LeafIndex::new(index.get()).ok()).ok_or(fail("no index"))?;
-        let hashes = lines.map(str::parse).collect::<Result<Vec<Hash>, _>>();
-        let hashes = hashes.map_err(|_| fail("a line of the proof is not a hash"))?;
-        if hashes.len() > PROOF_HASHES_MAX {
-            return Err(fail("more than 64 hashes"));
+        let line = lines.next();
+        let index = line.and_then(|line| line.strip_prefix("index ")).and_then(parse_size);
+        let index = index.and_then(|index| LeafIndex::new(index.get()).ok()).ok_or(fail(at, "no index"))?;
+        at += line.map_or(0, str::len) + 1;
+        let mut hashes = Vec::new();
+        for line in lines {
+            if hashes.len() == PROOF_HASHES_MAX {
+                return Err(fail(at, "more than 64 hashes"));
+            }
+            hashes.push(line.parse().map_err(|_| fail(at, "a line of the proof is not a hash"))?);
+            at += line.len() + 1;
         }
         Ok(Self { extra, index, proof: Proof(hashes), checkpoint: checkpoint.to_owned() })
     }

@@ -60,11 +60,16 @@ pub enum RecordError {
     #[error("the text is not two lines: the header and one line of JSON")]
     Lines,
     /// Not JSON, a field is missing, unknown or given twice, or a value is out of bounds.
-    #[error("{0}")]
-    Json(String),
-    /// The JSON is well-formed but not in its one canonical form.
+    #[error("{why}")]
+    Json {
+        /// What is wrong.
+        why: String,
+        /// Offset in the text at which reading stopped, where it was read.
+        at: Option<usize>,
+    },
+    /// The JSON is well-formed but not in its one canonical form, from this offset in the text on.
     #[error("the JSON is not canonical: white space, order of fields, escapes or numbers differ")]
-    NotCanonical,
+    NotCanonical(usize),
     /// `kind` does not name the one body that is present.
     #[error("\"kind\" must name the one body that is present")]
     Kind,
@@ -77,6 +82,19 @@ pub enum RecordError {
     /// The text is longer than an entry may be.
     #[error("{0} bytes: an entry holds at most {ENTRY_BYTES_MAX}")]
     TooLong(usize),
+}
+
+impl RecordError {
+    /// Offset in the text of the first byte that is wrong, where that is known. An entry begins with its text.
+    #[must_use]
+    pub const fn offset(&self) -> Option<usize> {
+        match self {
+            Self::Header(_) => Some(0),
+            Self::Json { at, .. } => *at,
+            Self::NotCanonical(at) => Some(*at),
+            Self::Lines | Self::Kind | Self::Prev | Self::Inconsistent(_) | Self::TooLong(_) => None,
+        }
+    }
 }
 
 /// One record of a run.

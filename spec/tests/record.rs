@@ -315,9 +315,10 @@ fn strings_have_one_spelling_and_no_normal_form() {
                     c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>()
                 })
                 .collect();
+            let at = text.find(detail).unwrap();
             assert_eq!(
                 Record::parse(&text.replace(detail, &escaped)),
-                Err(RecordError::NotCanonical),
+                Err(RecordError::NotCanonical(at)),
                 "{escaped}"
             );
         }
@@ -335,7 +336,9 @@ fn strings_have_one_spelling_and_no_normal_form() {
         ("\\f", "\\u000c"),
         ("\\\\/", "\\\\\\/"),
     ] {
-        assert_eq!(Record::parse(&text.replacen(from, to, 1)), Err(RecordError::NotCanonical), "{to}");
+        let refused = Record::parse(&text.replacen(from, to, 1)).unwrap_err();
+        let RecordError::NotCanonical(at) = refused else { panic!("{to}: {refused:?}") };
+        assert!((text.find(from).unwrap()..).take(from.len()).any(|within| within == at), "{to} at {at}");
     }
 }
 

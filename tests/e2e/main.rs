@@ -34,6 +34,7 @@ mod operations;
 mod payloads;
 mod recovery;
 mod rotation;
+mod schema;
 mod schemathesis;
 mod second_opinion;
 mod strangers;

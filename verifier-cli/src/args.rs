@@ -378,6 +378,13 @@ Examples:
               hide_possible_values = true)]
         code: Option<String>,
     },
+    /// The JSON Schema (2020-12) of every line that `--json` prints
+    ///
+    /// Members of objects are listed in the order in which they are printed. No line has other members.
+    #[command(after_help = "\
+Example:
+  sift-verify schema > sift-verify.schema.json")]
+    Schema,
     /// Completions for a shell, on standard output
     #[command(after_help = "\
 Example:

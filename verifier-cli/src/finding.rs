@@ -156,6 +156,9 @@ pub struct Concern {
     /// Path of a resource below the log's prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// The first byte that is wrong, in the file or the entry that is concerned, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
 }
 
 impl Concern {
@@ -189,6 +192,12 @@ impl Concern {
         Self { object: Some(digest.hex()), ..Self::default() }
     }
 
+    /// The same, at this byte of it, where that is known.
+    #[must_use]
+    pub fn at(self, offset: Option<usize>) -> Self {
+        Self { offset: offset.map(|offset| offset as u64), ..self }
+    }
+
     /// A resource of the log.
     #[must_use]
     pub fn path(path: impl fmt::Display) -> Self {
@@ -204,6 +213,7 @@ impl fmt::Display for Concern {
             self.seq.map(|seq| format!("seq {seq}")),
             self.object.as_ref().map(|digest| format!("object {digest}")),
             self.path.clone(),
+            self.offset.map(|offset| format!("byte {offset}")),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         f.write_str(&parts.join(", "))

@@ -40,6 +40,7 @@ pub mod proof;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod schema;
 pub mod source;
 pub mod text;
 

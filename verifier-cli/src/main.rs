@@ -16,7 +16,9 @@ use sift_verify::diff::{self, Diff};
 use sift_verify::exit::Exit;
 use sift_verify::progress::Bar;
 use sift_verify::source::Source;
-use sift_verify::{CannotCheck, Report, explain, files, follow, log, page, proof, replay, run, source, text};
+use sift_verify::{
+    CannotCheck, Report, explain, files, follow, log, page, proof, replay, run, schema, source, text,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -74,6 +76,10 @@ fn teach(verb: &Teach) -> Exit {
                 true => wanted.filter_map(|one| Some(serde_json::to_string(&one).ok()? + "\n")).collect(),
                 false => wanted.map(|one| text::render_explanation(&one)).collect::<Vec<_>>().join("\n"),
             });
+            Exit::Verified
+        }
+        Teach::Schema => {
+            print(&schema::schema());
             Exit::Verified
         }
         Teach::Completions { shell } => {

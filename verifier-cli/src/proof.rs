@@ -37,14 +37,15 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
     // No log holds a larger one, whatever its receipt says.
     if entry.len() > ENTRY_BYTES_MAX {
         let detail = format!("more than {ENTRY_BYTES_MAX} bytes: no log holds such an entry");
-        report.reject(Code::RecordMalformed, Concern::whole(), detail);
+        report.reject(Code::RecordMalformed, Concern::whole().at(Some(ENTRY_BYTES_MAX)), detail);
         return report;
     }
     // 1. The receipt is a tlog-proof in its one encoding.
     let receipt = match Receipt::parse(receipt) {
         Ok(receipt) => receipt,
         Err(error) => {
-            report.reject(Code::ReceiptMalformed, Concern::whole(), error);
+            let at = if let ReceiptError::Grammar { at, .. } = error { Some(at) } else { None };
+            report.reject(Code::ReceiptMalformed, Concern::whole().at(at), error);
             return report;
         }
     };
@@ -58,7 +59,7 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
         }
         Err(ReceiptError::Checkpoint(error)) => report.reject(code_of(error), Concern::whole(), error),
         Err(error @ ReceiptError::Inclusion(_)) => report.reject(Code::NotIncluded, concern(), error),
-        Err(error @ ReceiptError::Grammar(_)) => report.reject(Code::ReceiptMalformed, concern(), error),
+        Err(error @ ReceiptError::Grammar { .. }) => report.reject(Code::ReceiptMalformed, concern(), error),
     }
     let origin = included.ok().map(|inclusion| inclusion.checkpoint().checkpoint().origin.clone());
     let is_elsewhere = |log: &KeyName| origin.as_ref().is_some_and(|origin| origin != log);
@@ -70,7 +71,7 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
             return report;
         }
         Err(error) => {
-            report.reject(Code::RecordMalformed, concern(), error);
+            report.reject(Code::RecordMalformed, concern().at(error.offset()), error);
             return report;
         }
     };

@@ -24,7 +24,7 @@ mod workbench;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use sift_spec::evidence::Pack;
+use sift_spec::evidence::{PACK_BYTES_MAX, Pack, PackError};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::Seq;
 
@@ -67,7 +67,12 @@ pub(crate) fn examine(
             verify_pack(pack, trust, options, workbench, &mut report)
         }
         Err(error) => {
-            report.reject(Code::PackMalformed, Concern::whole(), error);
+            let at = match error {
+                PackError::Archive(at) | PackError::NotCanonical(at) => Some(at),
+                PackError::TooLarge => Some(PACK_BYTES_MAX),
+                PackError::Member(_) | PackError::Missing(_) | PackError::Manifest => None,
+            };
+            report.reject(Code::PackMalformed, Concern::whole().at(at), error);
             None
         }
     };

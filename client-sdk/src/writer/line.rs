@@ -88,6 +88,6 @@ impl Line {
             None => RunHead::open(record, signer, leaf, log).map(|head| self.head = Some(head)),
         };
         // The same rules as the log's: what it would refuse is not signed.
-        followed.map_err(|error| EntryError::Record(RecordError::Json(error.to_string())))
+        followed.map_err(|error| EntryError::Record(RecordError::Json { why: error.to_string(), at: None }))
     }
 }

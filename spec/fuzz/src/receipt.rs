@@ -32,7 +32,7 @@ pub(crate) fn receipt(bytes: &[u8]) {
             }
             // Whether the checkpoint is believed does not depend on the entry.
             Err(ReceiptError::Checkpoint(_)) => break,
-            Err(ReceiptError::Inclusion(_) | ReceiptError::Grammar(_)) => {}
+            Err(ReceiptError::Inclusion(_) | ReceiptError::Grammar { .. }) => {}
         }
     }
 }

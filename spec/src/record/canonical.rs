@@ -37,11 +37,17 @@ pub(super) fn parse_text<Wire: DeserializeOwned, T>(
     let rest = text.strip_prefix(header).and_then(|rest| rest.strip_prefix('\n'));
     let rest = rest.ok_or(RecordError::Header(header))?;
     let json = rest.strip_suffix('\n').filter(|json| !json.contains('\n')).ok_or(RecordError::Lines)?;
-    let wire = serde_json::from_str(json).map_err(|error| RecordError::Json(error.to_string()))?;
+    let wire = serde_json::from_str(json).map_err(|error| {
+        // One line, of which the columns count from 1.
+        let at = header.len() + 1 + error.column().saturating_sub(1);
+        RecordError::Json { why: error.to_string(), at: Some(at) }
+    })?;
     let value = build(wire)?;
     // SPEC §3.1: exactly one encoding. Order, white space, escapes and numbers are all checked by this.
-    if print(&value)? != text {
-        return Err(RecordError::NotCanonical);
+    let printed = print(&value)?;
+    if printed != text {
+        let differs = printed.bytes().zip(text.bytes()).position(|(a, b)| a != b);
+        return Err(RecordError::NotCanonical(differs.unwrap_or(printed.len().min(text.len()))));
     }
     Ok(value)
 }
@@ -54,13 +60,13 @@ pub(super) fn print_text(header: &'static str, wire: &impl Serialize) -> Result<
     wire.serialize(&mut printer).map_err(|error| match error.is_io() {
         // Nothing else fails to write: the buffer grows.
         true => RecordError::Inconsistent("an integer is above 2^53 - 1"),
-        false => RecordError::Json(error.to_string()),
+        false => RecordError::Json { why: error.to_string(), at: None },
     })?;
     text.push(b'\n');
     if text.len() > ENTRY_BYTES_MAX {
         return Err(RecordError::TooLong(text.len()));
     }
-    String::from_utf8(text).map_err(|error| RecordError::Json(error.to_string()))
+    String::from_utf8(text).map_err(|error| RecordError::Json { why: error.to_string(), at: None })
 }
 
 /// Room for the text of most records, in bytes.

@@ -55,7 +55,11 @@ impl Audit {
                     Ok(entry) => self.entry(index, entry, *leaf, &mut findings),
                     Err(error) => {
                         let concern = Concern::entry(index);
-                        findings.push(Finding::rejects(Code::RecordMalformed, concern, error));
+                        findings.push(Finding::rejects(
+                            Code::RecordMalformed,
+                            concern.at(error.offset()),
+                            error,
+                        ));
                         None
                     }
                 }

@@ -87,7 +87,8 @@ impl Entries {
             let entry = match Entry::parse(bytes.clone()) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    report.reject(Code::RecordMalformed, Concern::entry(index), error);
+                    let concern = Concern::entry(index).at(error.offset());
+                    report.reject(Code::RecordMalformed, concern, error);
                     continue;
                 }
             };

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod maker;
+mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -151,5 +152,19 @@ fn the_specification_lists_every_code() {
         fs::write(SPEC, format!("{}{tables}", &spec[..start])).unwrap();
     } else {
         assert_eq!(spec[start..], tables, "SIFT_WRITE=1 writes the tables anew");
+    }
+}
+
+#[test]
+fn what_is_malformed_is_told_by_its_first_wrong_byte() {
+    for (code, verb) in [
+        ("pack-malformed", "run"),
+        ("receipt-malformed", "proof"),
+        ("record-malformed", "run"),
+        ("record-malformed", "proof"),
+    ] {
+        let case = made().cases.into_iter().find(|case| case.code == code && case.arguments[0] == verb);
+        let report = ran(&case.unwrap(), &[]).report;
+        assert!(report["findings"][0]["offset"].is_u64(), "{code} of {verb}: {report:#}");
     }
 }

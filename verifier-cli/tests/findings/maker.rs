@@ -277,7 +277,7 @@ impl Vectors {
         found(Code::CheckpointInvalid, TRUST, first, &forged.to_string());
         found(Code::NotWitnessed, WITNESSED, first, &receipt_of_first);
         found(Code::NotIncluded, TRUST, first, &receipt(&sealed, 1));
-        let (entry, its) = alone(b"sift/record@v1\n{}");
+        let (entry, its) = alone("sift/record@v1\n{}\n\n\u{2014} a AAAAAAAA\n".as_bytes());
         found(Code::RecordMalformed, TRUST, &entry, &its);
         let mut spoilt = first.clone();
         common::spoil_signature(&mut spoilt);
