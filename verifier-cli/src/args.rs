@@ -30,6 +30,8 @@ Exit codes:
   1  evidence rejected
   2  could not check: a file is missing, the trust file is unusable, the network fails
 
+A file that is named - is read from standard input; there can be one.
+
 A trust file is a C2SP tlog-policy file with one line of Sift's own:
   log log.example+5d7c1a2f+AW...          the log's key, named like its origin
   #sift:operator ops.example+0f3e9b77+AX...  the key that grants all other keys
@@ -109,6 +111,7 @@ Example:
 Examples:
   sift-verify run --trust trust.txt 0193a6c4-....sift
   sift-verify run --trust trust.txt --json *.sift > reports.jsonl
+  curl -s https://log.example/v1/runs/0193a6c4-.../evidence | sift-verify run --trust trust.txt -
   sift-verify run --trust trust.txt --open running.sift   a run that has not ended yet
   sift-verify run --trust trust.txt --html run.html 0193a6c4-....sift
   sift-verify run --trust trust.txt --html pages *.sift   a page for each, and no network needed to read it")]

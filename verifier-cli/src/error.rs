@@ -26,6 +26,9 @@ pub enum CannotCheck {
         /// Why.
         source: io::Error,
     },
+    /// Two files that are both to come from standard input.
+    #[error("standard input was read already: of all files only one can be \"-\"")]
+    StdinTwice,
     /// A file is larger than anything of its kind.
     #[error("{} is larger than {bytes_max} bytes, the most that {what} can have: is it another file?", path.display())]
     TooLarge {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sift_rules::PolicyBundle;
 use sift_spec::bundle::{BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, Bundle};
@@ -38,17 +39,34 @@ pub const PROOF: FileKind = FileKind { what: "a consistency proof", bytes_max: 6
 /// Longest key file in bytes.
 const KEY_BYTES_MAX: u64 = 1024;
 
-/// Reads evidence. Of a file that is too large the first byte too many is the last that is read: enough for whoever
-/// judges it to reject it, as being too large is the evidence's fault.
+/// Name of a file that stands for standard input.
+const STDIN: &str = "-";
+
+/// Whether standard input was read.
+static STDIN_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// What a file is called in a report.
+#[must_use]
+pub fn name(path: &Path) -> String {
+    if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Reads evidence; `-` is standard input, which is there for one file. Of a file that is too large the first byte too
+/// many is the last that is read: enough for whoever judges it to reject it, as being too large is the evidence's fault.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn read_evidence(path: &Path, kind: FileKind) -> Result<Vec<u8>, CannotCheck> {
     let fail = |source| CannotCheck::File { path: path.to_owned(), source };
-    let file = File::open(path).map_err(fail)?;
     let mut bytes = Vec::new();
     // The length that the file system states may be wrong or change: the reader is bounded as well.
-    file.take(kind.bytes_max + 1).read_to_end(&mut bytes).map_err(fail)?;
+    let bytes_max = kind.bytes_max + 1;
+    let read = match path == Path::new(STDIN) {
+        true if STDIN_TAKEN.swap(true, Ordering::Relaxed) => return Err(CannotCheck::StdinTwice),
+        true => std::io::stdin().lock().take(bytes_max).read_to_end(&mut bytes),
+        false => File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes)),
+    };
+    read.map_err(fail)?;
     Ok(bytes)
 }
 

@@ -187,7 +187,7 @@ fn verify(verb: &Check, trust: &TrustPolicy) -> Exit {
 fn verify_proof(entry: &Path, receipt: &Path, trust: &TrustPolicy) -> Result<Report, CannotCheck> {
     let (entry_bytes, receipt) =
         (files::read_evidence(entry, files::ENTRY)?, files::read_evidence(receipt, files::RECEIPT)?);
-    Ok(proof::verify(&entry_bytes, &receipt, trust).about(entry.display()))
+    Ok(proof::verify(&entry_bytes, &receipt, trust).about(files::name(entry)))
 }
 
 fn verify_run(
@@ -198,7 +198,7 @@ fn verify_run(
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
     let bytes = files::read_evidence(pack, files::PACK)?;
-    let report = run::verify(&bytes, trust, &run::Options { allow_open }).about(pack.display());
+    let report = run::verify(&bytes, trust, &run::Options { allow_open }).about(files::name(pack));
     if let Some(path) = page {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let made = folder.map_or(Ok(()), std::fs::create_dir_all);
@@ -259,7 +259,7 @@ fn verify_consistency(
     trust: &TrustPolicy,
 ) -> Result<Report, CannotCheck> {
     let [old, new] = checkpoints;
-    let subject = format!("{} and {}", old.display(), new.display());
+    let subject = format!("{} and {}", files::name(old), files::name(new));
     let (old, new) =
         (files::read_evidence(old, files::CHECKPOINT)?, files::read_evidence(new, files::CHECKPOINT)?);
     let proof = proof.map(read_consistency_proof).transpose()?;
@@ -277,10 +277,11 @@ fn diff_packs(
     trust: &TrustPolicy,
     options: &run::Options,
 ) -> Result<Diff, CannotCheck> {
-    let read = |pack| files::read(Path::new(pack), files::PACK);
+    let read = |pack| files::read_evidence(Path::new(pack), files::PACK);
     let [first, second] = packs;
     let (a, b) = (read(first)?, read(second)?);
-    diff::compare_packs([(first, &a), (second, &b)], log, trust, options)
+    let [first, second] = [first, second].map(|pack| files::name(Path::new(pack)));
+    diff::compare_packs([(&first, &a), (&second, &b)], log, trust, options)
 }
 
 fn diff_logs(

@@ -129,9 +129,9 @@ impl<'a> Desk<'a> {
         trust: &TrustPolicy,
         options: &Options<'a>,
     ) -> Result<Replayed, CannotCheck> {
-        let bytes = files::read(pack, files::PACK)?;
+        let bytes = files::read_evidence(pack, files::PACK)?;
         let (report, examined) = run::examine(&bytes, trust, &options.run, &mut self.workbench);
-        let report = report.about(pack.display()).judged(options.strict);
+        let report = report.about(files::name(pack)).judged(options.strict);
         let believed = examined.filter(|_| report.verdict() == Verdict::Verified);
         let again = match (believed, options.bundle) {
             (None, _) => Again::Rejected,

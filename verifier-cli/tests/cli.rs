@@ -293,3 +293,65 @@ fn a_page_stands_alone_and_says_what_the_report_says() {
     // Where it cannot be written, that is said, and is no verdict.
     assert_eq!(run(&["run", "--trust", "trust.txt", "--html", "trust.txt/page.html", "run.sift"]).0, 2);
 }
+
+#[test]
+fn one_file_comes_from_standard_input() {
+    let dir = TempDir::new().unwrap();
+    set_up(dir.path());
+    let run = |args: &[&str], input: &str| {
+        let program = Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+            .args(args)
+            .current_dir(dir.path())
+            .stdin(fs::File::open(dir.path().join(input)).unwrap())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8([program.stdout, program.stderr].concat()).unwrap();
+        (program.status.code().unwrap(), printed)
+    };
+    let heads = ["old.checkpoint", "--log", "mirror"];
+    for (args, input) in [
+        (&["run", "--trust", "trust.txt", "-"][..], "run.sift"),
+        (&["run", "--trust", "-", "run.sift"], "trust.txt"),
+        (&["replay", "--trust", "trust.txt", "-"], "run.sift"),
+        (&["diff", "--trust", "trust.txt", "-", "run.sift"], "run.sift"),
+        (&["proof", "--trust", "trust.txt", "--entry", "-", "--receipt", "0.tlog-proof"], "0.note"),
+        (&["proof", "--trust", "trust.txt", "--entry", "0.note", "--receipt", "-"], "0.tlog-proof"),
+        (&["log", "--trust", "trust.txt", "--checkpoint", "-", "mirror"], "new.checkpoint"),
+        (&[&["consistency", "--trust", "trust.txt", "-"][..], &heads].concat(), "new.checkpoint"),
+    ] {
+        let (code, printed) = run(args, input);
+        assert_eq!(code, 0, "{args:?}: {printed}");
+        let (code, printed) = run(args, "cut.sift");
+        assert_ne!(code, 0, "{args:?}: {printed}");
+    }
+    assert!(run(&["run", "--trust", "trust.txt", "-"], "run.sift").1.starts_with("VERIFIED  standard input"));
+    for twice in [&["run", "--trust", "trust.txt", "-", "-"][..], &["run", "--trust", "-", "-"]] {
+        let (code, printed) = run(twice, if twice[2] == "-" { "trust.txt" } else { "run.sift" });
+        assert!(code == 2 && printed.contains("only one can be \"-\""), "{twice:?}: {code} {printed}");
+    }
+}
+
+#[test]
+fn quiet_prints_findings_alone() {
+    let dir = TempDir::new().unwrap();
+    set_up(dir.path());
+    for args in [
+        &["run", "-q", "run.sift"][..],
+        &["replay", "-q", "run.sift"],
+        &["replay", "-q", "--bundle", "new-policy", "run.sift"],
+        &["log", "-q", "mirror"],
+        &["diff", "-q", "early-mirror", "mirror"],
+        &["diff", "-q", "run.sift", "withheld.sift"],
+        &["proof", "-q", "--entry", "0.note", "--receipt", "0.tlog-proof"],
+        &["consistency", "-q", "old.checkpoint", "new.checkpoint", "--log", "mirror"],
+    ] {
+        let program = Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+            .args(args)
+            .args(["--trust", "trust.txt"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8([program.stdout, program.stderr].concat()).unwrap();
+        assert_eq!((program.status.code(), printed.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
