@@ -12,10 +12,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use sift_benches::decisions::{self, Interpreter, replay_rate, time_each, time_threads};
+use sift_benches::decisions::{self, Interpreter, time_each, time_threads};
 use sift_benches::load::{Latency, Plan, Prepared, Sent};
 use sift_benches::log::{ServedLog, enrol};
 use sift_benches::machine::{CpuTime, Machine, Others, timed};
+use sift_benches::packs::Packs;
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{self, Language};
 use sift_benches::{AnyError, audit, engines, kernel, percentile, store};
@@ -59,6 +60,8 @@ struct Args {
 enum Part {
     /// Decisions alone.
     Decisions,
+    /// Recorded decisions, made again from evidence packs.
+    Replay,
     /// What the kernel adds to a call.
     Kernel,
     /// Single records into the log.
@@ -117,6 +120,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
         let others = Others::watch()?;
         match part {
             Part::Decisions => decide(&bench, &mut table)?,
+            Part::Replay => replays(&bench, &mut table)?,
             Part::Kernel => kernels(&bench, &mut table)?,
             Part::Single => single(&bench, &mut table)?,
             Part::Batches => batches(&bench, &mut table)?,
@@ -200,19 +204,27 @@ fn decide(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         Ok(allows(machine.decide(input)? == [1, 0, 0]))
     })?;
     row("  the same by cedar-policy, p50", &mut |input| Ok(allows(cedar.decide(input)?)))?;
+    Ok(())
+}
+
+/// `sift-verify replay` over the packs of recorded conversations.
+fn replays(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
+    let rounds = (30 / bench.divisor).max(1);
     for (language, what) in [
         (Language::Rego, "replayed decisions, airline, Rego, all cores"),
         (Language::Cedar, "replayed decisions, airline, Cedar, all cores"),
     ] {
-        let bundle = PolicyBundle::compile(&rules::airline(language)?)?;
-        let recorded = decisions::airline(&bundle)?;
-        let rounds = (100 / bench.divisor).max(1);
-        let rate = replay_rate(&bundle, &recorded.decisions, rounds)?;
-        table.row(what, "/s", Target::AtLeast(100_000.0), rate);
+        let dir = bench.dir.join(language.name());
+        std::fs::create_dir_all(&dir)?;
+        let packs = Packs::airline(language, &dir)?;
+        let rates = packs.replay(rounds, None)?;
+        table.row(what, "/s", Target::AtLeast(100_000.0), rates.deciding());
+        table.row("  the same with every pack read and verified", "/s", None, rates.all());
+        let again = packs.replay(rounds, Some(&PolicyBundle::compile(&rules::airline(language)?)?))?;
+        table.row("  the same with --bundle, deciding", "/s", None, again.deciding());
         if language == Language::Rego {
-            let bytes: usize = recorded.decisions.iter().map(|one| one.input.len()).sum();
-            let mean = bytes / recorded.decisions.len().max(1);
-            table.notes.push(format!("replayed: {}; inputs of {mean} bytes", recorded.source));
+            let (calls, packs) = (rates.decisions / rounds as u64, rates.packs);
+            table.notes.push(format!("replayed: {calls} decisions in {packs} packs, {rounds} times"));
         }
     }
     Ok(())

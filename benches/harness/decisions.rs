@@ -214,29 +214,6 @@ pub fn time_threads(
     Ok((times, rate))
 }
 
-/// Makes recorded decisions again, on all cores, until each was made `rounds` times; every verdict is compared. Gives
-/// decisions a second.
-///
-/// # Errors
-/// When a verdict differs.
-pub fn replay_rate(bundle: &PolicyBundle, recorded: &[Decision], rounds: usize) -> Result<f64, AnyError> {
-    let workers = std::thread::available_parallelism()?.get();
-    let start = Instant::now();
-    let same = std::thread::scope(|scope| {
-        let worker = |number: usize| {
-            move || {
-                let mut decider = bundle.decider();
-                let mine = || recorded.iter().skip(number).step_by(workers);
-                (0..rounds).all(|_| mine().all(|one| decider.decide(&one.input) == one.verdict))
-            }
-        };
-        let threads: Vec<_> = (0..workers).map(|number| scope.spawn(worker(number))).collect();
-        threads.into_iter().all(|thread| thread.join().unwrap_or(false))
-    });
-    let seconds = start.elapsed().as_secs_f64();
-    if same { Ok((recorded.len() * rounds) as f64 / seconds) } else { Err("a verdict differs".into()) }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

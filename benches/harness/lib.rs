@@ -19,6 +19,7 @@ pub mod log;
 pub mod machine;
 pub mod overshoot;
 pub mod pace;
+pub mod packs;
 pub mod progress;
 pub mod python;
 pub mod reads;

@@ -58,7 +58,9 @@ impl ServedLog {
         let operator = read_key(&dir.join(OPERATOR_KEY_FILE))?;
         let trust = TrustPolicy::parse(&std::fs::read_to_string(dir.join(TRUST_FILE))?)?;
         let start = Instant::now();
-        let mut process = Command::new(program()?)
+        let server =
+            std::env::var_os(OTHER_SERVER).map_or_else(|| program(SERVER), |other| Ok(other.into()))?;
+        let mut process = Command::new(server)
             .args(["serve".as_ref(), "--dir".as_ref(), dir.as_os_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -142,14 +144,14 @@ impl Drop for ServedLog {
     }
 }
 
-/// Path of the server, where the environment names no other: programs are in `debug`, benchmarks in `debug/deps`.
-fn program() -> Result<PathBuf, AnyError> {
-    if let Some(other) = std::env::var_os(OTHER_SERVER) {
-        return Ok(other.into());
-    }
+/// Path of a program as it is built beside this one: programs are in `debug`, benchmarks in `debug/deps`.
+///
+/// # Errors
+/// When it is not built.
+pub fn program(name: &str) -> Result<PathBuf, AnyError> {
     let this = std::env::current_exe()?;
-    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(SERVER)).find(|path| path.exists());
-    found.ok_or_else(|| format!("{SERVER} is not built: run `cargo build --workspace` first").into())
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.ok_or_else(|| format!("{name} is not built: run `cargo build --workspace` first").into())
 }
 
 /// SIGTERM. The standard library knows SIGKILL only, and a program is told to stop by `kill` everywhere.
