@@ -62,9 +62,9 @@ use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
 use crate::cedar_needs::Needs;
-use crate::cedar_value::{Shapes, Wanted, check, convert, convert_needed, convert_part};
+use crate::cedar_value::{Shapes, Wanted, check, convert, convert_members, convert_needed, convert_part};
 use crate::explain::{Ended, RuleReport, RuleSet, Site};
-use crate::plain;
+use crate::plain::{Document, Documents};
 use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
@@ -86,6 +86,7 @@ pub(crate) struct CedarPolicy {
 #[derive(Debug)]
 pub(crate) struct CedarDecider {
     authorizer: Authorizer,
+    documents: Documents,
     shared: Arc<Shared>,
     sliced: bool,
 }
@@ -218,8 +219,8 @@ impl CedarPolicy {
 
     /// What became of every policy.
     pub(crate) fn explain(&self, input: &[u8]) -> Vec<RuleReport> {
-        let Ok((request, _)) = plain::document(input).and_then(|input| self.shared.request(input, false))
-        else {
+        let document = Documents::default().read(input);
+        let Ok((request, _)) = document.and_then(|input| self.shared.request(input, false)) else {
             return Vec::new();
         };
         let decider = self.decider(false);
@@ -246,7 +247,12 @@ impl CedarPolicy {
 
     /// A decider, with slices or always with all policies.
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
-        CedarDecider { authorizer: Authorizer::new(), shared: Arc::clone(&self.shared), sliced }
+        CedarDecider {
+            authorizer: Authorizer::new(),
+            documents: Documents::default(),
+            shared: Arc::clone(&self.shared),
+            sliced,
+        }
     }
 }
 
@@ -366,7 +372,7 @@ impl Slice {
 impl CedarDecider {
     /// The verdict, or why the evaluation failed.
     pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
-        let input = plain::document(input).map_err(|why| format!("the policy input: {why}"))?;
+        let input = self.documents.read(input).map_err(|why| format!("the policy input: {why}"))?;
         let (request, slice) = self.shared.request(input, self.sliced)?;
         let (decision, fired) = self.evaluate(&request, &slice.base)?;
         let fired: Vec<Fired> = fired.into_iter().map(|rule| rule.fired.clone()).collect();
@@ -416,7 +422,8 @@ fn describe(error: &AuthorizationError) -> String {
 
 impl Shared {
     /// The request that an input makes, and the policies that decide it.
-    fn request(&self, mut input: Map<String, Value>, sliced: bool) -> Result<(Request, &Slice), String> {
+    fn request(&self, input: Document, sliced: bool) -> Result<(Request, &Slice), String> {
+        let Document { members: mut input, facts } = input;
         let mut call = take_object(&mut input, "call")?;
         let kind = take_text(&call, "kind")?;
         let action = match kind.as_str() {
@@ -430,24 +437,28 @@ impl Shared {
         };
         let agent = take_text(&input, "agent")?;
         let args = call.remove("args");
-        let facts = take_object(&mut input, "facts")?;
+        let facts = facts.ok_or("the policy input: facts is not an object")?;
         let run = take_object(&mut input, "run")?;
         let run_id = EntityId::new(take_text(&run, "id")?);
 
         // What no policy refers to is not made; but a number that Cedar does not have denies the call wherever it is.
-        for part in [&call, &facts, &run] {
+        for part in [&call, &run] {
             part.values().try_for_each(check)?;
         }
+        facts.iter().try_for_each(|(_, fact)| check(fact))?;
         args.iter().chain(input.get("time")).try_for_each(check)?;
         let slice = if sliced { self.slices.get(&action).unwrap_or(&self.rest) } else { &self.whole };
         let needs = &slice.needs;
         let mut shapes = slice.data_shapes.clone();
-        shapes.add_object("facts", &facts, &slice.wanted)?;
+        shapes.add_members("facts", facts.iter().map(named), &slice.wanted)?;
         let mut context = Vec::new();
-        for (name, part) in [("call", &call), ("facts", &facts), ("run", &run)] {
+        for (name, part) in [("call", &call), ("run", &run)] {
             if let Some(needs) = needs.get(name) {
                 context.push((name.to_owned(), convert_needed(part, needs)?));
             }
+        }
+        if let Some(needs) = needs.get("facts") {
+            context.push(("facts".to_owned(), convert_members(facts.iter().map(named), needs)?));
         }
         if let Some(args) = &args {
             shapes.add("args", args, &slice.wanted)?;
@@ -469,6 +480,10 @@ impl Shared {
             .map_err(|_| "the call is not a request for Cedar".to_owned())?;
         Ok((request, slice))
     }
+}
+
+fn named((name, fact): &(String, Arc<Value>)) -> (&str, &Value) {
+    (name.as_str(), fact)
 }
 
 fn take_object(object: &mut Map<String, Value>, name: &str) -> Result<Map<String, Value>, String> {

@@ -51,13 +51,24 @@ pub(crate) fn convert_object(members: &Map<String, Value>) -> Result<Expr, Strin
 /// # Errors
 /// As for [`convert`], for what is needed.
 pub(crate) fn convert_needed(members: &Map<String, Value>, needs: &Needs) -> Result<Expr, String> {
-    if needs.whole {
-        return convert_object(members);
-    }
+    convert_members(members.iter().map(|(name, member)| (name.as_str(), member)), needs)
+}
+
+/// What is needed of an object with these members, each name once.
+///
+/// # Errors
+/// As for [`convert`], for what is needed.
+pub(crate) fn convert_members<'a>(
+    members: impl Iterator<Item = (&'a str, &'a Value)>,
+    needs: &Needs,
+) -> Result<Expr, String> {
     let mut record = Vec::new();
-    for (name, needs) in needs.members() {
-        let member = members.get(name).map(|member| convert_part(member, needs)).transpose()?;
-        record.extend(member.flatten().map(|member| (name.clone(), member)));
+    for (name, member) in members {
+        if let Some(needs) = needs.get(name)
+            && let Some(member) = convert_part(member, needs)?
+        {
+            record.push((name.to_owned(), member));
+        }
     }
     Expr::new_record(record).map_err(|_| "a member is given twice".to_owned())
 }
@@ -196,13 +207,26 @@ impl Shapes {
         members: &Map<String, Value>,
         wanted: &Wanted,
     ) -> Result<(), String> {
+        self.add_members(path, members.iter().map(|(name, member)| (name.as_str(), member)), wanted)
+    }
+
+    /// Adds an object with these members, as [`Shapes::add`] does.
+    ///
+    /// # Errors
+    /// As for [`convert`].
+    pub(crate) fn add_members<'a>(
+        &mut self,
+        path: &str,
+        members: impl Iterator<Item = (&'a str, &'a Value)> + Clone,
+        wanted: &Wanted,
+    ) -> Result<(), String> {
         if !wanted.below(path) {
             return Ok(());
         }
         if wanted.has(1, path) {
-            self.keys.insert(path.to_owned(), members.keys().cloned().collect());
+            self.keys.insert(path.to_owned(), members.clone().map(|(name, _)| name.to_owned()).collect());
         }
-        for (name, member) in members.iter().filter(|(name, _)| is_plain(name)) {
+        for (name, member) in members.filter(|(name, _)| is_plain(name)) {
             self.add(&format!("{path}.{name}"), member, wanted)?;
         }
         Ok(())

@@ -138,7 +138,7 @@ impl Facts {
         &self,
         rules: &[FactRule],
         args: Option<&Map<String, Value>>,
-    ) -> BTreeMap<String, Value> {
+    ) -> BTreeMap<String, Arc<Value>> {
         let mut seen = BTreeMap::new();
         for rule in rules {
             let Some(known) = self.remembered.get(&rule.name) else { continue };
@@ -148,7 +148,7 @@ impl Facts {
                 None => None,
             };
             if let Some((_, report)) = fact {
-                seen.insert(rule.name.clone(), Value::clone(report));
+                seen.insert(rule.name.clone(), Arc::clone(report));
             }
         }
         seen

@@ -4,13 +4,14 @@
 //! `input` in Rego and as `context` in Cedar.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sift_spec::record::{Call, Delegate};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
-use crate::json;
+use crate::{input_print, json};
 
 /// Longest input document in bytes; a longer one is denied: 256 KiB. One step of a policy may read the whole of it, so
 /// this bounds what a step costs.
@@ -25,7 +26,7 @@ pub struct PolicyInput {
     /// The proposed call.
     pub call: CallInput,
     /// What tools reported earlier in this run, by the names that the bundle's `facts.toml` gives.
-    pub facts: BTreeMap<String, Value>,
+    pub facts: BTreeMap<String, Arc<Value>>,
     /// The run so far.
     pub run: RunInput,
     /// The kernel's clock at the decision.
@@ -177,8 +178,7 @@ impl PolicyInput {
     /// The one encoding: JSON without white space, members sorted by name.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Every key is a string and every number finite, so this cannot fail; an empty document would be denied.
-        serde_json::to_value(self).map(|value| json::print_bytes(&value)).unwrap_or_default()
+        input_print::print(self)
     }
 
     /// Reads what [`PolicyInput::to_bytes`] prints.

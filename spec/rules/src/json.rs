@@ -59,7 +59,7 @@ pub fn print(value: &Value) -> String {
 #[must_use]
 pub fn print_bytes(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1024);
-    print_into(value, &mut bytes);
+    print_value(value, &mut bytes);
     bytes
 }
 
@@ -77,29 +77,36 @@ pub fn sorted(value: Value) -> Value {
     }
 }
 
-fn print_into(value: &Value, bytes: &mut Vec<u8>) {
+pub(crate) fn print_value(value: &Value, bytes: &mut Vec<u8>) {
     match value {
-        Value::Array(items) => {
-            bytes.push(b'[');
-            for (position, item) in items.iter().enumerate() {
-                if position > 0 {
-                    bytes.push(b',');
-                }
-                print_into(item, bytes);
-            }
-            bytes.push(b']');
-        }
-        Value::Object(members) if members.keys().is_sorted() => print_members(members.iter(), bytes),
-        Value::Object(members) => {
-            let mut members: Vec<_> = members.iter().collect();
-            members.sort_unstable_by_key(|(name, _)| *name);
-            print_members(members.into_iter(), bytes);
-        }
+        Value::Array(items) => print_array(items, bytes),
+        Value::Object(members) => print_object(members, bytes),
         scalar => print_scalar(scalar, bytes),
     }
 }
 
-fn print_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, bytes: &mut Vec<u8>) {
+pub(crate) fn print_array(items: &[Value], bytes: &mut Vec<u8>) {
+    bytes.push(b'[');
+    for (position, item) in items.iter().enumerate() {
+        if position > 0 {
+            bytes.push(b',');
+        }
+        print_value(item, bytes);
+    }
+    bytes.push(b']');
+}
+
+pub(crate) fn print_object(members: &Map<String, Value>, bytes: &mut Vec<u8>) {
+    if members.keys().is_sorted() {
+        return print_members(members.iter(), bytes);
+    }
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_unstable_by_key(|(name, _)| *name);
+    print_members(members.into_iter(), bytes);
+}
+
+/// Prints an object with these members, which are sorted by name.
+pub(crate) fn print_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, bytes: &mut Vec<u8>) {
     bytes.push(b'{');
     for (position, (name, member)) in members.enumerate() {
         if position > 0 {
@@ -107,13 +114,13 @@ fn print_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, byt
         }
         print_scalar(name, bytes);
         bytes.push(b':');
-        print_into(member, bytes);
+        print_value(member, bytes);
     }
     bytes.push(b'}');
 }
 
 /// Scalars print as `serde_json` prints them; writing to a vector cannot fail.
-fn print_scalar(scalar: &(impl serde::Serialize + ?Sized), bytes: &mut Vec<u8>) {
+pub(crate) fn print_scalar(scalar: &(impl serde::Serialize + ?Sized), bytes: &mut Vec<u8>) {
     let _ = serde_json::to_writer(bytes, scalar);
 }
 

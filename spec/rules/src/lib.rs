@@ -49,6 +49,7 @@ pub mod explain;
 pub mod fact;
 pub mod history;
 pub mod input;
+mod input_print;
 pub mod json;
 pub mod ledger;
 mod need;

@@ -7,6 +7,8 @@
 //! INVARIANT: what is read here is read by [`crate::json::read_input`] as well, and as the same.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -29,32 +31,103 @@ pub(crate) trait Build<'a> {
     fn name(&mut self, name: &str) -> Self::Name;
     /// Members in byte order of their names, each name once.
     fn object(&mut self, members: Vec<(Self::Name, Self::Value)>) -> Self::Value;
+
+    /// The facts of an input come next.
+    fn facts_begin(&mut self);
+    /// A fact of which the rest of the input starts with the text that an earlier one had: the length of that text.
+    fn fact_known(&mut self, name: &str, rest: &str) -> Option<usize>;
+    /// A fact, with its text.
+    fn fact(&mut self, name: &str, text: &str, value: Self::Value);
+    /// The object of the facts that were told since [`Build::facts_begin`], in byte order of their names.
+    fn facts_end(&mut self) -> Self::Value;
 }
 
-/// Reads a plain object that is nested at most `depth` deep.
-pub(crate) fn read<'a, B: Build<'a>>(bytes: &'a [u8], depth: usize, build: &mut B) -> Option<B::Value> {
+/// Facts by name, as they were last read: what tools reported stays the same from one input of a run to the next.
+///
+/// INVARIANT: every text is that of a whole JSON object. Where a text that is read goes on with it, an object ends
+/// with it: no other reading has the same beginning.
+#[derive(Debug)]
+pub(crate) struct KeptFacts<V>(BTreeMap<String, (String, V)>);
+
+/// Most facts that are kept.
+const FACTS_MAX: usize = 64;
+
+/// Longest text of a fact that is kept, in bytes.
+const FACT_BYTES_MAX: usize = 64 << 10;
+
+impl<V> Default for KeptFacts<V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<V: Clone> KeptFacts<V> {
+    /// The fact with which `rest` starts, and the length of its text.
+    pub(crate) fn find(&self, name: &str, rest: &str) -> Option<(usize, V)> {
+        let (text, value) = self.0.get(name)?;
+        rest.starts_with(text.as_str()).then(|| (text.len(), value.clone()))
+    }
+
+    pub(crate) fn keep(&mut self, name: &str, text: &str, value: &V) {
+        if !text.starts_with('{') || text.len() > FACT_BYTES_MAX {
+            return;
+        }
+        if let Some((known, known_value)) = self.0.get_mut(name) {
+            known.clear();
+            known.push_str(text);
+            *known_value = value.clone();
+        } else if self.0.len() < FACTS_MAX {
+            self.0.insert(name.to_owned(), (text.to_owned(), value.clone()));
+        }
+    }
+}
+
+/// Reads a plain policy input.
+pub(crate) fn read<'a, B: Build<'a>>(bytes: &'a [u8], build: &mut B) -> Option<B::Value> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut reader = Reader { text, at: 0 };
-    if reader.peek()? != b'{' {
-        return None;
-    }
-    let value = reader.value(depth, build)?;
+    let value = reader.input(json::INPUT_DEPTH_MAX, build)?;
     (reader.at == text.len()).then_some(value)
 }
 
-/// Reads a policy input as a document of `serde_json`.
-///
-/// # Errors
-/// As for [`json::read_input`].
-pub(crate) fn document(bytes: &[u8]) -> Result<Map<String, Value>, String> {
-    match read(bytes, json::INPUT_DEPTH_MAX, &mut Documents) {
-        Some(Value::Object(members)) => Ok(members),
-        _ => json::read_input(bytes),
-    }
+/// A policy input as a document of `serde_json`.
+pub(crate) struct Document {
+    /// Its members, without the facts.
+    pub(crate) members: Map<String, Value>,
+    /// Facts in byte order of their names; `None` where they are no object.
+    pub(crate) facts: Option<Vec<(String, Arc<Value>)>>,
 }
 
-/// Documents of `serde_json`.
-struct Documents;
+/// Reads policy inputs as documents of `serde_json`.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    kept: KeptFacts<Arc<Value>>,
+    facts: Option<Vec<(String, Arc<Value>)>>,
+}
+
+impl Documents {
+    /// Reads a policy input.
+    ///
+    /// # Errors
+    /// As for [`json::read_input`].
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Document, String> {
+        self.facts = None;
+        if let Some(Value::Object(members)) = read(bytes, self) {
+            return Ok(Document { members, facts: self.facts.take() });
+        }
+        let mut members = json::read_input(bytes)?;
+        let facts = match members.remove("facts") {
+            Some(Value::Object(facts)) => Some(facts),
+            _ => None,
+        };
+        let sorted = |facts: Map<String, Value>| {
+            let mut facts: Vec<_> = facts.into_iter().map(|(name, fact)| (name, Arc::new(fact))).collect();
+            facts.sort_by(|a, b| a.0.cmp(&b.0));
+            facts
+        };
+        Ok(Document { members, facts: facts.map(sorted) })
+    }
+}
 
 impl<'a> Build<'a> for Documents {
     type Name = String;
@@ -86,6 +159,23 @@ impl<'a> Build<'a> for Documents {
     }
     fn object(&mut self, members: Vec<(String, Value)>) -> Value {
         Value::Object(members.into_iter().collect())
+    }
+    fn facts_begin(&mut self) {
+        self.facts = Some(Vec::new());
+    }
+    fn fact_known(&mut self, name: &str, rest: &str) -> Option<usize> {
+        let (length, value) = self.kept.find(name, rest)?;
+        self.facts.get_or_insert_default().push((name.to_owned(), value));
+        Some(length)
+    }
+    fn fact(&mut self, name: &str, text: &str, value: Value) {
+        let value = Arc::new(value);
+        self.kept.keep(name, text, &value);
+        self.facts.get_or_insert_default().push((name.to_owned(), value));
+    }
+    /// They stand beside the document, where they can be shared.
+    fn facts_end(&mut self) -> Value {
+        Value::Null
     }
 }
 
@@ -141,10 +231,51 @@ impl<'a> Reader<'a> {
     }
 
     fn object<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        self.take(b'{')?;
         let mut members = Vec::new();
+        self.members(|reader, name| {
+            let key = build.name(name);
+            members.push((key, reader.value(depth, build)?));
+            Some(())
+        })?;
+        Some(build.object(members))
+    }
+
+    /// The object that is the whole input.
+    fn input<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
+        let depth = depth.checked_sub(1)?;
+        let mut members = Vec::new();
+        self.members(|reader, name| {
+            let key = build.name(name);
+            let value = match (name, reader.peek()?) {
+                ("facts", b'{') => reader.facts(depth.checked_sub(1)?, build)?,
+                _ => reader.value(depth, build)?,
+            };
+            members.push((key, value));
+            Some(())
+        })?;
+        Some(build.object(members))
+    }
+
+    fn facts<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
+        build.facts_begin();
+        self.members(|reader, name| {
+            let start = reader.at;
+            if let Some(length) = build.fact_known(name, reader.text.get(start..)?) {
+                reader.at += length;
+                return Some(());
+            }
+            let value = reader.value(depth, build)?;
+            build.fact(name, reader.text.get(start..reader.at)?, value);
+            Some(())
+        })?;
+        Some(build.facts_end())
+    }
+
+    /// The members of an object: `each` reads the value of one.
+    fn members(&mut self, mut each: impl FnMut(&mut Self, &str) -> Option<()>) -> Option<()> {
+        self.take(b'{')?;
         if self.take(b'}').is_some() {
-            return Some(build.object(members));
+            return Some(());
         }
         let mut last: Option<Cow<'a, str>> = None;
         loop {
@@ -154,12 +285,10 @@ impl<'a> Reader<'a> {
                 return None;
             }
             self.take(b':')?;
-            let key = build.name(&name);
+            each(self, &name)?;
             last = Some(name);
-            members.push((key, self.value(depth, build)?));
             if self.take(b',').is_none() {
-                self.take(b'}')?;
-                return Some(build.object(members));
+                return self.take(b'}');
             }
         }
     }
@@ -236,18 +365,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Whether a text is plain; and then it is read as the strict reader reads it.
-    fn is_plain(text: &[u8]) -> bool {
-        let plain = read(text, json::INPUT_DEPTH_MAX, &mut Documents);
-        if let Some(plain) = &plain {
-            assert_eq!(
-                json::read_input(text).map(Value::Object).as_ref(),
-                Ok(plain),
-                "{}",
-                text.escape_ascii()
-            );
+    /// Whether a text is plain; and then it is read as the strict reader reads it, whatever was read before.
+    fn is_plain_after(text: &[u8], documents: &mut Documents) -> bool {
+        let is_plain = read(text, documents).is_some();
+        let expected = json::read_input(text);
+        let whole = documents.read(text).map(|Document { mut members, facts }| {
+            if let Some(facts) = facts {
+                let facts = facts.into_iter().map(|(name, fact)| (name, Value::clone(&fact))).collect();
+                members.insert("facts".to_owned(), Value::Object(facts));
+            }
+            members
+        });
+        match expected {
+            // Facts that are no object are left out: their reader says so.
+            Ok(expected) if expected.get("facts").is_some_and(|facts| !facts.is_object()) => {}
+            expected => assert_eq!(whole, expected, "{}", text.escape_ascii()),
         }
-        plain.is_some()
+        is_plain
+    }
+
+    fn is_plain(text: &[u8]) -> bool {
+        is_plain_after(text, &mut Documents::default())
     }
 
     #[test]
@@ -321,8 +459,48 @@ mod tests {
         })
     }
 
+    #[test]
+    fn facts_that_go_on_are_told_from_those_that_are_the_same() {
+        let mut documents = Documents::default();
+        for facts in [
+            r#"{"a":{"b":1},"c":{}}"#,
+            r#"{"a":{"b":1},"c":{}}"#,
+            r#"{"a":{"b":12},"c":{"d":1}}"#,
+            r#"{"a":{"b":1},"b":{"b":1}}"#,
+            r#"{"a":1,"b":[],"c":"x"}"#,
+            r#"{"a":12,"b":[1],"c":"xy"}"#,
+            r#"{"a":{"b":1}}"#,
+            r#"{}"#,
+        ] {
+            let text = format!("{{\"agent\":\"x\",\"facts\":{facts},\"time\":1}}");
+            assert!(is_plain_after(text.as_bytes(), &mut documents), "{text}");
+            // The same text where no facts are.
+            let elsewhere = format!("{{\"call\":{facts},\"fact\":{{\"facts\":{facts}}}}}");
+            assert!(is_plain_after(elsewhere.as_bytes(), &mut documents), "{elsewhere}");
+        }
+        for broken in
+            [r#"{"facts":{"a":{"b":1}"#, r#"{"facts":{"a":{"b":1}x}}"#, r#"{"facts":{"a":{"b":1}{}}}"#]
+        {
+            assert!(!is_plain_after(broken.as_bytes(), &mut documents), "{broken}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn facts_are_read_the_same_whatever_was_read_before(
+            facts in proptest::collection::vec(("[ab]", any_json()), 1..20),
+        ) {
+            let mut documents = Documents::default();
+            for pair in facts.windows(2) {
+                let members: Map<_, _> = pair.iter().cloned().collect();
+                let text = json::print(&Value::Object(Map::from_iter([("facts".to_owned(), Value::Object(members))])));
+                is_plain_after(text.as_bytes(), &mut documents);
+                is_plain_after(text.as_bytes(), &mut documents);
+            }
+        }
+
+
         #[test]
         fn plain_is_strict(value in any_json(), at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
             let mut text = json::print(&Value::Object(Map::from_iter([("a".to_owned(), value)]))).into_bytes();

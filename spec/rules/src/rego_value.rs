@@ -8,7 +8,7 @@ use regorus::value::Object;
 use serde_json::Map;
 
 use crate::json;
-use crate::plain::{self, Build};
+use crate::plain::{self, Build, KeptFacts};
 
 /// A JSON value as Rego sees it. Not through its text, of which regorus would read decimals less exactly.
 pub(crate) fn convert(value: serde_json::Value) -> Result<Value, String> {
@@ -27,7 +27,7 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// The value of an input.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Value, String> {
-        if let Some(value) = plain::read(bytes, json::INPUT_DEPTH_MAX, &mut self.names) {
+        if let Some(value) = plain::read(bytes, &mut self.names) {
             return Ok(value);
         }
         let input: Map<_, _> = json::read_input(bytes).map_err(|why| format!("the policy input: {why}"))?;
@@ -42,6 +42,9 @@ impl Inputs {
 #[derive(Debug)]
 struct Names {
     kept: Vec<Value>,
+    facts: KeptFacts<Value>,
+    /// The facts of the input that is being read.
+    told: Vec<(Value, Value)>,
 }
 
 /// Places in the table.
@@ -52,7 +55,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 impl Default for Names {
     fn default() -> Self {
-        Self { kept: vec![Value::Undefined; PLACES] }
+        Self { kept: vec![Value::Undefined; PLACES], facts: KeptFacts::default(), told: Vec::new() }
     }
 }
 
@@ -104,6 +107,28 @@ impl<'a> Build<'a> for Names {
 
     fn object(&mut self, members: Vec<(Value, Value)>) -> Value {
         Value::Object(Object::from(members.into_iter().collect::<BTreeMap<_, _>>()).into())
+    }
+
+    fn facts_begin(&mut self) {
+        self.told.clear();
+    }
+
+    fn fact_known(&mut self, name: &str, rest: &str) -> Option<usize> {
+        let (length, value) = self.facts.find(name, rest)?;
+        let name = self.name(name);
+        self.told.push((name, value));
+        Some(length)
+    }
+
+    fn fact(&mut self, name: &str, text: &str, value: Value) {
+        self.facts.keep(name, text, &value);
+        let name = self.name(name);
+        self.told.push((name, value));
+    }
+
+    fn facts_end(&mut self) -> Value {
+        let told = std::mem::take(&mut self.told);
+        self.object(told)
     }
 }
 
