@@ -175,7 +175,7 @@ pub fn run(
     std::thread::spawn(move || {
         // What the log serves may say that this memory is an old copy: nothing is cosigned before that is looked at.
         let first = follower.as_mut().map_or(Ok(()), |follower| follower.poll().map(drop));
-        if let Some(closed) = closed {
+        if let (Some(closed), true) = (closed, first.is_ok()) {
             closed.open(door);
         }
         end.send(first.and_then(|()| match follower {

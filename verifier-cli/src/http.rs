@@ -13,10 +13,12 @@ use crate::source::Source;
 /// How long one waits for a log, and how often one asks it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    /// Longest time for one request.
+    /// Longest time for one request, whatever it is for.
     request: Duration,
     /// Longest time without a byte of the answer.
     silence: Duration,
+    /// Bytes a second that must come at least, where the answer may be long.
+    pace: u32,
     /// How often a request is made that fails for a reason that may pass.
     attempts_max: u32,
     /// Whether a log may send its reader elsewhere.
@@ -28,13 +30,22 @@ impl Patience {
     const ONCE: Self = Self {
         request: Duration::from_secs(60),
         silence: Duration::from_secs(60),
+        pace: 0,
         attempts_max: 4,
         redirects: true,
     };
 
     /// That of somebody who comes back soon anyway, and lets nobody send a daemon around a network.
     pub(crate) const fn daemon(silence: Duration) -> Self {
-        Self { request: Duration::from_secs(120), silence, attempts_max: 2, redirects: false }
+        let request = Duration::from_secs(600);
+        Self { request, silence, pace: 64 << 10, attempts_max: 2, redirects: false }
+    }
+
+    /// Longest time for an answer of so many bytes: who sends one byte now and then is not waited for.
+    fn of(self, bytes_max: usize) -> Duration {
+        let bytes = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+        let time = bytes.checked_div(self.pace).map(|seconds| Duration::from_secs(u64::from(seconds)));
+        time.map_or(self.request, |time| self.request.min(2 * self.silence + time))
     }
 }
 
@@ -44,7 +55,7 @@ pub struct HttpSource {
     prefix: Url,
     client: Client,
     runtime: Runtime,
-    attempts_max: u32,
+    patience: Patience,
 }
 
 /// Why a request gave no answer.
@@ -85,12 +96,13 @@ impl HttpSource {
             .enable_all()
             .build()
             .map_err(|error| fail(error.to_string()))?;
-        Ok(Self { prefix: url, client, runtime, attempts_max: patience.attempts_max })
+        Ok(Self { prefix: url, client, runtime, patience })
     }
 
     async fn get(&self, url: Url, bytes_max: usize) -> Result<Option<Vec<u8>>, Failure> {
         let passing = |error: reqwest::Error| Failure::Passing(chain(&error));
-        let mut answer = self.client.get(url).send().await.map_err(passing)?;
+        let mut answer =
+            self.client.get(url).timeout(self.patience.of(bytes_max)).send().await.map_err(passing)?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(None),
@@ -123,7 +135,7 @@ impl Source for HttpSource {
             attempt += 1;
             match self.runtime.block_on(self.get(url.clone(), bytes_max)) {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Passing(_)) if attempt < self.attempts_max => {
+                Err(Failure::Passing(_)) if attempt < self.patience.attempts_max => {
                     std::thread::sleep(Duration::from_millis(100 << attempt));
                 }
                 Err(Failure::Passing(why) | Failure::Final(why)) => return Err(fail(why)),

@@ -204,6 +204,8 @@ fn a_log_that_serves_nonsense_is_not_believed_and_costs_nothing() {
         ("checkpoint", Lie::Status(503), 2, None),
         ("checkpoint", Lie::Redirect(format!("{}/checkpoint", elsewhere.log.url)), 2, None),
         ("checkpoint", Lie::Hang, 2, None),
+        ("checkpoint", Lie::Drip, 2, None),
+        ("tile/", Lie::Drip, 2, None),
         ("tile/0/001", Lie::Bytes(vec![7; 8192]), 1, Some("tile-differs")),
         ("tile/0/", Lie::Bytes(vec![7; 31]), 2, None),
         ("tile/1/", Lie::Endless, 2, None),
@@ -212,7 +214,10 @@ fn a_log_that_serves_nonsense_is_not_believed_and_costs_nothing() {
         ("tile/", Lie::Hang, 2, None),
     ] {
         scene.log.lie(path, lie.clone());
+        let begun = Instant::now();
         let round = scene.once(&[]);
+        // With a patience of one second, twice.
+        assert!(begun.elapsed() < Duration::from_secs(15), "{lie:?}: {:?}", begun.elapsed());
         let lie = format!("{lie:?}").chars().take(60).collect::<String>();
         assert_eq!((round.code, round.findings().first().copied()), (code, found), "{path} {lie}: {round:?}");
         assert_eq!(fs::read(scene.path("dir/history")).unwrap(), before, "{path} {lie}");

@@ -350,6 +350,41 @@ fn a_head_that_was_sent_is_ahead_of_what_is_published() {
     assert_eq!(witness.daemon.stop(), 0);
 }
 
+/// A fork that is published while the anchor is ahead, and so not told at once, is told by what is published next.
+#[test]
+fn a_fork_behind_the_anchor_is_found_out_later() {
+    let scene = Scene::new();
+    let (log, fork) = (entries(0, 70), forked_at(25, 70));
+    let part =
+        |of: &Sealed, size: usize| Sealed { entries: of.entries[..size].to_vec(), in_pack: Vec::new() };
+    let url = scene.log.url.clone();
+    let witness = Witness::start(&scene, &["--every", "1", "--log", &url, "--patience", "1"]);
+    assert_eq!(witness.send(&log, 0, 20).status, 200);
+    assert_eq!(witness.send(&log, 20, 47).status, 200);
+    scene.show(&part(&log, 20));
+    witness.daemon.until_size("head", 20);
+    // Of the same size as nothing that was seen, and the log has no tiles of the anchor's tree yet.
+    scene.show(&part(&fork, 33));
+    witness.daemon.until_size("head", 33);
+    scene.show(&part(&log, 60));
+    let found = witness.daemon.until("the fork", |told| told["code"] == "heads-inconsistent");
+    let evidence = found["evidence"].as_str().unwrap().to_owned();
+    assert!(evidence.contains("split-33-60-"), "{evidence}");
+    let trust = scene.path("trust.txt");
+    let args = [
+        "consistency",
+        "--trust",
+        trust.to_str().unwrap(),
+        "ours.checkpoint",
+        "theirs.checkpoint",
+        "--log",
+        ".",
+    ];
+    assert_eq!(scene.verify(evidence.as_ref(), &args).0, 1);
+    assert_eq!(witness.send(&log, 47, 60).status, 422);
+    assert_eq!(witness.daemon.stop(), 1);
+}
+
 #[test]
 fn keys_that_are_none_of_a_witness_are_refused() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -46,6 +46,7 @@ pub(super) struct Judged {
 }
 
 /// How a head stands to the anchor.
+#[derive(Clone)]
 enum Relation {
     First,
     Same,
@@ -138,6 +139,22 @@ impl Watch<'_> {
     }
 
     fn relate(&self, known: &Known, head: &TreeHead) -> Result<Relation, CannotCheck> {
+        let relation = self.relate_to_anchor(known, head)?;
+        // A believed head that came while the anchor was ahead of what was published could not be held against the anchor
+        // then. What is published now tells.
+        let (Some(anchor), Some(believed)) = (&known.anchor, &known.believed) else { return Ok(relation) };
+        let apart = believed.head != anchor.head && believed.head.size > TreeSize::ZERO;
+        match relation {
+            Relation::Same | Relation::Extends | Relation::Within
+                if apart && believed.head.size < head.size =>
+            {
+                self.by_tiles(&believed.head, head, || believed.note.clone(), || relation.clone())
+            }
+            relation => Ok(relation),
+        }
+    }
+
+    fn relate_to_anchor(&self, known: &Known, head: &TreeHead) -> Result<Relation, CannotCheck> {
         let Some(anchor) = &known.anchor else { return Ok(Relation::First) };
         let (old, new) =
             if head.size < anchor.head.size { (*head, anchor.head) } else { (anchor.head, *head) };

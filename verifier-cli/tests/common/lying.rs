@@ -20,6 +20,8 @@ pub enum Lie {
     Hang,
     /// So many bytes, as fast as they are taken.
     Endless,
+    /// A byte now and then.
+    Drip,
     /// Less than was announced.
     Cut,
     /// A stream of these bytes that stays open.
@@ -116,6 +118,13 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             stream.write_all(head("200 OK", "").as_bytes())?;
             loop {
                 stream.write_all(&[b'x'; 65_536])?;
+            }
+        }
+        Lie::Drip => {
+            stream.write_all(head("200 OK", &length(10_000)).as_bytes())?;
+            loop {
+                stream.write_all(b"x")?;
+                std::thread::sleep(Duration::from_millis(300));
             }
         }
         Lie::Cut => {
