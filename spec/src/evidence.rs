@@ -99,9 +99,7 @@ impl Pack {
         if bytes.len() > PACK_BYTES_MAX {
             return Err(PackError::TooLarge);
         }
-        if zip::lacks_directory(bytes) {
-            return Err(PackError::Archive(bytes.len()));
-        }
+        zip::check_directory(bytes).map_err(PackError::Archive)?;
         let (mut manifest, mut checkpoint) = (None, None);
         let (mut entries, mut bundles, mut objects) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for member in zip::read(bytes) {

@@ -169,12 +169,15 @@ pub(crate) fn read(bytes: &[u8]) -> impl Iterator<Item = Result<(&str, &[u8]), u
     })
 }
 
-/// Whether what stands behind the members is shorter than their directory: millions of members without one are
-/// refused before anything is made of them.
-pub(crate) fn lacks_directory(bytes: &[u8]) -> bool {
-    let members = read(bytes).map_while(Result::ok);
-    let needed: usize = members.map(|(name, content)| 30 + 46 + 2 * name.len() + content.len()).sum();
-    needed > bytes.len()
+/// Refuses bytes that are no archive, and members behind which their directory has no room, before anything is made
+/// of them: there may be millions. `Err` as of [`read`].
+pub(crate) fn check_directory(bytes: &[u8]) -> Result<(), usize> {
+    let mut needed = 0_usize;
+    for member in read(bytes) {
+        let (name, content) = member?;
+        needed += 30 + 46 + 2 * name.len() + content.len();
+    }
+    if needed > bytes.len() { Err(bytes.len()) } else { Ok(()) }
 }
 
 /// The member whose local header is at `start`: its name, its content, and where the next one is.

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use clap::CommandFactory as _;
 use common::kernel::{BUDGET, FACTS, POLICY, PRICES, beat, honest};
 use common::{Draft, index, tiles};
 use sift_spec::evidence::Pack;
@@ -112,8 +113,12 @@ fn witness_lines() -> String {
     format!("witness w {}\nquorum w", common::witness_key().verifier())
 }
 
-/// Runs each command of a transcript and gives the transcript as it is now.
-fn play(transcript: &str, dir: &Path) -> String {
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+}
+
+/// Runs each command of a transcript, as `program` runs it, and gives the transcript as it is now.
+fn play(transcript: &str, dir: &Path, program: impl Fn() -> Command) -> String {
     let mut played = String::new();
     for line in transcript.lines() {
         let Some(command) = line.strip_prefix("$ sift-verify") else {
@@ -123,7 +128,7 @@ fn play(transcript: &str, dir: &Path) -> String {
             }
             continue;
         };
-        let output = Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+        let output = program()
             .args(command.split_whitespace())
             .current_dir(dir)
             .env_remove("COLUMNS")
@@ -152,12 +157,21 @@ fn timeless(line: &str) -> String {
     }
 }
 
+/// Shows the first line that differs, not both transcripts.
+fn assert_same(played: &str, recorded: &str, name: &str) {
+    let lines = (1..).zip(played.lines().zip(recorded.lines()));
+    if let Some((line, (now, then))) = lines.into_iter().find(|(_, (now, then))| now != then) {
+        panic!("{name}, line {line}; SIFT_BLESS=1 writes it anew\n  was {then}\n  is  {now}");
+    }
+    assert_eq!(played.len(), recorded.len(), "{name} is shorter or longer; SIFT_BLESS=1 writes it anew");
+}
+
 fn check(name: &str) {
     let dir = TempDir::new().unwrap();
     set_up(dir.path());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd").join(format!("{name}.txt"));
     let recorded = fs::read_to_string(&path).unwrap();
-    let played = play(&recorded, dir.path());
+    let played = play(&recorded, dir.path(), program);
     for line in played.lines() {
         assert!(
             ["$", "  {", "  !   [possible values"].iter().any(|start| line.starts_with(start))
@@ -168,7 +182,7 @@ fn check(name: &str) {
     if std::env::var_os("SIFT_BLESS").is_some() {
         fs::write(path, played).unwrap();
     } else {
-        assert_eq!(played, recorded, "tests/cmd/{name}.txt differs; SIFT_BLESS=1 writes it anew");
+        assert_same(&played, &recorded, name);
     }
 }
 
@@ -210,6 +224,47 @@ fn help() {
 #[test]
 fn explain() {
     check("explain");
+}
+
+/// The operating system refuses every call to the network, and writes down each that was tried.
+#[test]
+fn offline_is_offline() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("skipped: there is no strace");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let trace = dir.path().join("trace");
+    let denied = || {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-A", "-e", "signal=none", "-e", "trace=%network"]);
+        strace.args(["-e", "inject=%network:error=ENETDOWN", "-o"]).arg(&trace);
+        strace.arg("--").arg(env!("CARGO_BIN_EXE_sift-verify"));
+        strace
+    };
+    let transcripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd");
+    let mut played = String::new();
+    for transcript in fs::read_dir(transcripts).unwrap().map(|file| file.unwrap().path()) {
+        let place = dir.path().join(transcript.file_stem().unwrap());
+        fs::create_dir(&place).unwrap();
+        set_up(&place);
+        let recorded = fs::read_to_string(&transcript).unwrap();
+        assert_same(&play(&recorded, &place, denied), &recorded, &transcript.display().to_string());
+        played += &recorded;
+    }
+    let others = "$ sift-verify schema\n$ sift-verify man\n$ sift-verify completions bash\n";
+    assert_eq!(play(others, dir.path(), denied).matches("\n? 0\n").count(), 3);
+    assert_eq!(fs::read_to_string(&trace).unwrap(), "");
+    // Every verb was asked, but the one whose work is the network.
+    let verbs = sift_verify::args::Cli::command();
+    let verbs = verbs.get_subcommands().map(|verb| verb.get_name().to_owned());
+    let asked = |verb: &String| (played.clone() + others).contains(&format!("$ sift-verify {verb}"));
+    let unasked: Vec<String> = verbs.filter(|verb| !asked(verb)).collect();
+    assert_eq!(unasked, Vec::<String>::new());
+    // The trap works: what does ask the network is caught.
+    let online = "$ sift-verify log --trust trust.txt http://127.0.0.1:9/\n";
+    assert!(!play(online, &dir.path().join("log"), denied).contains("? 0"));
+    assert!(fs::read_to_string(&trace).unwrap().contains("(INJECTED)"));
 }
 
 #[test]
