@@ -15,7 +15,7 @@ use crate::certificates::write_private;
 const TOKEN: &str = "Zq8-read-0123456789abcdef";
 
 /// A log that asks readers for a token.
-async fn closed() -> TestLog {
+pub(crate) async fn closed() -> TestLog {
     let mut log = TestLog::start().await;
     log.stop().await;
     let dir = log.dir().to_owned();

@@ -223,6 +223,39 @@ async fn strangers_find_a_witness_in_it() {
     assert_eq!(follower.stop(), 0);
 }
 
+/// A log that asks readers for a token: heads, tiles and feed come with it, and the token is in nothing that is said or
+/// kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_asks_for_a_token_is_followed_with_it() {
+    let log = crate::access::closed().await;
+    let writer = log.writer("test/kernel").await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = |path: &Path| path.display().to_string();
+    let (trust, dir) = (log.dir().join(sift_server::init::TRUST_FILE), folder.path().join("dir"));
+    let token_file = log.connect.token_file.clone().unwrap();
+    let (trust_text, dir_text, token_text) = (text(&trust), text(&dir), text(&token_file));
+    let args =
+        ["--trust", &trust_text, "--dir", &dir_text, "--log", log.http.url(), "--mirror", "--every", "3600"];
+    // Without it there is trouble, and no finding.
+    let stranger = Follower::start(Follower::command(), &args).unwrap();
+    let told = stranger.wait(|told| told["event"] == "trouble").unwrap();
+    assert!(told["detail"].as_str().unwrap().contains("401"), "{told}");
+    assert_eq!(stranger.stop(), 0);
+    let follower =
+        Follower::start(Follower::command(), &[&args[..], &["--token-file", &token_text]].concat()).unwrap();
+    follower.until("head", 2);
+    log.http.add_all(&writer.entries(&writer.run(20))).await.unwrap();
+    let head = follower.until("head", 44);
+    assert_eq!(head["from"], "feed");
+    follower.until("mirrored", 44);
+    assert_eq!(follower.stop(), 0);
+    let (code, said) = audit(&trust, &dir.join("mirror"));
+    assert_eq!(code, 0, "{said}");
+    let token = std::fs::read_to_string(token_file).unwrap();
+    let history = std::fs::read_to_string(dir.join("history")).unwrap();
+    assert!(!history.contains(token.trim()) && !said.contains(token.trim()));
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for item in std::fs::read_dir(from).unwrap() {

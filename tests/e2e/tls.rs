@@ -79,6 +79,13 @@ async fn operator_kernel_and_verifier_over_https() {
     let (code, text) = run("sift-verify", &["log", "--trust", &trust, &url]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("certificate"), "{text}");
+    let watch = ["follow", "--trust", &trust, "--log", &url, "--dir", &at("watch"), "--mirror", "--once"];
+    let (code, text) = run("sift-verify", &watch);
+    assert!(code == Some(2) && text.contains("certificate"), "{text}");
+    let (code, text) = run("sift-verify", &[&watch[..], &["--ca", &ca]].concat());
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = run("sift-verify", &["log", "--trust", &trust, &at("watch/mirror")]);
+    assert_eq!(code, Some(0), "{text}");
     let vkey = sift_tests::new_key("test/other").verifier().to_string();
     let grant = ["operator", "grant", "--url", &url, "--key", &key, "--vkey", &vkey, "--role", "kernel"];
     let (code, text) = run("sift-server", &[&grant[..], &["--agents", "*"]].concat());
