@@ -92,7 +92,7 @@ impl Scene {
     pub fn once(&self, more: &[&str]) -> Round {
         let output = self.command(more).arg("--once").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let events = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let events = text.lines().map(event).collect();
         let said = String::from_utf8(output.stderr).unwrap();
         Round { code: output.status.code().unwrap(), events, said }
     }
@@ -108,6 +108,25 @@ impl Scene {
     pub fn start(&self, more: &[&str]) -> Daemon {
         Daemon::start(self.command(more))
     }
+}
+
+/// An event, with the members that the published schema has for it, in its order.
+fn event(line: &str) -> Value {
+    let event: Value = serde_json::from_str(line).unwrap();
+    let schema = sift_verify::schema::schema();
+    let name = format!("\"follow_{}\": {{", event["event"].as_str().unwrap());
+    let (_, schema) = schema.split_once(&name).unwrap_or_else(|| panic!("{name} is in no schema"));
+    let (properties, rest) = schema.split_once("\"required\": [").unwrap();
+    let mut at = 0;
+    for member in event.as_object().unwrap().keys() {
+        assert!(properties.contains(&format!("\"{member}\": {{")), "{member} of {line}");
+    }
+    for member in rest.split_once(']').unwrap().0.split(", ").map(|member| member.trim_matches('"')) {
+        let place = line.find(&format!("\"{member}\":")).unwrap_or_else(|| panic!("no {member} in {line}"));
+        assert!(place > at, "{member} of {line} stands elsewhere");
+        at = place;
+    }
+    event
 }
 
 /// What a round came to.
@@ -147,7 +166,7 @@ impl Daemon {
         let (send, lines) = channel();
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
-                let _ = send.send(serde_json::from_str(&line).unwrap());
+                let _ = send.send(event(&line));
             }
         });
         Self { child, lines }
