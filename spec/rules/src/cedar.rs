@@ -247,12 +247,11 @@ impl CedarPolicy {
 
     /// A decider, with slices or always with all policies.
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
-        CedarDecider {
-            authorizer: Authorizer::new(),
-            documents: Documents::default(),
-            shared: Arc::clone(&self.shared),
-            sliced,
-        }
+        let documents = match sliced && !self.shared.asks_for_tools() {
+            true => Documents::without_tools(),
+            false => Documents::default(),
+        };
+        CedarDecider { authorizer: Authorizer::new(), documents, shared: Arc::clone(&self.shared), sliced }
     }
 }
 
@@ -421,6 +420,12 @@ fn describe(error: &AuthorizationError) -> String {
 }
 
 impl Shared {
+    /// Whether a policy of any slice refers to the run's counts of tools.
+    fn asks_for_tools(&self) -> bool {
+        let asks = |slice: &Slice| slice.needs.get("run").is_some_and(|run| run.get("tools").is_some());
+        self.slices.values().chain([&self.rest]).any(asks)
+    }
+
     /// The request that an input makes, and the policies that decide it.
     fn request(&self, input: Document, sliced: bool) -> Result<(Request, &Slice), String> {
         let Document { members: mut input, facts } = input;

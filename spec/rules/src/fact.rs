@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::bundle::CompileError;
 use crate::json;
-use crate::seen::{self, MarkRule, SeenRule};
+use crate::seen::{self, MarkRule, Report, SeenRule};
 
 /// Largest result in bytes that is remembered; a larger one makes the policy see none: 64 KiB.
 pub const FACT_BYTES_MAX: usize = 64 << 10;
@@ -99,13 +99,21 @@ pub(crate) struct Facts {
 }
 
 /// A tool's result as facts remember it: members sorted. `None` where no rule concerns the tool, or where it is too long
-/// or no JSON object.
-pub(crate) fn read(rules: &[FactRule], tool: &str, result: &[u8]) -> Option<Arc<Value>> {
-    let concerned = rules.iter().any(|rule| rule.tool == tool) && result.len() <= FACT_BYTES_MAX;
-    concerned
-        .then(|| json::read_object(result).ok())
-        .flatten()
-        .map(|report| Arc::new(json::sorted(Value::Object(report))))
+/// or no JSON object. What seen values read of it already, which takes longer results, is not read again.
+pub(crate) fn read(
+    rules: &[FactRule],
+    tool: &str,
+    result: &[u8],
+    document: Option<&Report>,
+) -> Option<Arc<Value>> {
+    if result.len() > FACT_BYTES_MAX || !rules.iter().any(|rule| rule.tool == tool) {
+        return None;
+    }
+    let report = match document {
+        Some(document) => document.object()?.clone(),
+        None => json::read_object(result).ok()?,
+    };
+    Some(Arc::new(json::sorted(Value::Object(report))))
 }
 
 impl Facts {

@@ -32,51 +32,60 @@ pub(crate) trait Build<'a> {
     /// Members in byte order of their names, each name once.
     fn object(&mut self, members: Vec<(Self::Name, Self::Value)>) -> Self::Value;
 
-    /// The facts of an input come next.
-    fn facts_begin(&mut self);
-    /// A fact of which the rest of the input starts with the text that an earlier one had: the length of that text.
-    fn fact_known(&mut self, name: &str, rest: &str) -> Option<usize>;
-    /// A fact, with its text.
-    fn fact(&mut self, name: &str, text: &str, value: Self::Value);
-    /// The object of the facts that were told since [`Build::facts_begin`], in byte order of their names.
-    fn facts_end(&mut self) -> Self::Value;
+    /// The members of this part come next.
+    fn part_begin(&mut self, part: Part);
+    /// A member of which the rest of the input starts with the text that an earlier one had: the length of that text.
+    fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize>;
+    /// A member, with its text.
+    fn member(&mut self, part: Part, name: &str, text: &str, value: Self::Value);
+    /// The object of the members that were told since [`Build::part_begin`], in byte order of their names.
+    fn part_end(&mut self, part: Part) -> Self::Value;
 }
 
-/// Facts by name, as they were last read: what tools reported stays the same from one input of a run to the next.
+/// The parts of an input of which most members are the same from one input of a run to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `facts`
+    Facts,
+    /// `run.tools`
+    Tools,
+}
+
+/// Members of a part by name, as they were last read.
 ///
 /// INVARIANT: every text is that of a whole JSON object. Where a text that is read goes on with it, an object ends
 /// with it: no other reading has the same beginning.
 #[derive(Debug)]
-pub(crate) struct KeptFacts<V>(BTreeMap<String, (String, V)>);
+pub(crate) struct Kept<V>(BTreeMap<String, (String, V)>);
 
-/// Most facts that are kept.
-const FACTS_MAX: usize = 64;
+/// Most members that are kept of a part.
+const MEMBERS_MAX: usize = 64;
 
-/// Longest text of a fact that is kept, in bytes.
-const FACT_BYTES_MAX: usize = 64 << 10;
+/// Longest text of a member that is kept, in bytes.
+const MEMBER_BYTES_MAX: usize = 64 << 10;
 
-impl<V> Default for KeptFacts<V> {
+impl<V> Default for Kept<V> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<V: Clone> KeptFacts<V> {
-    /// The fact with which `rest` starts, and the length of its text.
+impl<V: Clone> Kept<V> {
+    /// The member with which `rest` starts, and the length of its text.
     pub(crate) fn find(&self, name: &str, rest: &str) -> Option<(usize, V)> {
         let (text, value) = self.0.get(name)?;
         rest.starts_with(text.as_str()).then(|| (text.len(), value.clone()))
     }
 
     pub(crate) fn keep(&mut self, name: &str, text: &str, value: &V) {
-        if !text.starts_with('{') || text.len() > FACT_BYTES_MAX {
+        if !text.starts_with('{') || text.len() > MEMBER_BYTES_MAX {
             return;
         }
         if let Some((known, known_value)) = self.0.get_mut(name) {
             known.clear();
             known.push_str(text);
             *known_value = value.clone();
-        } else if self.0.len() < FACTS_MAX {
+        } else if self.0.len() < MEMBERS_MAX {
             self.0.insert(name.to_owned(), (text.to_owned(), value.clone()));
         }
     }
@@ -101,11 +110,21 @@ pub(crate) struct Document {
 /// Reads policy inputs as documents of `serde_json`.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
-    kept: KeptFacts<Arc<Value>>,
+    facts_kept: Kept<Arc<Value>>,
     facts: Option<Vec<(String, Arc<Value>)>>,
+    /// Tools whose counts hold nothing but numbers that every engine has: all that is asked of them where
+    /// [`Documents::without_tools`].
+    tools_kept: Kept<()>,
+    tools: Map<String, Value>,
+    without_tools: bool,
 }
 
 impl Documents {
+    /// A reader for whoever looks at no counts of tools: they are left out where all of them are counts.
+    pub(crate) fn without_tools() -> Self {
+        Self { without_tools: true, ..Self::default() }
+    }
+
     /// Reads a policy input.
     ///
     /// # Errors
@@ -160,23 +179,43 @@ impl<'a> Build<'a> for Documents {
     fn object(&mut self, members: Vec<(String, Value)>) -> Value {
         Value::Object(members.into_iter().collect())
     }
-    fn facts_begin(&mut self) {
-        self.facts = Some(Vec::new());
+    fn part_begin(&mut self, part: Part) {
+        match part {
+            Part::Facts => self.facts = Some(Vec::new()),
+            Part::Tools => self.tools = Map::new(),
+        }
     }
-    fn fact_known(&mut self, name: &str, rest: &str) -> Option<usize> {
-        let (length, value) = self.kept.find(name, rest)?;
+    fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize> {
+        if part == Part::Tools {
+            return self.tools_kept.find(name, rest).map(|(length, ())| length);
+        }
+        let (length, value) = self.facts_kept.find(name, rest)?;
         self.facts.get_or_insert_default().push((name.to_owned(), value));
         Some(length)
     }
-    fn fact(&mut self, name: &str, text: &str, value: Value) {
-        let value = Arc::new(value);
-        self.kept.keep(name, text, &value);
-        self.facts.get_or_insert_default().push((name.to_owned(), value));
+    fn member(&mut self, part: Part, name: &str, text: &str, value: Value) {
+        if part == Part::Facts {
+            let value = Arc::new(value);
+            self.facts_kept.keep(name, text, &value);
+            self.facts.get_or_insert_default().push((name.to_owned(), value));
+        } else if self.without_tools && is_counts(&value) {
+            self.tools_kept.keep(name, text, &());
+        } else {
+            self.tools.insert(name.to_owned(), value);
+        }
     }
-    /// They stand beside the document, where they can be shared.
-    fn facts_end(&mut self) -> Value {
-        Value::Null
+    fn part_end(&mut self, part: Part) -> Value {
+        match part {
+            // They stand beside the document, where they can be shared.
+            Part::Facts => Value::Null,
+            Part::Tools => Value::Object(std::mem::take(&mut self.tools)),
+        }
     }
+}
+
+/// Whether a value is an object of integers that fit 63 bits.
+fn is_counts(value: &Value) -> bool {
+    value.as_object().is_some_and(|members| members.values().all(|member| member.as_i64().is_some()))
 }
 
 struct Reader<'a> {
@@ -231,44 +270,59 @@ impl<'a> Reader<'a> {
     }
 
     fn object<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        let mut members = Vec::new();
-        self.members(|reader, name| {
-            let key = build.name(name);
-            members.push((key, reader.value(depth, build)?));
-            Some(())
-        })?;
-        Some(build.object(members))
+        self.object_with(depth, build, |reader, _, depth, build| reader.value(depth, build))
     }
 
     /// The object that is the whole input.
     fn input<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        let depth = depth.checked_sub(1)?;
+        self.object_with(depth.checked_sub(1)?, build, |reader, name, depth, build| match name {
+            "facts" => reader.part(Part::Facts, depth, build),
+            "run" if reader.peek()? == b'{' => reader.run(depth.checked_sub(1)?, build),
+            _ => reader.value(depth, build),
+        })
+    }
+
+    fn run<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
+        self.object_with(depth, build, |reader, name, depth, build| match name {
+            "tools" => reader.part(Part::Tools, depth, build),
+            _ => reader.value(depth, build),
+        })
+    }
+
+    /// An object whose members `each` reads, by name.
+    fn object_with<B: Build<'a>>(
+        &mut self,
+        depth: usize,
+        build: &mut B,
+        each: impl Fn(&mut Self, &str, usize, &mut B) -> Option<B::Value>,
+    ) -> Option<B::Value> {
         let mut members = Vec::new();
         self.members(|reader, name| {
             let key = build.name(name);
-            let value = match (name, reader.peek()?) {
-                ("facts", b'{') => reader.facts(depth.checked_sub(1)?, build)?,
-                _ => reader.value(depth, build)?,
-            };
-            members.push((key, value));
+            members.push((key, each(reader, name, depth, build)?));
             Some(())
         })?;
         Some(build.object(members))
     }
 
-    fn facts<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        build.facts_begin();
+    /// A part whose members may be known.
+    fn part<B: Build<'a>>(&mut self, part: Part, depth: usize, build: &mut B) -> Option<B::Value> {
+        if self.peek()? != b'{' {
+            return self.value(depth, build);
+        }
+        let depth = depth.checked_sub(1)?;
+        build.part_begin(part);
         self.members(|reader, name| {
             let start = reader.at;
-            if let Some(length) = build.fact_known(name, reader.text.get(start..)?) {
+            if let Some(length) = build.known(part, name, reader.text.get(start..)?) {
                 reader.at += length;
                 return Some(());
             }
             let value = reader.value(depth, build)?;
-            build.fact(name, reader.text.get(start..reader.at)?, value);
+            build.member(part, name, reader.text.get(start..reader.at)?, value);
             Some(())
         })?;
-        Some(build.facts_end())
+        Some(build.part_end(part))
     }
 
     /// The members of an object: `each` reads the value of one.
@@ -474,6 +528,8 @@ mod tests {
         ] {
             let text = format!("{{\"agent\":\"x\",\"facts\":{facts},\"time\":1}}");
             assert!(is_plain_after(text.as_bytes(), &mut documents), "{text}");
+            let tools = format!("{{\"run\":{{\"a\":1,\"tools\":{facts},\"z\":[]}}}}");
+            assert!(is_plain_after(tools.as_bytes(), &mut documents), "{tools}");
             // The same text where no facts are.
             let elsewhere = format!("{{\"call\":{facts},\"fact\":{{\"facts\":{facts}}}}}");
             assert!(is_plain_after(elsewhere.as_bytes(), &mut documents), "{elsewhere}");
@@ -482,6 +538,32 @@ mod tests {
             [r#"{"facts":{"a":{"b":1}"#, r#"{"facts":{"a":{"b":1}x}}"#, r#"{"facts":{"a":{"b":1}{}}}"#]
         {
             assert!(!is_plain_after(broken.as_bytes(), &mut documents), "{broken}");
+        }
+    }
+
+    #[test]
+    fn counts_are_left_out_and_what_is_none_is_not() {
+        let mut documents = Documents::without_tools();
+        for _ in 0..2 {
+            let mut read = |tools: &str| {
+                let text = format!("{{\"run\":{{\"tools\":{tools}}}}}");
+                let expected = json::read_input(text.as_bytes());
+                let members = documents.read(text.as_bytes()).map(|document| document.members);
+                assert_eq!(members.is_ok(), expected.is_ok(), "{text}");
+                members.map(|members| json::print(&members["run"]["tools"]))
+            };
+            assert_eq!(read(r#"{"pay":{"allowed":1,"ok":-2}}"#).unwrap(), "{}");
+            assert_eq!(read(r#"{"pay":{"allowed":1,"ok":-2},"see":{}}"#).unwrap(), "{}");
+            for told in
+                [r#"{"pay":{"ok":0.00001}}"#, r#"{"pay":{"ok":"1"}}"#, r#"{"pay":7}"#, r#"[1]"#, "null"]
+            {
+                assert_eq!(read(told).unwrap(), told);
+            }
+            assert_eq!(
+                read(r#"{"pay":{"ok":18446744073709551615}}"#).unwrap(),
+                r#"{"pay":{"ok":18446744073709551615}}"#
+            );
+            assert!(read(r#"{"pay":{"ok":1,"ok":1}}"#).is_err());
         }
     }
 
@@ -497,6 +579,9 @@ mod tests {
                 let text = json::print(&Value::Object(Map::from_iter([("facts".to_owned(), Value::Object(members))])));
                 is_plain_after(text.as_bytes(), &mut documents);
                 is_plain_after(text.as_bytes(), &mut documents);
+                let tools = format!("{{\"run\":{}}}", text.replacen("facts", "tools", 1));
+                is_plain_after(tools.as_bytes(), &mut documents);
+                is_plain_after(tools.as_bytes(), &mut documents);
             }
         }
 

@@ -8,7 +8,7 @@ use regorus::value::Object;
 use serde_json::Map;
 
 use crate::json;
-use crate::plain::{self, Build, KeptFacts};
+use crate::plain::{self, Build, Kept, Part};
 
 /// A JSON value as Rego sees it. Not through its text, of which regorus would read decimals less exactly.
 pub(crate) fn convert(value: serde_json::Value) -> Result<Value, String> {
@@ -42,8 +42,9 @@ impl Inputs {
 #[derive(Debug)]
 struct Names {
     kept: Vec<Value>,
-    facts: KeptFacts<Value>,
-    /// The facts of the input that is being read.
+    facts: Kept<Value>,
+    tools: Kept<Value>,
+    /// The members of the part that is being read.
     told: Vec<(Value, Value)>,
 }
 
@@ -55,7 +56,12 @@ const NAME_BYTES_MAX: usize = 64;
 
 impl Default for Names {
     fn default() -> Self {
-        Self { kept: vec![Value::Undefined; PLACES], facts: KeptFacts::default(), told: Vec::new() }
+        Self {
+            kept: vec![Value::Undefined; PLACES],
+            facts: Kept::default(),
+            tools: Kept::default(),
+            told: Vec::new(),
+        }
     }
 }
 
@@ -109,26 +115,35 @@ impl<'a> Build<'a> for Names {
         Value::Object(Object::from(members.into_iter().collect::<BTreeMap<_, _>>()).into())
     }
 
-    fn facts_begin(&mut self) {
+    fn part_begin(&mut self, _: Part) {
         self.told.clear();
     }
 
-    fn fact_known(&mut self, name: &str, rest: &str) -> Option<usize> {
-        let (length, value) = self.facts.find(name, rest)?;
+    fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize> {
+        let (length, value) = self.kept_of(part).find(name, rest)?;
         let name = self.name(name);
         self.told.push((name, value));
         Some(length)
     }
 
-    fn fact(&mut self, name: &str, text: &str, value: Value) {
-        self.facts.keep(name, text, &value);
+    fn member(&mut self, part: Part, name: &str, text: &str, value: Value) {
+        self.kept_of(part).keep(name, text, &value);
         let name = self.name(name);
         self.told.push((name, value));
     }
 
-    fn facts_end(&mut self) -> Value {
+    fn part_end(&mut self, _: Part) -> Value {
         let told = std::mem::take(&mut self.told);
         self.object(told)
+    }
+}
+
+impl Names {
+    const fn kept_of(&mut self, part: Part) -> &mut Kept<Value> {
+        match part {
+            Part::Facts => &mut self.facts,
+            Part::Tools => &mut self.tools,
+        }
     }
 }
 

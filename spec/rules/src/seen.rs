@@ -411,6 +411,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// The JSON object that the result is.
+    pub(crate) fn object(&self) -> Option<&Map<String, Value>> {
+        self.document.as_object()
+    }
+
     fn read(result: &[u8]) -> Self {
         let nothing = Self { complete: false, document: Value::Null, is_json: false };
         if result.len() > RESULT_BYTES_MAX {

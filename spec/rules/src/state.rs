@@ -30,10 +30,9 @@ impl ResultRead {
     /// Reads the exact bytes of a result of `tool`; empty where there are none.
     #[must_use]
     pub fn of(rules: &FactRules, tool: &str, result: &[u8]) -> Self {
-        Self {
-            report: fact::read(&rules.facts, tool, result),
-            document: seen::read(&rules.seen, tool, result),
-        }
+        let document = seen::read(&rules.seen, tool, result);
+        let report = fact::read(&rules.facts, tool, result, document.as_ref());
+        Self { report, document }
     }
 }
 
