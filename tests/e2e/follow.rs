@@ -8,7 +8,10 @@ use sift_server::witness::WitnessConfig;
 use sift_spec::api::{MEDIA_NOTE, ProblemKind};
 use sift_spec::note::VerifierKey;
 use sift_spec::trust::TrustPolicy;
-use sift_tests::{Follower, Http, TestLog, Writer, check_log, go_build, new_key, program};
+use sift_tests::{Follower, Http, TestLog, Writer, check_log, go_build, go_install, new_key, program};
+
+const ONESHOT: &str = "github.com/transparency-dev/tessera/cmd/examples/posix-oneshot@v1.0.4";
+const FSCK: &str = "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4";
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -221,6 +224,62 @@ async fn strangers_find_a_witness_in_it() {
     let (fine, said) = run(&other);
     assert!(!fine && said.contains("the first checkpoint"), "{said}");
     assert_eq!(follower.stop(), 0);
+}
+
+/// A log that somebody else's program wrote is followed and mirrored, and their checker finds the mirror to be their log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_log_is_followed_and_their_checker_accepts_the_mirror() {
+    let programs = tokio::task::spawn_blocking(|| Some((go_install(ONESHOT)?, go_install(FSCK)?)));
+    let Some((oneshot, fsck)) = programs.await.unwrap() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let key = new_key("stranger.example/log");
+    std::fs::write(path("key"), key.to_secret_text().as_str()).unwrap();
+    std::fs::write(path("vkey"), key.verifier().to_string()).unwrap();
+    std::fs::write(path("trust.txt"), format!("log {}\nquorum none\n", key.verifier())).unwrap();
+    let run = |program: &Path, args: &[&str]| {
+        let output = Command::new(program).args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), said + &String::from_utf8_lossy(&output.stderr))
+    };
+    let (storage, private) =
+        (format!("--storage_dir={}", path("log")), format!("--private_key={}", path("key")));
+    let mut size = 0;
+    for (round, count) in [3, 253, 1, 600].into_iter().enumerate() {
+        let entries = path(&format!("entries-{round}"));
+        std::fs::create_dir(&entries).unwrap();
+        for n in 0..count {
+            std::fs::write(Path::new(&entries).join(format!("{n}")), format!("entry {round} {n}")).unwrap();
+        }
+        let (fine, said) = run(&oneshot, &[&storage, &private, &format!("--entries={entries}/*")]);
+        assert!(fine, "{said}");
+        size += count;
+        let (trust, log, dir) = (path("trust.txt"), path("log"), path("dir"));
+        let follow =
+            ["follow", "--trust", &trust, "--log", &log, "--dir", &dir, "--mirror", "--once", "--json"];
+        let (fine, said) = run(&program("sift-verify"), &follow);
+        assert!(
+            fine && said.contains(&format!(
+                "\"event\":\"mirrored\",\"origin\":\"stranger.example/log\",\"size\":{size},"
+            )),
+            "{said}"
+        );
+        let (url, public) = (
+            format!("--storage_url=file://{}/", path("dir/mirror")),
+            format!("--public_key={}", path("vkey")),
+        );
+        let (fine, said) = run(&fsck, &[&url, &public, "--ui=false", "-N=2"]);
+        assert!(fine && said.contains("Successfully fsck'd log"), "{said}");
+        println!("{size} entries of a stranger's log, mirrored and checked by its own checker");
+    }
+    // And it does find what is wrong.
+    let bundle = Path::new(&path("dir/mirror")).join("tile/entries/001");
+    let mut bytes = std::fs::read(&bundle).unwrap();
+    bytes[30] ^= 1;
+    std::fs::write(&bundle, bytes).unwrap();
+    let (url, public) =
+        (format!("--storage_url=file://{}/", path("dir/mirror")), format!("--public_key={}", path("vkey")));
+    assert!(!run(&fsck, &[&url, &public, "--ui=false", "-N=2"]).1.contains("Successfully"));
 }
 
 /// A log that asks readers for a token: heads, tiles and feed come with it, and the token is in nothing that is said or

@@ -291,12 +291,13 @@ pub enum Watch {
     /// With a key it is a witness (C2SP tlog-witness) for all logs of the trust file, too: it cosigns what it is sent with a
     /// proof, and what it sees itself, and never what does not extend all that was seen by either way.
     ///
-    /// A finding does not end it. SIGTERM and SIGINT do: with exit code 1 where two histories were ever proven, else 0.
+    /// A finding does not end it. SIGTERM and SIGINT do: with exit code 1 where two histories were ever proven, 2 where this
+    /// witness was found to have forgotten what it signed, else 0.
     /// With --once it asks once, and the exit code says what was found.
     #[command(after_help = "\
 Examples:
   sift-verify follow --trust trust.txt --log https://log.example/ --dir /var/lib/sift-follow
-  sift-verify follow --trust trust.txt --log https://log.example/ --dir ~/watch --mirror --once   for cron
+  sift-verify follow --trust trust.txt --dir ~/watch --mirror --once   for cron
   sift-verify log --trust trust.txt ~/watch/mirror
   sift-verify follow --trust trust.txt --log https://log.example/ --dir /var/lib/sift-follow \\
       --witness-key witness.key --listen 127.0.0.1:7380   cosigning as well")]

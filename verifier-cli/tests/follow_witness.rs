@@ -474,13 +474,13 @@ fn a_witness_that_forgot_never_signs_again() {
         let told = witness.daemon.until_event("trouble")["detail"].as_str().unwrap().to_owned();
         assert!(told.contains("it is an old copy, or the key is used elsewhere too"), "{told}");
         let refused = witness.send(&log, 40, 50);
-        assert!(refused.status == 422 && refused.body.contains("has forgotten"), "{refused:?}");
+        assert!(refused.status == 503 && refused.body.contains("has forgotten"), "{refused:?}");
         assert_eq!(witness.daemon.stop(), 2);
         // That is remembered, whatever the log serves now; and it watches on.
         scene.show_at(&log, &checkpoint_at(&log, 45));
         let witness = Witness::start(&scene, &following);
         witness.daemon.until_size("head", 45);
-        assert_eq!(witness.send(&log, 45, 50).status, 422);
+        assert_eq!(witness.send(&log, 45, 50).status, 503);
         assert_eq!(witness.daemon.stop(), 2);
         scene.show_at(&log, &(checkpoint_at(&log, 40) + &answer.body));
     }

@@ -52,6 +52,9 @@ struct Standing {
     trouble: Option<String>,
 }
 
+/// Pause after a pass of copying: each writes the partial tiles again, and a busy log publishes ten heads a second.
+const COPY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Somebody who follows one log.
 pub(super) struct Follower {
     options: Options,
@@ -185,6 +188,7 @@ impl Follower {
                 if messages.send(Message::Mirrored(seen.head.size, copied)).is_err() {
                     return;
                 }
+                std::thread::sleep(COPY_PAUSE);
             }
         });
         self.copying = Some(send);

@@ -176,6 +176,10 @@ impl Door {
                 (StatusCode::CONFLICT, [(CONTENT_TYPE, "text/x.tlog.size")], format!("{size}\n"))
                     .into_response()
             }
+            Answer::Forgot => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this witness has forgotten what it cosigned of this log, and cosigns nothing of it any more\n",
+            ),
             Answer::Inconsistent(refused) => self.refuse(refused),
         }
     }
@@ -183,7 +187,10 @@ impl Door {
     fn refuse(&self, refused: Refused) -> Response {
         let why = match refused {
             Refused::Unproven(why) => why,
-            Refused::Empty(why) | Refused::Over(why) => why.to_owned(),
+            Refused::Empty(why) => why.to_owned(),
+            Refused::AfterSplit => {
+                "this log has shown two histories: nothing of it is cosigned any more".to_owned()
+            }
             Refused::Split { ours, theirs, origin, evidence } => {
                 let detail = judge::split_detail(&ours, &theirs);
                 let finding = Finding::rejects(Code::HeadsInconsistent, Concern::whole(), &detail);

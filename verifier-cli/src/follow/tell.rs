@@ -113,7 +113,7 @@ impl Teller {
     }
 }
 
-/// A line for people. What comes from outside is escaped, so that one event stays one line.
+/// A line for people. What comes from outside has no control characters, so that one event stays one line.
 fn words(told: &Told<'_>) -> String {
     match told {
         Told::Started { detail, .. } => format!("started    {detail}"),
@@ -130,20 +130,25 @@ fn words(told: &Told<'_>) -> String {
         Told::Finding { finding, evidence, .. } => {
             let severity = if finding.severity == Severity::Rejects { "FINDING" } else { "finding" };
             let kept = evidence.map(|path| format!("; evidence in {}", path.display())).unwrap_or_default();
-            format!("{severity}    {}: {}{kept}", finding.code, finding.detail.escape_debug())
+            format!("{severity}    {}: {}{kept}", finding.code, plain(&finding.detail))
         }
         Told::Cleared { code, .. } => format!("cleared    {code}: it is so no more"),
-        Told::Trouble { detail } => format!("trouble    {}", detail.escape_debug()),
+        Told::Trouble { detail } => format!("trouble    {}", plain(detail)),
         Told::Recovered { detail } => format!("recovered  {detail}"),
         Told::Mirrored { size, entries, .. } => {
             format!("mirrored   {size}, {} fetched", Many(*entries, "entry"))
         }
         Told::Feed { open: true, detail } => format!("feed       open: {detail}"),
         Told::Feed { open: false, detail } => {
-            format!("feed       closed, and polling goes on: {}", detail.escape_debug())
+            format!("feed       closed, and polling goes on: {}", plain(detail))
         }
         Told::Stopped { detail } => format!("stopped    {detail}"),
     }
+}
+
+/// A text without anything that a terminal would take for an order.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// What a judged head is, for an event.

@@ -31,6 +31,8 @@ pub(super) enum Answer {
     UnknownLog,
     /// 409: the size that was cosigned last.
     Conflict(TreeSize),
+    /// 503: this witness has forgotten what it signed. It is not the log's fault, and must not be taken for that.
+    Forgot,
     /// 422: the tree does not extend the last one, or that is not shown.
     Inconsistent(Refused),
 }
@@ -42,8 +44,8 @@ pub(super) enum Refused {
     Unproven(String),
     /// The log signed another tree of this size: proof of two histories.
     Split { ours: TreeHead, theirs: TreeHead, origin: KeyName, evidence: Option<std::path::PathBuf> },
-    /// It is over with this log.
-    Over(&'static str),
+    /// It has shown two histories before.
+    AfterSplit,
     /// Size 0 and a root, or a proof that starts from nothing.
     Empty(&'static str),
 }
@@ -147,7 +149,7 @@ fn decide(
             return refuse(Refused::Unproven(error.to_string()));
         }
         if known.is_over() {
-            return refuse(over(&known));
+            return answer(over(&known));
         }
         // The same head again changes nothing but the time, and is not written: else anybody could fill the disk.
         if same_size {
@@ -156,7 +158,7 @@ fn decide(
         }
     }
     if known.is_over() {
-        return refuse(over(&known));
+        return answer(over(&known));
     }
     // 6. Durable first, then answered.
     let place = Place::Extends(known.anchor.as_ref().map(|anchor| anchor.head));
@@ -164,18 +166,14 @@ fn decide(
         Taken::Moved => answer(Answer::Conflict(last)),
         Taken::Done => match deciding.known(origin).cosigned {
             Some((line, _)) => answer(Answer::Cosigned { line, new: Some((origin.clone(), new.head)) }),
-            None => refuse(over(&known)),
+            None => answer(over(&known)),
         },
     }
 }
 
 /// Why nothing more of a log is cosigned.
-const fn over(known: &Known) -> Refused {
-    Refused::Over(if known.split {
-        "this log has shown two histories: nothing of it is cosigned any more"
-    } else {
-        "this witness has forgotten what it cosigned of this log: nothing of it is cosigned any more"
-    })
+const fn over(known: &Known) -> Answer {
+    if known.split { Answer::Inconsistent(Refused::AfterSplit) } else { Answer::Forgot }
 }
 
 /// A request, read and not believed.
