@@ -16,7 +16,7 @@ help:
 	@echo "make agentdojo  AgentDojo's attacks on hijacked agents, with and without the kernel (AGENTDOJO='--suite banking')"
 	@echo "make figures  the table of benchmarks"
 	@echo "make peers    money over the cap and cost of a call, beside LiteLLM and agent-governance-toolkit"
-	@echo "make fuzz     every parser, each for SECONDS=60"
+	@echo "make fuzz     every parser, each for SECONDS=60 (the verifier: FUZZ_DIR=verifier-cli/fuzz)"
 
 demo: build
 	$(TARGET)/debug/sift-demo
@@ -51,18 +51,20 @@ figures: build
 peers: build
 	$(TARGET)/debug/sift-figures --only overshoot --only peers
 
-# See spec/fuzz/README.md. The stable compiler will do: what finds inputs is the coverage, not a sanitizer.
-FUZZ_TARGETS ?= $(basename $(notdir $(wildcard spec/fuzz/fuzz_targets/*.rs)))
+# See spec/fuzz/README.md and verifier-cli/fuzz/README.md. The stable compiler will do: what finds inputs is the coverage,
+# not a sanitizer.
+FUZZ_DIR ?= spec/fuzz
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard $(FUZZ_DIR)/fuzz_targets/*.rs)))
 SECONDS ?= 60
-FUZZ := cargo fuzz run --fuzz-dir spec/fuzz --sanitizer none
+FUZZ := cargo fuzz run --fuzz-dir $(FUZZ_DIR) --sanitizer none
 FUZZ_LIMITS := -max_len=4096 -timeout=5 -rss_limit_mb=512 -dict=$(CURDIR)/spec/fuzz/dictionary.txt
-FUZZ_FOUND := $(CURDIR)/spec/fuzz/found
-FUZZ_CORPUS := $(CURDIR)/spec/fuzz/corpus
+FUZZ_FOUND := $(CURDIR)/$(FUZZ_DIR)/found
+FUZZ_CORPUS := $(CURDIR)/$(FUZZ_DIR)/corpus
 
 fuzz: tools
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.1 --locked
 	@for target in $(FUZZ_TARGETS); do \
-	  mkdir -p $(FUZZ_FOUND)/$$target; \
+	  mkdir -p $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target; \
 	  $(FUZZ) $$target $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target $(CURDIR)/spec/vectors -- \
 	    $(FUZZ_LIMITS) -max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
 	done

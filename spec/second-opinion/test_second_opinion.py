@@ -336,5 +336,24 @@ class Packs(unittest.TestCase):
                 self.refused(write_zip(pack.members()), f"without entry {index}")
 
 
+@unittest.skipUnless("SIFT_MUTATIONS" in os.environ, "SIFT_MUTATIONS names no folder of changed packs")
+class Mutations(unittest.TestCase):
+    """Packs changed in every way that `sift-verify`'s own test knows: here each is refused that is rejected there."""
+
+    def test_both_say_the_same(self) -> None:
+        folder, whom = Path(os.environ["SIFT_MUTATIONS"]), parse_trust((VECTORS / "finding" / "trust.txt").read_bytes())
+        judged = unseen = 0
+        for path in sorted(folder.glob("*.sift")):
+            said = json.loads(path.with_suffix(".json").read_text())
+            found = check_run(path.read_bytes(), whom, path.name).findings
+            if set(said["findings"]) - Findings.UNSEEN or not said["findings"]:
+                self.assertEqual(bool(found), bool(said["findings"]), f"{path}: {said}: {found}")
+                judged += 1
+            else:
+                unseen += 1
+        print(f"{judged} packs judged the same; {unseen} are wrong in what the policy says alone")
+        self.assertGreater(judged, 1000)
+
+
 if __name__ == "__main__":
     unittest.main()

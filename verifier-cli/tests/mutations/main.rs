@@ -1,5 +1,6 @@
 //! Every way to change a rich pack, counted: `cargo test --workspace --test mutations -- --nocapture` prints the table.
-//! `SIFT_FAULTS=all` tries every byte where the usual run tries some.
+//! `SIFT_FAULTS=all` tries every byte where the usual run tries some; `SIFT_MUTATIONS=FOLDER` keeps every pack there, for
+//! another verifier to judge (spec/second-opinion/README.md).
 //!
 //! What a mutation may do is be refused, or verify with other claims where that is no lie: each such place is listed with
 //! its reason, and a mutation that verifies anywhere else fails the test. None verifies with the claims of the honest pack.

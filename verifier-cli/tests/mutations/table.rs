@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sift_verify::run::{self, Options};
 use sift_verify::{Claim, Report, Verdict};
@@ -16,6 +18,16 @@ pub(crate) fn all() -> bool {
 
 pub(crate) fn judge(pack: &[u8]) -> Report {
     run::verify(pack, &trust(), &Options::default())
+}
+
+/// Keeps a pack and what was found in it, so that another verifier can be asked the same.
+fn keep(folder: &Path, kind: &str, name: &str, pack: &[u8], report: &Report) {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let findings: Vec<&str> = report.findings().iter().map(|finding| finding.code.code()).collect();
+    let said = serde_json::json!({ "findings": findings, "kind": kind, "name": name });
+    std::fs::write(folder.join(format!("{number:06}.sift")), pack).unwrap();
+    std::fs::write(folder.join(format!("{number:06}.json")), said.to_string()).unwrap();
 }
 
 /// What became of the mutations of one kind.
@@ -50,7 +62,15 @@ impl Table {
         mutations: impl IntoIterator<Item = M>,
         make: impl Fn(M) -> Option<Vec<u8>> + Sync,
     ) {
-        self.try_reports(kind, mutations, |mutation| make(mutation).map(|bytes| judge(&bytes)));
+        self.try_reports(kind, mutations, |mutation| {
+            let name = format!("{mutation:?}");
+            let bytes = make(mutation)?;
+            let report = judge(&bytes);
+            if let Some(folder) = std::env::var_os("SIFT_MUTATIONS") {
+                keep(Path::new(&folder), kind, &name, &bytes, &report);
+            }
+            Some(report)
+        });
     }
 
     /// Tries all mutations of a kind, on as many threads as there are cores.
