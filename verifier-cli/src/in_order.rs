@@ -59,7 +59,7 @@ mod tests {
                 |done: &mut usize, item| {
                     *done += 1;
                     // Some take longer than others.
-                    (0..(item % 7) * 1000).for_each(|n| drop(std::hint::black_box(n)));
+                    (0..(item % 7) * 1000).for_each(|n| _ = std::hint::black_box(n));
                     item * 2
                 },
                 |result| taken.push(result),

@@ -216,7 +216,13 @@ mod tests {
 
     fn event(n: u64) -> Event {
         let (time, from) = (UnixMillis::new(n).unwrap(), "poll".to_owned());
-        Event::Head { time, from, believed: n % 2 == 0, cosignature: None, note: format!("note {n}\n") }
+        Event::Head {
+            time,
+            from,
+            believed: n.is_multiple_of(2),
+            cosignature: None,
+            note: format!("note {n}\n"),
+        }
     }
 
     fn read(path: &Path) -> Result<Vec<Event>, CannotCheck> {
