@@ -11,7 +11,7 @@ use sift_spec::note::SignerKey;
 use sift_spec::proof::{TreeHead, prove_consistency};
 use sift_spec::tree::MemoryTree;
 use sift_spec::types::TreeSize;
-use sift_tests::{Follower, Http, new_key};
+use sift_tests::{Follower, Http, TestLog, new_key, program};
 
 use crate::faults::strace_works;
 
@@ -160,4 +160,62 @@ async fn a_witness_whose_disk_fails_or_that_is_killed_signs_one_history() {
             && table.contains_key(&("write", "signal=KILL"))
             && all > 30
     );
+}
+
+/// A follower that mirrors, killed or with a failing disk at every kind of call on anything in its directory: whatever has
+/// a checkpoint passes the audit, and the next round makes it whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_whole_or_has_no_checkpoint_wherever_it_is_stopped() {
+    if !strace_works() {
+        println!("skipped: strace is missing, or may not trace here");
+        return;
+    }
+    let log = TestLog::start().await;
+    let writer = log.writer("test/kernel").await;
+    log.http.add_all(&writer.entries(&writer.run(300))).await.unwrap();
+    let trust = log.dir().join(sift_server::init::TRUST_FILE).display().to_string();
+    let url = log.http.url().to_owned();
+    let run = |mut command: Command| command.output().unwrap().status.code();
+    let follow = |dir: &Path| {
+        let mut command = Command::new(program("sift-verify"));
+        command.args(["follow", "--trust", &trust, "--log", &url, "--mirror", "--once", "--dir"]).arg(dir);
+        command
+    };
+    let audit = |dir: &Path| {
+        let mut command = Command::new(program("sift-verify"));
+        command.args(["log", "--quiet", "--trust", &trust]).arg(dir.join("mirror"));
+        run(command)
+    };
+    let mut table: BTreeMap<(&str, &str), [u32; 3]> = BTreeMap::new();
+    for call in ["openat", "write", "fsync", "rename", "mkdir"] {
+        for fault in FAULTS {
+            for number in [1, 3, 7, 14] {
+                let folder = tempfile::tempdir().unwrap();
+                let dir = folder.path().join("dir");
+                let command = follow(&dir);
+                let mut strace = Command::new("strace");
+                strace.args(["-D", "-f", "-q", "-o"]).arg(folder.path().join("trace"));
+                strace.arg("-e").arg(format!("trace=?{call}"));
+                strace.arg("-e").arg(format!("inject=?{call}:{fault}:when={number}"));
+                strace.arg("--").arg(command.get_program()).args(command.get_args());
+                let ended = run(strace);
+                let row = table.entry((call, fault)).or_default();
+                row[0] += u32::from(ended != Some(0));
+                if dir.join("mirror/checkpoint").exists() {
+                    row[1] += 1;
+                    assert_eq!(audit(&dir), Some(0), "{call} {fault} {number}");
+                }
+                assert_eq!(run(follow(&dir)), Some(0), "{call} {fault} {number}");
+                assert_eq!(audit(&dir), Some(0), "{call} {fault} {number}");
+                row[2] += 1;
+            }
+        }
+    }
+    for ((call, fault), [stopped, whole, mended]) in &table {
+        println!(
+            "{call:7} {fault:12} {stopped:2} of {mended} stopped, {whole:2} whole already, all whole after the next round"
+        );
+    }
+    let stopped: u32 = table.values().map(|row| row[0]).sum();
+    assert!(stopped > 25, "{stopped}");
 }
