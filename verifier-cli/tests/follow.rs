@@ -161,6 +161,12 @@ fn what_is_not_vouched_for_is_held_against_the_log_all_the_same() {
     let round = scene.once(&[]);
     assert_eq!((round.code, round.findings()), (1, vec!["not-witnessed"]));
     assert_eq!(round.of("head")[0]["believed"], false);
+    // That nobody vouches for it is said also where its tiles are not to be had.
+    scene.show_at(&log, &checkpoint_at(&log, 35));
+    scene.log.lie("tile/", Lie::Status(404));
+    let round = scene.once(&[]);
+    assert_eq!((round.code, round.findings(), round.of("trouble").len()), (1, vec!["not-witnessed"], 1));
+    scene.log.be_honest();
     // Between the two, and cosigned: believed, and no older than what is believed.
     scene.show_at(&log, &cosigned(&checkpoint_at(&log, 20), seconds_now()));
     let round = scene.once(&[]);

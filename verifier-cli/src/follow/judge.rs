@@ -98,7 +98,14 @@ impl Watch<'_> {
         // 3. It is of one history with the largest head that was ever seen.
         for _ in 0..ATTEMPTS_MAX {
             let known = self.book.known(self.origin);
-            let relation = self.relate(&known, &head)?;
+            let relation = match self.relate(&known, &head) {
+                Ok(relation) => relation,
+                // What was found before stays found.
+                Err(error) => {
+                    judged.unproven.get_or_insert(error);
+                    return Ok(judged);
+                }
+            };
             let anchor = known.anchor.as_ref();
             let taken = match relation {
                 Relation::First | Relation::Extends => {
@@ -122,7 +129,7 @@ impl Watch<'_> {
                         &mut judged,
                         "nothing tells yet whether the larger tree starts with it",
                     )?;
-                    judged.unproven = Some(CannotCheck::Unproven(head.size.get(), why));
+                    judged.unproven.get_or_insert(CannotCheck::Unproven(head.size.get(), why));
                     Taken::Done
                 }
                 Relation::NotItsTiles(detail) => {
