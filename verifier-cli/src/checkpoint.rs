@@ -23,15 +23,23 @@ impl Proven for VerifiedCheckpoint {
     }
 }
 
-/// Checks a checkpoint's note by the trust file, and says in the report what it found.
-pub(crate) fn verify(note: &[u8], trust: &TrustPolicy, report: &mut Report) -> Option<VerifiedCheckpoint> {
+/// Where packs and logs have their checkpoint.
+pub(crate) const PATH: &str = "checkpoint";
+
+/// Checks a checkpoint's note by the trust file, and says in the report what it found. `path` is what readers know it by.
+pub(crate) fn verify(
+    note: &[u8],
+    trust: &TrustPolicy,
+    path: &str,
+    report: &mut Report,
+) -> Option<VerifiedCheckpoint> {
     match trust.verify(note) {
         Ok(checkpoint) => {
             report.claim(&checkpoint);
             Some(checkpoint)
         }
         Err(error) => {
-            report.reject(code_of(&error), Concern::whole(), error);
+            report.reject(code_of(&error), Concern::path(path), error);
             None
         }
     }

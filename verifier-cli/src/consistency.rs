@@ -68,8 +68,8 @@ pub(crate) fn compare(
     report: &mut Report,
 ) -> Result<(), CannotCheck> {
     // 1. Both checkpoints are believed.
-    let first = checkpoint::verify(first, trust, report);
-    let second = checkpoint::verify(second, trust, report);
+    let first = checkpoint::verify(first, trust, "first checkpoint", report);
+    let second = checkpoint::verify(second, trust, "second checkpoint", report);
     let (Some(first), Some(second)) = (first, second) else { return Ok(()) };
     // 2. They are of one log.
     let [(old, old_by), (new, new_by)] = sorted(&first, &second);

@@ -122,7 +122,9 @@ pub fn verify(
         Some(note) => note.to_vec(),
         None => source::checkpoint(source, NOTE_BYTES_MAX)?,
     };
-    let Some(checkpoint) = checkpoint::verify(&note, trust, &mut report) else { return Ok(report) };
+    let Some(checkpoint) = checkpoint::verify(&note, trust, checkpoint::PATH, &mut report) else {
+        return Ok(report);
+    };
     let (origin, head) = (&checkpoint.checkpoint().origin, checkpoint.checkpoint().head);
     // 2. to 4. Read, hash and parse; chain; check signatures.
     let mut audit = Audit::new(origin.clone(), trust.operator().cloned());

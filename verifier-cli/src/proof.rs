@@ -6,7 +6,7 @@ use sift_spec::record::{Body, ENTRY_BYTES_MAX};
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::KeyName;
 
-use crate::checkpoint::code_of;
+use crate::checkpoint::{self, code_of};
 use crate::finding::{Code, Concern, Gap};
 use crate::report::{Claim, Proven, Report, Verb};
 
@@ -57,7 +57,9 @@ pub fn verify(entry: &[u8], receipt: &[u8], trust: &TrustPolicy) -> Report {
             report.claim(inclusion.checkpoint());
             report.claim(inclusion);
         }
-        Err(ReceiptError::Checkpoint(error)) => report.reject(code_of(error), Concern::whole(), error),
+        Err(ReceiptError::Checkpoint(error)) => {
+            report.reject(code_of(error), Concern::path(checkpoint::PATH), error)
+        }
         Err(error @ ReceiptError::Inclusion(_)) => report.reject(Code::NotIncluded, concern(), error),
         Err(error @ ReceiptError::Grammar { .. }) => report.reject(Code::ReceiptMalformed, concern(), error),
     }

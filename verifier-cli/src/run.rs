@@ -87,11 +87,11 @@ fn verify_pack(
     report: &mut Report,
 ) -> Option<Examined> {
     // 2. The checkpoint is believed. One that is not still says where the entries claim to stand.
-    let believed = checkpoint::verify(pack.checkpoint.as_bytes(), trust, report);
+    let believed = checkpoint::verify(pack.checkpoint.as_bytes(), trust, checkpoint::PATH, report);
     let Some(head) = checkpoint::claimed(&pack.checkpoint, believed.as_ref()) else {
         report.leave(
             Gap::NotReached,
-            Concern::whole(),
+            Concern::run(pack.run),
             "without a checkpoint there is nothing to check against",
         );
         return None;
@@ -118,7 +118,7 @@ fn verify_pack(
     let Some(story) = story else {
         let detail =
             "payloads, decisions, approvals, budget and outcomes make sense only along a whole chain";
-        grounds.report.leave(Gap::NotReached, Concern::whole(), detail);
+        grounds.report.leave(Gap::NotReached, Concern::run(pack.run), detail);
         return None;
     };
     let run = pack.run;

@@ -117,7 +117,7 @@ fn head(
 ) -> Result<(Report, Option<sift_spec::checkpoint::Checkpoint>), CannotCheck> {
     let note = source::checkpoint(log, NOTE_BYTES_MAX)?;
     let mut report = Report::new(Verb::Diff, log.name());
-    let believed = checkpoint::verify(&note, trust, &mut report);
+    let believed = checkpoint::verify(&note, trust, checkpoint::PATH, &mut report);
     if let Some(options) = audit {
         // The same checkpoint, should the log have grown meanwhile.
         report = log::verify(log, Some(&note), trust, options)?;

@@ -79,7 +79,8 @@ pub(super) fn verify(
     let complete = gapless || covers;
     if !complete {
         let detail = "the operator's chain is not complete up to the run's last record";
-        report.leave(Gap::RevocationUnproven, Concern::whole(), detail);
+        let run = records.first().map_or_else(Concern::whole, |first| Concern::run(first.record.run));
+        report.leave(Gap::RevocationUnproven, run, detail);
     }
     let (operator, number) = (operator.name().clone(), entries.len() as u64);
     let verified = report.clean_since(mark);

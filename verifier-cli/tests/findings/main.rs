@@ -155,6 +155,26 @@ fn the_specification_lists_every_code() {
     }
 }
 
+/// A finding says what it concerns, unless that is all of the evidence; it says how grave it is, and what was found.
+#[test]
+fn each_finding_says_where_and_what() {
+    let of_all =
+        ["consistency-unproven", "heads-inconsistent", "not-included", "root-differs", "tile-differs"];
+    let mut somewhere = 0;
+    for case in made().cases {
+        let report = ran(&case, &[]).report;
+        for finding in report["findings"].as_array().unwrap() {
+            let text = |name: &str| finding[name].as_str().unwrap().to_owned();
+            assert!(text("detail").len() > 10 && ["rejects", "warns"].contains(&text("severity").as_str()));
+            let places = ["index", "run", "seq", "object", "path", "offset"];
+            let told = places.iter().any(|place| finding.get(place).is_some());
+            somewhere += u32::from(told);
+            assert!(told || of_all.contains(&text("code").as_str()), "{:?}: {finding}", case.arguments);
+        }
+    }
+    assert!(somewhere > 50);
+}
+
 #[test]
 fn what_is_malformed_is_told_by_its_first_wrong_byte() {
     for (code, verb) in [
