@@ -60,7 +60,26 @@ async fn replay(engine: &str, recordings: &Path) -> serde_json::Value {
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     run("sift-verify", &[&["run", "--trust", &trust][..], &files].concat(), 0);
     run("sift-verify", &["log", "--trust", &trust, &url], 0);
+    replay_again(engine, &trust, &packs, &account);
     account
+}
+
+/// Replays the packs: under the bundle that decided, and under the same policy in the other language, which changes nothing.
+fn replay_again(engine: &str, trust: &str, packs: &str, account: &serde_json::Value) {
+    let replay = ["replay", "--trust", trust, "--json", "--only-changes"];
+    let total = |more: &[&str]| {
+        let printed = run("sift-verify", &[&replay[..], more, &[packs]].concat(), 0).stdout;
+        let last = String::from_utf8(printed).unwrap().lines().last().unwrap().to_owned();
+        serde_json::from_str::<serde_json::Value>(&last).unwrap()
+    };
+    let runs = account["conversations"].as_array().unwrap().len() as u64;
+    let other = examples().join(if engine == "rego" { "cedar" } else { "rego" }).display().to_string();
+    let (again, under) = (total(&[]), total(&["--fail-on-change", "--bundle", &other]));
+    for sums in [&again, &under] {
+        assert_eq!((sums["runs"].as_u64(), sums["rejected"].as_u64()), (Some(runs), Some(0)), "{sums}");
+        assert_eq!((sums["changed"].as_u64(), sums["unknown"].as_u64()), (Some(0), Some(0)), "{sums}");
+    }
+    assert_eq!((&again["calls"], &again["rules"]), (&under["calls"], &under["rules"]));
 }
 
 /// What must be the same under both engines: everything but identifiers and times.

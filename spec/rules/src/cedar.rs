@@ -247,10 +247,8 @@ impl CedarPolicy {
 
     /// A decider, with slices or always with all policies.
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
-        let documents = match sliced && !self.shared.asks_for_tools() {
-            true => Documents::without_tools(),
-            false => Documents::default(),
-        };
+        let wanted = sliced.then(|| self.shared.wanted_of_run()).flatten();
+        let documents = wanted.map_or_else(Documents::default, Documents::with_run);
         CedarDecider { authorizer: Authorizer::new(), documents, shared: Arc::clone(&self.shared), sliced }
     }
 }
@@ -420,10 +418,17 @@ fn describe(error: &AuthorizationError) -> String {
 }
 
 impl Shared {
-    /// Whether a policy of any slice refers to the run's counts of tools.
-    fn asks_for_tools(&self) -> bool {
-        let asks = |slice: &Slice| slice.needs.get("run").is_some_and(|run| run.get("tools").is_some());
-        self.slices.values().chain([&self.rest]).any(asks)
+    /// The members of `run` that policies of any slice refer to, and what makes the request; `None` for all.
+    fn wanted_of_run(&self) -> Option<BTreeSet<String>> {
+        let mut wanted = BTreeSet::from(["id".to_owned()]);
+        for slice in self.slices.values().chain([&self.rest]) {
+            match slice.needs.get("run") {
+                Some(run) if run.whole => return None,
+                Some(run) => wanted.extend(run.members().map(|(name, _)| name.clone())),
+                None => {}
+            }
+        }
+        Some(wanted)
     }
 
     /// The request that an input makes, and the policies that decide it.

@@ -7,7 +7,7 @@
 //! INVARIANT: what is read here is read by [`crate::json::read_input`] as well, and as the same.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -32,6 +32,8 @@ pub(crate) trait Build<'a> {
     /// Members in byte order of their names, each name once.
     fn object(&mut self, members: Vec<(Self::Name, Self::Value)>) -> Self::Value;
 
+    /// Whether a member of `run` is looked at; else it is left out, if it holds no decimals.
+    fn wants(&self, name: &str) -> bool;
     /// The members of this part come next.
     fn part_begin(&mut self, part: Part);
     /// A member of which the rest of the input starts with the text that an earlier one had: the length of that text.
@@ -112,17 +114,15 @@ pub(crate) struct Document {
 pub(crate) struct Documents {
     facts_kept: Kept<Arc<Value>>,
     facts: Option<Vec<(String, Arc<Value>)>>,
-    /// Tools whose counts hold nothing but numbers that every engine has: all that is asked of them where
-    /// [`Documents::without_tools`].
-    tools_kept: Kept<()>,
     tools: Map<String, Value>,
-    without_tools: bool,
+    /// The members of `run` that are looked at; `None` for all.
+    wanted: Option<BTreeSet<String>>,
 }
 
 impl Documents {
-    /// A reader for whoever looks at no counts of tools: they are left out where all of them are counts.
-    pub(crate) fn without_tools() -> Self {
-        Self { without_tools: true, ..Self::default() }
+    /// A reader for whoever looks at these members of `run`, and at decimals wherever they are.
+    pub(crate) fn with_run(wanted: BTreeSet<String>) -> Self {
+        Self { wanted: Some(wanted), ..Self::default() }
     }
 
     /// Reads a policy input.
@@ -179,6 +179,9 @@ impl<'a> Build<'a> for Documents {
     fn object(&mut self, members: Vec<(String, Value)>) -> Value {
         Value::Object(members.into_iter().collect())
     }
+    fn wants(&self, name: &str) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name))
+    }
     fn part_begin(&mut self, part: Part) {
         match part {
             Part::Facts => self.facts = Some(Vec::new()),
@@ -186,23 +189,18 @@ impl<'a> Build<'a> for Documents {
         }
     }
     fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize> {
-        if part == Part::Tools {
-            return self.tools_kept.find(name, rest).map(|(length, ())| length);
-        }
-        let (length, value) = self.facts_kept.find(name, rest)?;
+        let (length, value) = (part == Part::Facts).then(|| self.facts_kept.find(name, rest))??;
         self.facts.get_or_insert_default().push((name.to_owned(), value));
         Some(length)
     }
     fn member(&mut self, part: Part, name: &str, text: &str, value: Value) {
-        if part == Part::Facts {
-            let value = Arc::new(value);
-            self.facts_kept.keep(name, text, &value);
-            self.facts.get_or_insert_default().push((name.to_owned(), value));
-        } else if self.without_tools && is_counts(&value) {
-            self.tools_kept.keep(name, text, &());
-        } else {
+        if part == Part::Tools {
             self.tools.insert(name.to_owned(), value);
+            return;
         }
+        let value = Arc::new(value);
+        self.facts_kept.keep(name, text, &value);
+        self.facts.get_or_insert_default().push((name.to_owned(), value));
     }
     fn part_end(&mut self, part: Part) -> Value {
         match part {
@@ -213,9 +211,50 @@ impl<'a> Build<'a> for Documents {
     }
 }
 
-/// Whether a value is an object of integers that fit 63 bits.
-fn is_counts(value: &Value) -> bool {
-    value.as_object().is_some_and(|members| members.values().all(|member| member.as_i64().is_some()))
+/// Makes nothing: says whether a value holds no decimals. Integers that are read here fit 63 bits.
+struct Skip;
+
+impl<'a> Build<'a> for Skip {
+    type Name = ();
+    type Value = bool;
+
+    fn null(&mut self) -> bool {
+        true
+    }
+    fn bool(&mut self, _: bool) -> bool {
+        true
+    }
+    fn unsigned(&mut self, _: u64) -> bool {
+        true
+    }
+    fn negative(&mut self, _: i64) -> bool {
+        true
+    }
+    fn decimal(&mut self, _: f64) -> bool {
+        false
+    }
+    fn text(&mut self, _: Cow<'a, str>) -> bool {
+        true
+    }
+    fn array(&mut self, items: Vec<bool>) -> bool {
+        items.into_iter().all(|item| item)
+    }
+    fn name(&mut self, _: &str) {}
+    fn object(&mut self, members: Vec<((), bool)>) -> bool {
+        members.into_iter().all(|((), member)| member)
+    }
+    fn wants(&self, _: &str) -> bool {
+        true
+    }
+    fn part_begin(&mut self, _: Part) {}
+    fn known(&mut self, _: Part, _: &str, _: &str) -> Option<usize> {
+        None
+    }
+    fn member(&mut self, _: Part, _: &str, _: &str, _: bool) {}
+    /// No member of `run` is a part of an input.
+    fn part_end(&mut self, _: Part) -> bool {
+        false
+    }
 }
 
 struct Reader<'a> {
@@ -270,36 +309,47 @@ impl<'a> Reader<'a> {
     }
 
     fn object<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        self.object_with(depth, build, |reader, _, depth, build| reader.value(depth, build))
+        self.object_with(depth, build, |reader, _, depth, build| reader.value(depth, build).map(Some))
     }
 
     /// The object that is the whole input.
     fn input<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
         self.object_with(depth.checked_sub(1)?, build, |reader, name, depth, build| match name {
-            "facts" => reader.part(Part::Facts, depth, build),
-            "run" if reader.peek()? == b'{' => reader.run(depth.checked_sub(1)?, build),
-            _ => reader.value(depth, build),
+            "facts" => reader.part(Part::Facts, depth, build).map(Some),
+            "run" if reader.peek()? == b'{' => reader.run(depth.checked_sub(1)?, build).map(Some),
+            _ => reader.value(depth, build).map(Some),
         })
     }
 
     fn run<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        self.object_with(depth, build, |reader, name, depth, build| match name {
-            "tools" => reader.part(Part::Tools, depth, build),
-            _ => reader.value(depth, build),
+        self.object_with(depth, build, |reader, name, depth, build| {
+            if !build.wants(name) {
+                let start = reader.at;
+                if reader.value(depth, &mut Skip)? {
+                    return Some(None);
+                }
+                reader.at = start;
+            }
+            let value = match name {
+                "tools" => reader.part(Part::Tools, depth, build),
+                _ => reader.value(depth, build),
+            };
+            value.map(Some)
         })
     }
 
-    /// An object whose members `each` reads, by name.
+    /// An object whose members `each` reads, by name, or leaves out.
     fn object_with<B: Build<'a>>(
         &mut self,
         depth: usize,
         build: &mut B,
-        each: impl Fn(&mut Self, &str, usize, &mut B) -> Option<B::Value>,
+        each: impl Fn(&mut Self, &str, usize, &mut B) -> Option<Option<B::Value>>,
     ) -> Option<B::Value> {
         let mut members = Vec::new();
         self.members(|reader, name| {
-            let key = build.name(name);
-            members.push((key, each(reader, name, depth, build)?));
+            if let Some(value) = each(reader, name, depth, build)? {
+                members.push((build.name(name), value));
+            }
             Some(())
         })?;
         Some(build.object(members))
@@ -542,28 +592,24 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_left_out_and_what_is_none_is_not() {
-        let mut documents = Documents::without_tools();
-        for _ in 0..2 {
-            let mut read = |tools: &str| {
-                let text = format!("{{\"run\":{{\"tools\":{tools}}}}}");
-                let expected = json::read_input(text.as_bytes());
-                let members = documents.read(text.as_bytes()).map(|document| document.members);
-                assert_eq!(members.is_ok(), expected.is_ok(), "{text}");
-                members.map(|members| json::print(&members["run"]["tools"]))
-            };
-            assert_eq!(read(r#"{"pay":{"allowed":1,"ok":-2}}"#).unwrap(), "{}");
-            assert_eq!(read(r#"{"pay":{"allowed":1,"ok":-2},"see":{}}"#).unwrap(), "{}");
-            for told in
-                [r#"{"pay":{"ok":0.00001}}"#, r#"{"pay":{"ok":"1"}}"#, r#"{"pay":7}"#, r#"[1]"#, "null"]
-            {
-                assert_eq!(read(told).unwrap(), told);
-            }
-            assert_eq!(
-                read(r#"{"pay":{"ok":18446744073709551615}}"#).unwrap(),
-                r#"{"pay":{"ok":18446744073709551615}}"#
-            );
-            assert!(read(r#"{"pay":{"ok":1,"ok":1}}"#).is_err());
+    fn what_is_not_wanted_is_left_out_and_read_all_the_same() {
+        let mut documents = Documents::with_run(BTreeSet::from(["id".to_owned()]));
+        for (told, left) in [
+            (r#"{"calls":{"tool":1},"id":{"a":0.5},"tools":{"pay":{"ok":-2}}}"#, r#"{"id":{"a":0.5}}"#),
+            (r#"{"id":1,"tools":[1,"x",null,true,{"a":[]}]}"#, r#"{"id":1}"#),
+            (r#"{"id":1,"tools":{"pay":{"ok":0.00001}}}"#, r#"{"id":1,"tools":{"pay":{"ok":0.00001}}}"#),
+            (r#"{"calls":[0.5],"id":1}"#, r#"{"calls":[0.5],"id":1}"#),
+            // What is not plain is read by the strict reader, whole.
+            (r#"{"calls":18446744073709551615}"#, r#"{"calls":18446744073709551615}"#),
+            (r#"{"calls": 1}"#, r#"{"calls":1}"#),
+        ] {
+            let members = documents.read(format!("{{\"run\":{told}}}").as_bytes()).unwrap().members;
+            assert_eq!(json::print(&members["run"]), left);
+        }
+        for broken in
+            [r#"{"calls":{"a":1,"a":1}}"#, r#"{"calls":1e999}"#, r#"{"calls":[}"#, r#"{"calls":01}"#]
+        {
+            assert!(documents.read(format!("{{\"run\":{broken}}}").as_bytes()).is_err(), "{broken}");
         }
     }
 

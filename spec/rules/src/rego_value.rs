@@ -115,6 +115,10 @@ impl<'a> Build<'a> for Names {
         Value::Object(Object::from(members.into_iter().collect::<BTreeMap<_, _>>()).into())
     }
 
+    fn wants(&self, _: &str) -> bool {
+        true
+    }
+
     fn part_begin(&mut self, _: Part) {
         self.told.clear();
     }
