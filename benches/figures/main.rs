@@ -6,6 +6,7 @@ mod peers;
 mod reads;
 mod stages;
 mod table;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,11 +16,11 @@ use clap::{Parser, ValueEnum};
 use sift_benches::decisions::{self, Interpreter, time_each, time_threads};
 use sift_benches::load::{Latency, Plan, Prepared, Sent};
 use sift_benches::log::{ServedLog, enrol};
-use sift_benches::machine::{CpuTime, Machine, Others, timed};
+use sift_benches::machine::{CpuTime, Machine, Others};
 use sift_benches::packs::Packs;
 use sift_benches::records::{Subject, kernel_keys};
 use sift_benches::rules::{self, Language};
-use sift_benches::{AnyError, audit, engines, kernel, percentile, store};
+use sift_benches::{AnyError, engines, kernel, percentile, store};
 use sift_rules::PolicyBundle;
 use sift_spec::record::Effect;
 
@@ -66,8 +67,10 @@ enum Part {
     Kernel,
     /// Single records into the log.
     Single,
-    /// Batches into the log, its memory and disk, and the audit of it.
+    /// Batches into the log, its memory and disk.
     Batches,
+    /// The verifier: a whole log, beside plain verification and Tessera's fsck; a long run; a receipt.
+    Verify,
     /// Tiles, checkpoints, entries, receipts and proofs out of the log.
     Reads,
     /// The log as it grows to --entries, start-up after kill -9, disk after compaction. Only when asked for.
@@ -124,6 +127,7 @@ fn run(args: &Args) -> Result<(), AnyError> {
             Part::Kernel => kernels(&bench, &mut table)?,
             Part::Single => single(&bench, &mut table)?,
             Part::Batches => batches(&bench, &mut table)?,
+            Part::Verify => verify::measure(&bench, &mut table)?,
             Part::Reads => reads::measure(&bench, &mut table)?,
             Part::Growth => growth::measure(&bench, args.entries / divisor, &mut table)?,
             Part::Overshoot => overshoot::measure(&bench, &mut table)?,
@@ -315,25 +319,6 @@ fn batches(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         "server memory: at {entries} entries, {} MiB at most; the target is for 10,000,000",
         memory.peak_mib
     ));
-    // The whole log, as an auditor has it: on disk, read by nobody but the auditor.
-    let copy = bench.dir.join("copy");
-    let size = bench.runtime.block_on(audit::mirror(&log.host, &copy))?;
-    // The operator's two entries precede the records.
-    if size.get() != entries + 2 {
-        return Err(format!("{entries} records were sent, the tree has {size} entries").into());
-    }
-    let before = CpuTime::of(std::process::id())?;
-    let (report, elapsed) = timed(|| audit::verify(&copy, &log.trust, size));
-    let cpu = CpuTime::of(std::process::id())?.since(&before);
-    report?;
-    table.notes.push(format!(
-        "audit: {} entries in {:.2} s with {:.2} s of processor time",
-        size,
-        elapsed.as_secs_f64(),
-        cpu.seconds
-    ));
-    let rate = size.get() as f64 / elapsed.as_secs_f64();
-    table.row("full-log audit, from tiles on disk", "entries/s", Target::AtLeast(200_000.0), rate);
     let data = log.stop()?.join("data");
     let before = store::bytes_below(&data)?;
     store::compact(&data)?;

@@ -1,18 +1,26 @@
 //! Whole logs as directories of tiles, and their verification.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use sift_spec::chain::{OperatorHead, RunHead};
 use sift_spec::checkpoint::Checkpoint;
+use sift_spec::entry::{Content, Entry};
+use sift_spec::keys::KeyRing;
 use sift_spec::note::{NOTE_BYTES_MAX, Note};
-use sift_spec::tile::{TILE_WIDTH, TileId, TilePath};
+use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, parse_entries};
+use sift_spec::tree::RightEdge;
 use sift_spec::trust::TrustPolicy;
-use sift_spec::types::TreeSize;
+use sift_spec::types::{LeafIndex, RunId, TreeSize};
 use sift_verify::log::{self, Options};
 use sift_verify::source::Directory;
 use sift_verify::{Report, Verdict};
 
 use crate::AnyError;
 use crate::http::Connection;
+use crate::machine::Memory;
 
 /// Copies the log at `host` into `dir`: checkpoint, hash tiles, entry bundles. Gives the size of its tree.
 ///
@@ -34,6 +42,14 @@ pub async fn mirror(host: &str, dir: &Path) -> Result<TreeSize, AnyError> {
         std::fs::write(file, bytes)?;
     }
     Ok(size)
+}
+
+/// What the log at `host` answers at a path.
+///
+/// # Errors
+/// When it does not.
+pub async fn fetch(host: &str, path: &str) -> Result<Vec<u8>, AnyError> {
+    Connection::open(host).await?.get(host, path).await
 }
 
 /// Everything that a log of this size serves below `/tile`.
@@ -61,4 +77,80 @@ pub fn verify(dir: &Path, trust: &TrustPolicy, size: TreeSize) -> Result<Report,
         return Ok(report);
     }
     Err(format!("the log was not verified: {}", report.to_json()?).into())
+}
+
+/// The same, as one writes it down first: one thread, one entry after the other, each signature by itself; the root, the
+/// operator's grants and every run's chain. Tiles above the leaves are not looked at.
+///
+/// # Errors
+/// When anything is not as it must be.
+pub fn verify_plainly(dir: &Path, trust: &TrustPolicy) -> Result<(), AnyError> {
+    let checkpoint = trust.verify(&std::fs::read(dir.join("checkpoint"))?)?;
+    let (origin, head) = (checkpoint.checkpoint().origin.clone(), checkpoint.checkpoint().head);
+    let mut ring = KeyRing::new(origin.clone(), trust.operator().ok_or("no operator")?.clone());
+    let (mut operator, mut runs) = (OperatorHead::default(), HashMap::<RunId, RunHead>::new());
+    let (mut edge, mut next) = (RightEdge::default(), 0_u64);
+    for path in paths(head.size).filter(|path| matches!(path, TilePath::Entries { .. })) {
+        let bundle = std::fs::read(dir.join(path.to_string()))?;
+        for bytes in parse_entries(&bundle, TILE_WIDTH as usize)? {
+            let (entry, index) = (Entry::parse(bytes.to_vec())?, LeafIndex::new(next)?);
+            next += 1;
+            edge.push(entry.leaf());
+            match entry.content() {
+                Content::Operator(record) => {
+                    entry.verify(ring.operator())?;
+                    operator.extend(record, entry.leaf(), &origin)?;
+                    ring.apply(index, &record.body)?;
+                }
+                Content::Run(record) => {
+                    entry.verify(ring.kernel(entry.signer(), entry.key_id(), &record.agent, index)?)?;
+                    match runs.get_mut(&record.run) {
+                        Some(head) => head.extend(record, entry.signer(), entry.leaf())?,
+                        None => {
+                            let opened = RunHead::open(record, entry.signer(), entry.leaf(), &origin)?;
+                            runs.insert(record.run, opened);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if next == head.size.get() && edge.root() == head.root {
+        return Ok(());
+    }
+    Err("the entries do not give the root".into())
+}
+
+/// What a program took.
+#[derive(Debug, Clone, Copy)]
+pub struct Took {
+    /// From its start to its end.
+    pub elapsed: Duration,
+    /// Most memory that was resident, as far as it was seen: it is looked at every other millisecond.
+    pub peak_mib: u64,
+}
+
+/// Runs a program that must succeed.
+///
+/// # Errors
+/// When it does not.
+pub fn run(program: &mut Command) -> Result<Took, AnyError> {
+    let start = Instant::now();
+    let mut child = program.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut peak_mib = 0;
+    let status = loop {
+        if let Ok(memory) = Memory::of(child.id()) {
+            peak_mib = memory.peak_mib.max(peak_mib);
+        }
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let elapsed = start.elapsed();
+    if status.success() {
+        Ok(Took { elapsed, peak_mib })
+    } else {
+        Err(format!("{program:?}: {status}").into())
+    }
 }

@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use sift_client::evidence::{Disclosure, collect};
+use sift_client::log::LogClient;
 use sift_client::{
     CloseReason, Config, Kernel, OpenRun, Payload, Report, Run, SpoolLimits, SystemClock, ToolCall, Verdict,
 };
 use sift_spec::bundle::Bundle;
 use sift_spec::note::SignerKey;
 use sift_spec::trust::TrustPolicy;
+use sift_spec::types::RunId;
 
 use crate::AnyError;
 
@@ -62,6 +65,23 @@ fn result(reservation: &str) -> String {
     format!(
         r#"{{"reservation_id": "{reservation}", "user_id": "mia_li_3668", "origin": "JFK", "destination": "SEA", "flight_type": "one_way", "cabin": "economy", "flights": [{{"origin": "JFK", "destination": "ATL", "flight_number": "HAT083", "date": "2024-05-20", "price": 152}}, {{"origin": "ATL", "destination": "SEA", "flight_number": "HAT039", "date": "2024-05-20", "price": 103}}], "passengers": [{{"first_name": "Mia", "last_name": "Li", "dob": "1990-04-05"}}], "payment_history": [{{"payment_id": "credit_card_4421486", "amount": 255}}], "created_at": "2024-05-02T03:10:19", "total_baggages": 3, "nonfree_baggages": 0, "insurance": "no"}}"#
     )
+}
+
+/// The evidence pack of a run that has ended, with all payloads, once all of it is in the log at `url`.
+///
+/// # Errors
+/// When it does not come there.
+pub async fn evidence(
+    kernel: &Kernel,
+    url: &str,
+    trust: &TrustPolicy,
+    run: RunId,
+) -> Result<Vec<u8>, AnyError> {
+    if !kernel.drain(Duration::from_secs(300)).await {
+        return Err(format!("{} records did not reach the log", kernel.unlogged()).into());
+    }
+    let pack = collect(run, kernel.store(), &LogClient::new(url)?, trust, Disclosure::Everything).await?;
+    Ok(pack.write()?)
 }
 
 /// Time of each of `count` calls, one after the other.

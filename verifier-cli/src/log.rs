@@ -13,6 +13,7 @@ mod audit;
 mod bundle;
 mod desk;
 mod edge;
+mod forks;
 mod found;
 
 use std::num::NonZeroUsize;
@@ -136,6 +137,7 @@ pub fn verify(
         options.progress.advance(audit.entries(), head.size.get());
         Ok((found, keys))
     })?;
+    all.extend(audit.take_forks().explain(source, head.size)?);
     // 5. The root, and the tiles above the leaves that are not full.
     let (root, found) = edge.finish()?;
     all.extend(found);

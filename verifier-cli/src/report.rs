@@ -85,6 +85,9 @@ pub struct Report {
     /// INVARIANT: true when any finding, listed or not, rejects.
     #[serde(skip)]
     rejects: bool,
+    /// INVARIANT: true when any gap, listed or not, is one that better evidence could close.
+    #[serde(skip)]
+    lacks: bool,
 }
 
 impl Report {
@@ -102,6 +105,7 @@ impl Report {
             unchecked_unlisted: 0,
             counts: BTreeMap::new(),
             rejects: false,
+            lacks: false,
         }
     }
 
@@ -220,6 +224,7 @@ impl Report {
 
     /// Says that something was not checked.
     pub(crate) fn leave(&mut self, code: Gap, concern: Concern, detail: impl fmt::Display) {
+        self.lacks |= !code.is_out_of_scope();
         if self.unchecked.len() < LISTED_MAX {
             self.unchecked.push(Unchecked { code, concern, detail: detail.to_string() });
         } else {
@@ -243,8 +248,8 @@ impl Report {
     }
 
     fn judge(&mut self) {
-        let lacking = self.strict && self.unchecked.iter().any(|gap| !gap.code.is_out_of_scope());
-        self.verdict = if self.rejects || lacking { Verdict::Rejected } else { Verdict::Verified };
+        self.verdict =
+            if self.rejects || (self.strict && self.lacks) { Verdict::Rejected } else { Verdict::Verified };
     }
 }
 
@@ -265,6 +270,18 @@ mod tests {
         assert_eq!(report.verdict(), Verdict::Verified);
         report.reject(Code::ChainGap, Concern::whole(), "");
         assert_eq!((report.verdict(), report.findings_unlisted()), (Verdict::Rejected, 1));
+    }
+
+    #[test]
+    fn strict_counts_gaps_that_are_not_listed() {
+        let mut report = Report::new(Verb::Run, "run");
+        let out_of_scope = Gap::ALL.iter().copied().find(|gap| gap.is_out_of_scope()).unwrap();
+        for _ in 0..LISTED_MAX {
+            report.leave(out_of_scope, Concern::whole(), "");
+        }
+        report.leave(Gap::RunOpen, Concern::whole(), "");
+        assert_eq!(report.unchecked_unlisted(), 1);
+        assert_eq!(report.judged(true).verdict(), Verdict::Rejected);
     }
 
     #[test]

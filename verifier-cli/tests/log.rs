@@ -161,3 +161,26 @@ fn without_an_operator_hashes_and_chains_are_checked() {
     assert_eq!(report.unchecked()[0].code, Gap::NoOperator);
     assert!(report.verified().iter().all(|claim| claim.what != "signatures"));
 }
+
+#[test]
+fn a_fork_names_both_entries() {
+    let mut sealed = large(600);
+    let again = [sealed.entries[300].clone(), sealed.entries[0].clone()];
+    let first = Entry::parse(sealed.entries[500].clone()).unwrap();
+    let other = Record { time: common::millis(common::START_MS + 1), ..first.record().unwrap().clone() };
+    let other = Entry::sign(&other, &common::kernel_key()).unwrap().into_bytes();
+    sealed.entries.extend(again.into_iter().chain([other]));
+    let report = verify(written(&sealed).path());
+    let forks = report.findings().iter().filter(|finding| finding.code == Code::ChainFork);
+    let said: Vec<(u64, &str)> = forks
+        .map(|finding| (finding.concern.index.unwrap().get(), finding.detail.rsplit_once("; ").unwrap().1))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (600, "entry 300 is the same: the log holds it twice"),
+            (601, "entry 0 is the same: the log holds it twice"),
+            (602, "entry 500 stands there already, and says something else"),
+        ]
+    );
+}

@@ -11,6 +11,7 @@ use sift_spec::record::{Body, Effect, Kind, OperatorRecord, Record};
 use sift_spec::types::{Hash, KeyName, LeafIndex, RunId};
 
 use super::bundle::{Bundle, index_of};
+use super::forks::Forks;
 use crate::chain;
 use crate::finding::{Code, Concern, Finding};
 use crate::report::Report;
@@ -25,6 +26,7 @@ pub(super) struct Audit {
     runs: HashMap<RunId, Option<RunHead>>,
     /// Keys of the ring, shared with the workers.
     keys: HashMap<(KeyName, KeyId), Arc<VerifierKey>>,
+    forks: Forks,
     tally: Tally,
 }
 
@@ -39,8 +41,9 @@ struct Tally {
 impl Audit {
     pub(super) fn new(origin: KeyName, operator: Option<VerifierKey>) -> Self {
         let ring = operator.map(|operator| KeyRing::new(origin.clone(), operator));
-        let (operator_head, tally) = (Some(OperatorHead::default()), Tally::default());
-        Self { origin, ring, operator_head, runs: HashMap::new(), keys: HashMap::new(), tally }
+        let (operator_head, forks, tally) =
+            (Some(OperatorHead::default()), Forks::default(), Tally::default());
+        Self { origin, ring, operator_head, runs: HashMap::new(), keys: HashMap::new(), forks, tally }
     }
 
     /// Takes in a bundle: what is wrong with its entries, and which key must have signed each.
@@ -98,8 +101,6 @@ impl Audit {
         findings: &mut Vec<Finding>,
     ) {
         self.tally.operator_records += 1;
-        let mut reject =
-            |code, why: String| findings.push(Finding::rejects(code, Concern::entry(index), why));
         if let Some(head) = &mut self.operator_head {
             let next = head.next_seq();
             if let Err(error) = head.extend(record, leaf, &self.origin) {
@@ -109,11 +110,13 @@ impl Audit {
                 } else {
                     chain::code_of(&error, record.seq, None)
                 };
-                reject(code, error.to_string());
+                let finding = Finding::rejects(code, Concern::entry(index), error);
+                findings.extend(self.forks.sort((None, record.seq), finding));
                 self.operator_head = None;
             }
         }
         let Some(ring) = &mut self.ring else { return };
+        let mut reject = |code, why| findings.push(Finding::rejects(code, Concern::entry(index), why));
         if let Err(error) = entry.verify(ring.operator()) {
             return reject(Code::SignatureInvalid, error.to_string());
         }
@@ -148,7 +151,8 @@ impl Audit {
             }
             Err(error) => {
                 let code = chain::code_of(&error, record.seq, last);
-                findings.push(Finding::rejects(code, concern(), error));
+                let finding = Finding::rejects(code, concern(), error);
+                findings.extend(self.forks.sort((Some(record.run), record.seq), finding));
                 self.runs.insert(record.run, None);
             }
         }
@@ -179,6 +183,11 @@ impl Audit {
                 None
             }
         }
+    }
+
+    /// The forks of all chains, which [`Audit::bundle`] does not tell.
+    pub(super) fn take_forks(&mut self) -> Forks {
+        std::mem::take(&mut self.forks)
     }
 
     pub(super) const fn has_operator(&self) -> bool {
