@@ -127,7 +127,7 @@ impl Follower {
                 Ok(Message::Fed(note)) => self.hear(&note)?,
                 Ok(Message::Suspect(note)) => self.suspect(&note)?,
                 Ok(Message::Broken) => self.book.is_broken().map_or(Ok(()), Err)?,
-                Ok(Message::Mirrored(size, copied)) => self.copied(size, copied),
+                Ok(Message::Mirrored(size, copied)) => self.copied_in_thread(size, copied),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -161,7 +161,7 @@ impl Follower {
             return;
         };
         match &self.copying {
-            // A thread that is at work still takes the next one when it is asked next.
+            // A thread that is at work, while another tree waits for it, is asked again when it is done.
             Some(copying) => drop(copying.try_send(believed)),
             None => {
                 let mirror = Mirror::new(&self.options.dir);
@@ -192,6 +192,17 @@ impl Follower {
             }
         });
         self.copying = Some(send);
+    }
+
+    /// A tree that came while the thread was at work may not have been taken.
+    fn copied_in_thread(&mut self, size: TreeSize, copied: Result<u64, Failure>) {
+        let grown = self.book.known(&self.origin).believed.is_some_and(|believed| believed.head.size > size);
+        // What failed waits for the next head or poll.
+        let again = copied.is_ok() && grown;
+        self.copied(size, copied);
+        if again {
+            self.copy();
+        }
     }
 
     fn copied(&mut self, size: TreeSize, copied: Result<u64, Failure>) {
