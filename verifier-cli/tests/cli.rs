@@ -11,7 +11,7 @@ use std::process::Command;
 
 use clap::CommandFactory as _;
 use common::kernel::{BUDGET, FACTS, POLICY, PRICES, beat, honest};
-use common::{Draft, index, tiles};
+use common::{Draft, index, schema, tiles};
 use sift_spec::evidence::Pack;
 use sift_spec::proof::{TreeHead, prove_consistency, prove_inclusion};
 use sift_spec::receipt::Receipt;
@@ -136,6 +136,9 @@ fn play(transcript: &str, dir: &Path, program: impl Fn() -> Command) -> String {
             .output()
             .unwrap();
         writeln!(played, "{line}\n? {}", output.status.code().unwrap()).unwrap();
+        if command.contains(" --json") {
+            schema::hold_all(std::str::from_utf8(&output.stdout).unwrap());
+        }
         for (mark, text) in [("", output.stdout), ("! ", output.stderr)] {
             for line in String::from_utf8(text).unwrap().lines() {
                 writeln!(played, "{}", format!("  {mark}{}", timeless(line)).trim_end()).unwrap();

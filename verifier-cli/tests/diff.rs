@@ -1,4 +1,5 @@
 //! `diff`: two copies that agree, that are of two times, that are damaged, and that prove that somebody told two stories.
+//! Whatever is compared is also printed as JSON, and held against the published schema.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::kernel::{BUDGET, Kernel, honest, tiny};
-use common::{Draft, Scenario, Sealed, index, run_id, tiles};
+use common::{Draft, Scenario, Sealed, index, run_id, schema, tiles};
 use sift_spec::entry::Entry;
 use sift_spec::evidence::Pack;
 use sift_spec::proof::prove_multi_inclusion;
@@ -20,7 +21,15 @@ use tempfile::TempDir;
 
 fn packs_with(a: &[u8], b: &[u8], log: Option<&dyn Source>) -> Result<Diff, CannotCheck> {
     let options = run::Options { allow_open: true };
-    compare_packs([("a.sift", a), ("b.sift", b)], log, &common::trust(), &options)
+    compare_packs([("a.sift", a), ("b.sift", b)], log, &common::trust(), &options).map(held)
+}
+
+/// The same, once the line that is printed for each report is one of the schema.
+fn held(diff: Diff) -> Diff {
+    for report in diff.sides.iter().chain([&diff.report]) {
+        schema::hold(&report.to_json().unwrap());
+    }
+    diff
 }
 
 fn packs(a: &Pack, b: &Pack) -> Diff {
@@ -267,7 +276,7 @@ fn logs(a: &Sealed, b: &Sealed, audit: bool) -> (Diff, usize) {
     let (in_a, in_b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (a, b) = (written(a, in_a.path()), written(b, in_b.path()));
     let options = log::Options::default();
-    let diff = compare_logs([&a, &b], &common::trust(), audit.then_some(&options)).unwrap();
+    let diff = held(compare_logs([&a, &b], &common::trust(), audit.then_some(&options)).unwrap());
     (diff, a.1.load(Ordering::Relaxed).max(b.1.load(Ordering::Relaxed)))
 }
 
@@ -323,7 +332,7 @@ fn a_mirror_that_contradicts_its_own_head_is_damaged() {
     let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (sealed, other) = (log_of(700, &[]), log_of(700, &[300]));
     let (in_a, in_b) = (written(&sealed, a.path()), written(&other, b.path()));
-    let compare = || compare_logs([&in_a, &in_b], &common::trust(), None).unwrap();
+    let compare = || held(compare_logs([&in_a, &in_b], &common::trust(), None).unwrap());
     let spoil = |path: &str, at: usize| {
         let path = b.path().join(path);
         let good = std::fs::read(&path).unwrap();

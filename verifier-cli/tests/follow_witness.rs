@@ -9,13 +9,13 @@ use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use common::follower::{Daemon, Scene, checkpoint_at, entries, forked_at};
+use common::follower::{Daemon, Scene, checkpoint_at, entries, forked_at, request};
 use common::http::{Answer, exchange, get, post, try_post};
 use common::{LOG, Sealed, log_key};
 use sift_spec::checkpoint::{Checkpoint, verify_cosignature};
 use sift_spec::hash::origin_digest;
 use sift_spec::note::{KeyType, NOTE_BYTES_MAX, Note, SignatureLine, VerifierKey};
-use sift_spec::proof::{TreeHead, prove_consistency};
+use sift_spec::proof::TreeHead;
 use sift_spec::types::{Hash, TreeSize};
 
 /// A witness of the test log that follows nothing.
@@ -79,17 +79,6 @@ impl Witness {
         let time = line.and_then(|line| verify_cosignature(text, &self.key, &line));
         answer.status == 200 && time.is_some_and(|time| time > 1_700_000_000)
     }
-}
-
-fn size(n: usize) -> TreeSize {
-    TreeSize::new(n as u64).unwrap()
-}
-
-fn request(sealed: &Sealed, old: usize, new: usize) -> String {
-    let tree = sealed.tree();
-    let proof = prove_consistency(size(old), size(new), &tree).unwrap();
-    let lines: String = proof.0.iter().map(|hash| format!("{hash}\n")).collect();
-    format!("old {old}\n{lines}\n{}", checkpoint_at(sealed, new))
 }
 
 /// The facts that torchwood's litewitness, Azul's witness and sigsum-go are tested by, and some more.
@@ -195,7 +184,7 @@ fn every_case_of_the_specification() {
     let fork = forked_at(4, 20);
     let empty_root = Checkpoint {
         origin: LOG.parse().unwrap(),
-        head: TreeHead { size: size(0), root: Hash::from_bytes([7; 32]) },
+        head: TreeHead { size: TreeSize::ZERO, root: Hash::from_bytes([7; 32]) },
         extensions: Vec::new(),
     };
     let empty = empty_root.sign(&log_key());

@@ -1,13 +1,14 @@
 //! `replay`: decisions made again under the recorded bundle and under others. Each way in which a call may change, and
-//! each way in which that cannot be told, comes from one honest run.
+//! each way in which that cannot be told, comes from one honest run. Whatever is replayed is also printed as JSON, and
+//! held against the published schema.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::index;
 use common::kernel::{BUDGET, FACTS, Kernel, POLICY, PRICES, honest};
+use common::{index, schema};
 use sift_rules::PolicyBundle;
 use sift_rules::simulate::Change;
 use sift_spec::bundle::Bundle;
@@ -46,8 +47,10 @@ fn replay_all(packs: &[PathBuf], options: &Options<'_>) -> (Vec<Replayed>, Sums)
     let sums = replay::replay(packs, &common::trust(), options, |path, one| {
         let one = one.unwrap();
         assert_eq!(one.report.subject(), path.display().to_string());
+        schema::hold_all(&replay::lines_json(&one).unwrap());
         replayed.push(one);
     });
+    schema::hold_all(&replay::sums_json(&sums).unwrap());
     (replayed, sums)
 }
 

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use sift_spec::entry::Entry;
-use sift_spec::hash::leaf_hash;
 use sift_spec::proof::TreeHead;
 use sift_spec::record::{Body, Record};
 use sift_spec::types::Hash;
@@ -65,7 +64,7 @@ pub const MUTATIONS: &[(&str, Code, Change)] = &[
         "a hash tile is another",
         Code::TileDiffers,
         Change::Files(|sealed, dir| {
-            let mut leaves: Vec<Hash> = sealed.entries.iter().map(|entry| leaf_hash(entry)).collect();
+            let mut leaves = sealed.leaves();
             leaves[3] = Hash::from_bytes([9; 32]);
             tiles::write_hashes(&leaves, dir);
         }),

@@ -4,16 +4,17 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sift_spec::checkpoint::{Checkpoint, cosign};
-use sift_spec::proof::TreeHead;
+use sift_spec::proof::{TreeHead, prove_consistency};
 use sift_spec::types::TreeSize;
 use tempfile::TempDir;
 
 use super::lying::Lying;
-use super::{LOG, Sealed, log_key, tiles, trust_text, witness_key};
+use super::{LOG, Sealed, log_key, schema, tiles, trust_text, witness_key};
 
 /// How long something may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +36,14 @@ pub fn checkpoint_at(sealed: &Sealed, size: usize) -> String {
     let size = TreeSize::new(size as u64).unwrap();
     let head = TreeHead { size, root: sealed.tree().root(size).unwrap() };
     Checkpoint::new(LOG.parse().unwrap(), head).unwrap().sign(&log_key())
+}
+
+/// What a witness is sent: the log at a size, with the right proof from another.
+pub fn request(sealed: &Sealed, old: usize, new: usize) -> String {
+    let [from, to] = [old, new].map(|size| TreeSize::new(size as u64).unwrap());
+    let proof = prove_consistency(from, to, &sealed.tree()).unwrap();
+    let lines: String = proof.0.iter().map(|hash| format!("{hash}\n")).collect();
+    format!("old {old}\n{lines}\n{}", checkpoint_at(sealed, new))
 }
 
 /// The same checkpoint, cosigned by the trust file's witness at a time.
@@ -110,23 +119,10 @@ impl Scene {
     }
 }
 
-/// An event, with the members that the published schema has for it, in its order.
+/// An event, which is a line of the published schema.
 fn event(line: &str) -> Value {
-    let event: Value = serde_json::from_str(line).unwrap();
-    let schema = sift_verify::schema::schema();
-    let name = format!("\"follow_{}\": {{", event["event"].as_str().unwrap());
-    let (_, schema) = schema.split_once(&name).unwrap_or_else(|| panic!("{name} is in no schema"));
-    let (properties, rest) = schema.split_once("\"required\": [").unwrap();
-    let mut at = 0;
-    for member in event.as_object().unwrap().keys() {
-        assert!(properties.contains(&format!("\"{member}\": {{")), "{member} of {line}");
-    }
-    for member in rest.split_once(']').unwrap().0.split(", ").map(|member| member.trim_matches('"')) {
-        let place = line.find(&format!("\"{member}\":")).unwrap_or_else(|| panic!("no {member} in {line}"));
-        assert!(place > at, "{member} of {line} stands elsewhere");
-        at = place;
-    }
-    event
+    schema::hold(line);
+    serde_json::from_str(line).unwrap()
 }
 
 /// What a round came to.
@@ -157,6 +153,7 @@ impl Round {
 pub struct Daemon {
     pub child: Child,
     lines: Receiver<Value>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -164,12 +161,12 @@ impl Daemon {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
                 let _ = send.send(event(&line));
             }
         });
-        Self { child, lines }
+        Self { child, lines, reader: Some(reader) }
     }
 
     /// Waits for an event.
@@ -205,6 +202,8 @@ impl Daemon {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
+                // Also what nobody waited for is a line of the schema.
+                self.reader.take().unwrap().join().unwrap();
                 return status.code().unwrap();
             }
             std::thread::sleep(Duration::from_millis(10));

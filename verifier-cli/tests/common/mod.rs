@@ -13,6 +13,7 @@ pub mod follower;
 pub mod http;
 pub mod kernel;
 pub mod lying;
+pub mod schema;
 pub mod tiles;
 
 use std::collections::BTreeMap;
@@ -270,6 +271,10 @@ impl Sealed {
             self.in_pack.push(self.entries.len());
         }
         self.entries.push(entry);
+    }
+
+    pub fn leaves(&self) -> Vec<Hash> {
+        self.entries.iter().map(|entry| leaf_hash(entry)).collect()
     }
 
     pub fn tree(&self) -> MemoryTree {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use sift_spec::hash::leaf_hash;
 use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, push_entry};
 use sift_spec::tree::{MemoryTree, NodeId, Nodes as _};
 use sift_spec::types::Hash;
@@ -14,7 +13,7 @@ use super::Sealed;
 pub fn write(sealed: &Sealed, dir: &Path) {
     put(dir, "checkpoint", sealed.checkpoint().as_bytes());
     write_bundles(&sealed.entries, dir);
-    write_hashes(&sealed.entries.iter().map(|entry| leaf_hash(entry)).collect::<Vec<_>>(), dir);
+    write_hashes(&sealed.leaves(), dir);
 }
 
 pub fn write_bundles(entries: &[Vec<u8>], dir: &Path) {
