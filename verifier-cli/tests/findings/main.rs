@@ -1,31 +1,25 @@
-//! A vector for every code: evidence on disk that gives exactly it. They are in `spec/vectors/finding`, so that another
-//! verifier can be asked the same; `SIFT_WRITE=1 cargo test --workspace --test findings` writes them anew.
+//! A vector for every code: evidence on disk that gives exactly it, and for what only a follower sees what it had seen and
+//! what the log serves then. They are in `spec/vectors/finding`, so that another verifier can be asked the same; `SIFT_WRITE=1 cargo test --workspace --test findings` writes them anew.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod copies;
 mod maker;
 mod schema;
+mod watched;
+mod watches;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use maker::{Case, made};
+use maker::{Case, Vectors, made};
 use serde_json::Value;
 use sift_verify::{Code, Gap};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec/vectors/finding");
-
-/// Codes that none of the verbs `run`, `proof`, `log` and `consistency` gives, and the test that has their vectors.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("head-older", "--test follow"),
-    ("head-stale", "--test follow"),
-    ("copies-differ", "--test diff"),
-    ("only-in-one", "--test diff"),
-    ("heads-uncompared", "--test diff"),
-];
 
 fn on_disk(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
     for item in fs::read_dir(folder).unwrap() {
@@ -62,19 +56,35 @@ fn the_folder_is_what_is_made() {
     assert!(bytes < 2 << 20, "vectors are small");
 }
 
+/// A finding has evidence that gives it and no other; a gap has evidence that leaves it.
 #[test]
 fn every_code_has_a_vector() {
-    let with: BTreeSet<&str> = made().cases.iter().map(|case| case.code).collect();
-    let codes = Code::ALL.iter().map(|code| code.code()).chain(Gap::ALL.iter().map(|gap| gap.code()));
-    for code in codes {
-        let elsewhere = ELSEWHERE.iter().any(|(other, _)| *other == code);
-        assert!(with.contains(code) != elsewhere, "{code} has no vector, or is said to have it elsewhere");
+    let Vectors { cases, watches, .. } = made();
+    for code in Code::ALL {
+        let case = cases.iter().any(|case| case.code == code.code() && case.findings == [*code]);
+        let watch = watches.iter().any(|watch| watch.code == code.code() && watch.finding == *code);
+        assert!(case || watch, "{code} has no vector that gives exactly it");
     }
+    for gap in Gap::ALL {
+        let case = cases.iter().any(|case| case.code == gap.code() && case.unchecked.contains(gap));
+        assert!(case, "{gap} has no vector");
+    }
+    let codes = Code::ALL.iter().map(|code| code.code()).chain(Gap::ALL.iter().map(|gap| gap.code()));
+    let codes: BTreeSet<&str> = codes.collect();
+    let of = cases.iter().map(|case| case.code).chain(watches.iter().map(|watch| watch.code));
+    assert_eq!(of.collect::<BTreeSet<_>>(), codes, "and nothing else has one");
 }
 
 struct Ran {
     exit: i32,
-    report: Value,
+    /// On each of two copies that are compared, then on what was asked for.
+    reports: Vec<Value>,
+}
+
+impl Ran {
+    fn report(&self) -> &Value {
+        self.reports.last().unwrap()
+    }
 }
 
 fn ran(case: &Case, more: &[&str]) -> Ran {
@@ -87,8 +97,9 @@ fn ran(case: &Case, more: &[&str]) -> Ran {
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(printed.lines().count(), 1, "{:?}", case.arguments);
-    Ran { exit: output.status.code().unwrap(), report: serde_json::from_str(&printed).unwrap() }
+    let reports: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reports.len(), case.sides.len() + 1, "{:?}", case.arguments);
+    Ran { exit: output.status.code().unwrap(), reports }
 }
 
 fn codes<'a>(report: &'a Value, member: &str) -> Vec<&'a str> {
@@ -99,25 +110,34 @@ fn codes<'a>(report: &'a Value, member: &str) -> Vec<&'a str> {
     codes
 }
 
+/// Whether a report has these findings, each once, and these gaps.
+fn says(report: &Value, findings: &[Code], unchecked: &[Gap]) -> bool {
+    let mut findings: Vec<&str> = findings.iter().map(|code| code.code()).collect();
+    findings.sort_unstable();
+    let mut unchecked: Vec<&str> = unchecked.iter().map(|gap| gap.code()).collect();
+    unchecked.sort_unstable();
+    codes(report, "findings") == findings
+        && report["findings"].as_array().unwrap().len() == findings.len()
+        && codes(report, "unchecked") == unchecked
+}
+
 #[test]
 fn each_vector_gives_exactly_its_codes() {
     let mut failures = String::new();
     for case in made().cases {
-        let Ran { exit, report } = ran(&case, &[]);
-        let mut unchecked: Vec<&str> = case.unchecked.iter().map(|gap| gap.code()).collect();
-        unchecked.sort_unstable();
-        let findings: Vec<&str> = case.findings.iter().map(|code| code.code()).collect();
-        let right = codes(&report, "findings") == findings
-            && report["findings"].as_array().unwrap().len() == findings.len()
-            && codes(&report, "unchecked") == unchecked
-            && exit == i32::from(!findings.is_empty());
-        if !right {
-            failures += &format!(
-                "\n== {:?}: expected {findings:?} {unchecked:?}, exit {exit}\n{report:#}",
-                case.arguments
-            );
+        let ran = ran(&case, &[]);
+        let sides = case.sides.iter().map(|side| (&side.findings, &side.unchecked));
+        let expected: Vec<_> = sides.chain([(&case.findings, &case.unchecked)]).collect();
+        let mut right = ran.exit == case.exit();
+        for (report, (findings, unchecked)) in ran.reports.iter().zip(&expected) {
+            right &= says(report, findings, unchecked);
         }
-        println!("{:22} {:9} {}", case.code, exit, case.arguments.join(" "));
+        if !right {
+            let exit = ran.exit;
+            failures += &format!("\n== {:?}: expected {expected:?}, exit {exit}", case.arguments);
+            ran.reports.iter().for_each(|report| failures += &format!("\n{report:#}"));
+        }
+        println!("{:22} {:9} {}", case.code, ran.exit, case.arguments.join(" "));
     }
     assert!(failures.is_empty(), "{failures}");
 }
@@ -127,11 +147,38 @@ fn each_vector_gives_exactly_its_codes() {
 fn strictly_every_gap_is_a_failure() {
     for case in made().cases {
         let strict = ran(&case, &["--strict"]);
-        let lacking = case.unchecked.iter().any(|gap| !gap.is_out_of_scope());
-        let expected = i32::from(lacking || !case.findings.is_empty());
-        assert_eq!(strict.exit, expected, "{:?}", case.arguments);
-        assert_eq!(strict.report["verdict"] == "rejected", expected == 1);
+        assert_eq!(strict.exit, case.exit_strict(), "{:?}", case.arguments);
+        let rejected = strict.reports.iter().any(|report| report["verdict"] == "rejected");
+        assert_eq!(rejected, strict.exit == 1);
     }
+}
+
+/// `replay` gives no code of its own: what it says of a pack is what `run` says, and so is its exit code.
+#[test]
+fn a_replayed_pack_gives_the_codes_of_run() {
+    let mut replayed = 0;
+    for mut case in made().cases.into_iter().filter(|case| case.arguments[0] == "run") {
+        for more in [&[][..], &["--strict"]] {
+            let of_run = ran(&case, more);
+            case.arguments[0] = "replay".to_owned();
+            let output = Command::new(env!("CARGO_BIN_EXE_sift-verify"))
+                .args(&case.arguments)
+                .args(["--json"])
+                .args(more)
+                .current_dir(FOLDER)
+                .output()
+                .unwrap();
+            case.arguments[0] = "run".to_owned();
+            let printed = String::from_utf8(output.stdout).unwrap();
+            common::schema::hold_all(&printed);
+            let pack: Value = serde_json::from_str(printed.lines().next().unwrap()).unwrap();
+            assert_eq!(pack["report"], *of_run.report(), "{:?}", case.arguments);
+            let became = if of_run.exit == 0 { "replayed" } else { "rejected" };
+            assert_eq!((output.status.code(), &pack["pack"]), (Some(of_run.exit), &Value::from(became)));
+        }
+        replayed += 1;
+    }
+    assert!(replayed > 50, "{replayed}");
 }
 
 /// SPEC §13 is this list, in this order.
@@ -162,7 +209,8 @@ fn each_finding_says_where_and_what() {
         ["consistency-unproven", "heads-inconsistent", "not-included", "root-differs", "tile-differs"];
     let mut somewhere = 0;
     for case in made().cases {
-        let report = ran(&case, &[]).report;
+        let ran = ran(&case, &[]);
+        let report = ran.report();
         for finding in report["findings"].as_array().unwrap() {
             let text = |name: &str| finding[name].as_str().unwrap().to_owned();
             assert!(text("detail").len() > 10 && ["rejects", "warns"].contains(&text("severity").as_str()));
@@ -184,7 +232,8 @@ fn what_is_malformed_is_told_by_its_first_wrong_byte() {
         ("record-malformed", "proof"),
     ] {
         let case = made().cases.into_iter().find(|case| case.code == code && case.arguments[0] == verb);
-        let report = ran(&case.unwrap(), &[]).report;
+        let ran = ran(&case.unwrap(), &[]);
+        let report = ran.report();
         assert!(report["findings"][0]["offset"].is_u64(), "{code} of {verb}: {report:#}");
     }
 }

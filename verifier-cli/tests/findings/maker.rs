@@ -17,6 +17,7 @@ use sift_spec::types::{Hash, Text, TreeSize};
 use sift_verify::{Code, Gap};
 use tempfile::TempDir;
 
+use super::watches::Watch;
 use crate::common::bad_runs::intent;
 use crate::common::delegated;
 use crate::common::kernel::{BUDGET, Kernel, PROPOSAL, honest, tiny};
@@ -30,19 +31,28 @@ pub(crate) struct Case {
     pub(crate) arguments: Vec<String>,
     pub(crate) findings: Vec<Code>,
     pub(crate) unchecked: Vec<Gap>,
+    /// Of two copies that are compared, what each gives on its own.
+    pub(crate) sides: Vec<Side>,
 }
 
-/// All vectors: files by path, and cases.
+/// What one of two copies gives on its own.
+pub(crate) struct Side {
+    pub(crate) findings: Vec<Code>,
+    pub(crate) unchecked: Vec<Gap>,
+}
+
+/// All vectors: files by path, cases, and what followers are shown.
 #[derive(Default)]
 pub(crate) struct Vectors {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) cases: Vec<Case>,
+    pub(crate) watches: Vec<Watch>,
 }
 
 /// The trust file of most vectors.
-const TRUST: &str = "trust.txt";
+pub(super) const TRUST: &str = "trust.txt";
 /// One that asks for a witness.
-const WITNESSED: &str = "trust-witnessed.txt";
+pub(super) const WITNESSED: &str = "trust-witnessed.txt";
 /// One without an operator.
 const NO_OPERATOR: &str = "trust-no-operator.txt";
 
@@ -67,33 +77,57 @@ pub(crate) fn made() -> Vectors {
     vectors.proofs();
     vectors.logs();
     vectors.heads();
+    vectors.copies();
+    vectors.watches();
     let lines: String = vectors.cases.iter().map(|case| case.line() + "\n").collect();
     vectors.put("cases.jsonl", lines.as_bytes());
+    let lines: String = vectors.watches.iter().map(|watch| watch.line() + "\n").collect();
+    vectors.put("follow.jsonl", lines.as_bytes());
     vectors
 }
 
 impl Case {
+    /// The exit code: any finding of any report rejects.
+    pub(crate) fn exit(&self) -> i32 {
+        i32::from(!self.findings.is_empty() || self.sides.iter().any(|side| !side.findings.is_empty()))
+    }
+
+    /// The same when what better evidence could have shown rejects as well.
+    pub(crate) fn exit_strict(&self) -> i32 {
+        let gaps = self.sides.iter().flat_map(|side| &side.unchecked).chain(&self.unchecked);
+        self.exit().max(i32::from(gaps.into_iter().any(|gap| !gap.is_out_of_scope())))
+    }
+
     fn line(&self) -> String {
         let codes = |codes: Vec<&str>| serde_json::to_string(&codes).unwrap();
+        let said = |findings: &[Code], unchecked: &[Gap]| {
+            let findings = codes(findings.iter().map(|code| code.code()).collect());
+            let unchecked = codes(unchecked.iter().map(|code| code.code()).collect());
+            format!(r#""findings":{findings},"unchecked":{unchecked}"#)
+        };
+        let sides: Vec<String> =
+            self.sides.iter().map(|side| format!("{{{}}}", said(&side.findings, &side.unchecked))).collect();
+        let sides =
+            if sides.is_empty() { String::new() } else { format!(r#","sides":[{}]"#, sides.join(",")) };
         format!(
-            r#"{{"code":"{}","arguments":{},"exit":{},"findings":{},"unchecked":{}}}"#,
+            r#"{{"code":"{}","arguments":{},"exit":{},{}{sides}}}"#,
             self.code,
             serde_json::to_string(&self.arguments).unwrap(),
-            i32::from(!self.findings.is_empty()),
-            codes(self.findings.iter().map(|code| code.code()).collect()),
-            codes(self.unchecked.iter().map(|code| code.code()).collect()),
+            self.exit(),
+            said(&self.findings, &self.unchecked),
         )
     }
 }
 
 impl Vectors {
-    fn put(&mut self, path: &str, bytes: &[u8]) {
+    pub(super) fn put(&mut self, path: &str, bytes: &[u8]) {
         assert!(self.files.insert(path.to_owned(), bytes.to_vec()).is_none(), "{path} twice");
     }
 
     fn case(&mut self, code: &'static str, arguments: &[&str], findings: &[Code], unchecked: &[Gap]) {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        self.cases.push(Case { code, arguments, findings: findings.to_vec(), unchecked: unchecked.to_vec() });
+        let (findings, unchecked) = (findings.to_vec(), unchecked.to_vec());
+        self.cases.push(Case { code, arguments, findings, unchecked, sides: Vec::new() });
     }
 
     fn has(&self, verb: &str, code: Code) -> bool {
@@ -325,7 +359,7 @@ impl Vectors {
         self.case(code, &["log", "--trust", trust, &folder], findings, unchecked);
     }
 
-    fn put_all(&mut self, folder: &str, dir: &Path) {
+    pub(super) fn put_all(&mut self, folder: &str, dir: &Path) {
         for item in fs::read_dir(dir).unwrap() {
             let item = item.unwrap();
             let name = format!("{folder}/{}", item.file_name().to_str().unwrap());

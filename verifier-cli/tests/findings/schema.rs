@@ -1,182 +1,21 @@
-//! What is printed with `--json` is what the schema says, member by member and in its order.
-//!
-//! The reader here takes the part of JSON Schema that the schema uses, and fails on a keyword that it does not know. That
-//! the schema means the same to a validator by others is tested end to end.
+//! What is printed with `--json` is what the schema says: every line about the vectors, and each kind of line that there
+//! is.
 
-use std::fmt;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use sift_spec::note::KeyType;
+use tempfile::TempDir;
 
-use super::{FOLDER, made};
-use crate::common::kernel::{BUDGET, Kernel, tiny};
-
-/// JSON that remembers the order of members.
-#[derive(Debug, Clone, PartialEq)]
-enum Json {
-    Null,
-    Bool(bool),
-    Integer(i128),
-    Number(f64),
-    String(String),
-    Array(Vec<Json>),
-    Object(Vec<(String, Json)>),
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Json;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-            fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Null)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-                Ok(Json::Bool(value))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-                Ok(Json::Integer(value.into()))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-                Ok(Json::Integer(value.into()))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-                Ok(Json::Number(value))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-                Ok(Json::String(value.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Json::Array(items))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Json::Object(members))
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
-impl Json {
-    fn get(&self, name: &str) -> Option<&Self> {
-        let Self::Object(members) = self else { return None };
-        members.iter().find(|(member, _)| member == name).map(|(_, value)| value)
-    }
-
-    fn items(&self) -> &[Self] {
-        let Self::Array(items) = self else { panic!("{self:?} is no array") };
-        items
-    }
-
-    fn names(&self) -> Vec<&str> {
-        let Self::Object(members) = self else { panic!("{self:?} is no object") };
-        members.iter().map(|(name, _)| name.as_str()).collect()
-    }
-
-    fn text(&self) -> &str {
-        let Self::String(text) = self else { panic!("{self:?} is no string") };
-        text
-    }
-
-    fn is(&self, kind: &str) -> bool {
-        match self {
-            Self::Null => kind == "null",
-            Self::Bool(_) => kind == "boolean",
-            Self::Integer(_) => kind == "integer" || kind == "number",
-            Self::Number(_) => kind == "number",
-            Self::String(_) => kind == "string",
-            Self::Array(_) => kind == "array",
-            Self::Object(_) => kind == "object",
-        }
-    }
-}
-
-/// Why a value is not what a schema says.
-fn check(root: &Json, schema: &Json, value: &Json) -> Result<(), String> {
-    let demand = |holds: bool, why: &str| if holds { Ok(()) } else { Err(format!("{why}: {value:?}")) };
-    for (keyword, rule) in schema.names().iter().map(|name| (*name, schema.get(name).unwrap())) {
-        match keyword {
-            "$schema" | "$id" | "$defs" | "title" | "description" => {}
-            "$ref" => {
-                let name = rule.text().strip_prefix("#/$defs/").unwrap();
-                check(root, root.get("$defs").unwrap().get(name).unwrap(), value)?;
-            }
-            "oneOf" => {
-                let failures: Vec<String> =
-                    rule.items().iter().filter_map(|one| check(root, one, value).err()).collect();
-                let fits = rule.items().len() - failures.len();
-                demand(fits == 1, &format!("{fits} of several fit ({})", failures.join("; ")))?;
-            }
-            "const" => demand(rule == value, "another constant")?,
-            "enum" => demand(rule.items().contains(value), "not one of the list")?,
-            "type" => {
-                let kinds = match rule {
-                    Json::Array(kinds) => kinds.iter().map(Json::text).collect(),
-                    kind => vec![kind.text()],
-                };
-                demand(kinds.iter().any(|kind| value.is(kind)), "another type")?;
-            }
-            "minimum" => {
-                let small = matches!((value, rule), (Json::Integer(a), Json::Integer(b)) if a < b);
-                demand(!small && !matches!(value, Json::Number(n) if *n < 0.0), "too small")?;
-            }
-            "minLength" | "maxLength" | "maxItems" => {
-                let Json::Integer(bound) = rule else { panic!("{rule:?}") };
-                let length = match value {
-                    Json::String(text) => text.chars().count(),
-                    Json::Array(items) => items.len(),
-                    _ => continue,
-                } as i128;
-                demand(if keyword == "minLength" { length >= *bound } else { length <= *bound }, "length")?;
-            }
-            "items" => value.items().iter().try_for_each(|item| check(root, rule, item))?,
-            "required" => {
-                let missing = rule.items().iter().find(|name| value.get(name.text()).is_none());
-                demand(missing.is_none(), &format!("{missing:?} is missing"))?;
-            }
-            "properties" => {
-                // The order is ours to promise, and no keyword's.
-                let order = rule.names();
-                let places: Vec<_> =
-                    value.names().iter().map(|name| order.iter().position(|other| other == name)).collect();
-                demand(places.is_sorted(), "members in another order")?;
-                for name in value.names() {
-                    if let Some(rule) = rule.get(name) {
-                        check(root, rule, value.get(name).unwrap())
-                            .map_err(|why| format!("{name}: {why}"))?;
-                    }
-                }
-            }
-            "additionalProperties" => {
-                let known = schema.get("properties").map(Json::names).unwrap_or_default();
-                for name in value.names().into_iter().filter(|name| !known.contains(name)) {
-                    demand(*rule != Json::Bool(false), &format!("{name} has no place"))?;
-                    check(root, rule, value.get(name).unwrap())?;
-                }
-            }
-            other => panic!("a keyword that is not read here: {other}"),
-        }
-    }
-    Ok(())
-}
-
-fn schema() -> Json {
-    let output = Command::new(env!("CARGO_BIN_EXE_sift-verify")).arg("schema").output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
-}
+use super::{FOLDER, made, watched};
+use crate::common::follower::{Scene, checkpoint_at, entries, request};
+use crate::common::http::post;
+use crate::common::kernel::{BUDGET, Kernel};
+use crate::common::lying::Lie;
+use crate::common::{self, schema};
 
 fn lines(arguments: &[&str], folder: &Path) -> Vec<String> {
     let output =
@@ -190,57 +29,88 @@ fn lines(arguments: &[&str], folder: &Path) -> Vec<String> {
 fn all_lines() -> Vec<String> {
     let folder = Path::new(FOLDER);
     let mut all = Vec::new();
-    for case in made().cases {
+    let made = made();
+    for case in made.cases {
         let arguments: Vec<&str> = case.arguments.iter().map(String::as_str).chain(["--json"]).collect();
         all.extend(lines(&arguments, folder));
     }
-    all.extend(lines(&["explain", "--json"], folder));
-    let dir = tempfile::TempDir::new().unwrap();
-    for (name, scenario) in [("a.sift", tiny()), ("b.sift", asked())] {
-        std::fs::write(dir.path().join(name), scenario.pack().write().unwrap()).unwrap();
+    for case in made.watches {
+        let dir = watched::copy(&case);
+        let arguments: Vec<&str> = case.arguments.iter().map(String::as_str).chain(["--json"]).collect();
+        all.extend(lines(&arguments, dir.path()));
     }
+    all.extend(lines(&["explain", "--json"], folder));
+    let dir = TempDir::new().unwrap();
+    // Replayed, skipped and rejected.
+    for name in ["a.sift", "b.sift"] {
+        std::fs::write(dir.path().join(name), asked().pack().write().unwrap()).unwrap();
+    }
+    std::fs::write(dir.path().join("c.sift"), b"cut").unwrap();
     let trust = folder.join("trust.txt");
     let trust = trust.to_str().unwrap();
-    std::fs::write(dir.path().join("cut.sift"), b"cut").unwrap();
     all.extend(lines(&["replay", "--json", "--trust", trust, "."], dir.path()));
-    all.extend(lines(&["diff", "--json", "--trust", trust, "a.sift", "b.sift"], dir.path()));
-    let mirror = folder.join("semantics-unchecked/log");
-    let mirror = mirror.to_str().unwrap();
-    let follow = ["follow", "--json", "--once", "--trust", trust, "--dir", "seen", "--log", mirror];
-    all.extend(lines(&follow, dir.path()));
     all
 }
 
-fn asked() -> crate::common::Scenario {
+fn asked() -> common::Scenario {
     let mut kernel = Kernel::open(BUDGET);
     let call = kernel.tool("delete", b"{}");
     assert_eq!(call.get(), 1);
     kernel.close()
 }
 
+/// A follower, a mirror and a witness in one, that live through all that they have an event for. Each line was held
+/// against the schema when it was read.
+fn events_of_a_follower() -> BTreeSet<String> {
+    let scene = Scene::new();
+    let log = entries(0, 30);
+    scene.show_at(&log, &checkpoint_at(&log, 20));
+    scene.log.lie("v1/checkpoints/stream", Lie::Stream(Vec::new()));
+    let key = ["witness-key", "--name", "regulator.example/witness", "--out", "witness.key"];
+    assert_eq!(scene.verify(scene.folder.path(), &key).0, 0);
+    let key = scene.path("witness.key");
+    let witness = ["--witness-key", key.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let daemon = scene.start(&[&["--every", "1", "--mirror"], &witness[..]].concat());
+
+    let told = RefCell::new(BTreeSet::new());
+    let until = |wanted: &[&str]| {
+        daemon.until(&wanted.join(", "), |event: &Value| {
+            let mut told = told.borrow_mut();
+            told.insert(format!("follow_{}", event["event"].as_str().unwrap()));
+            wanted.iter().all(|wanted| told.contains(&format!("follow_{wanted}")))
+        })
+    };
+    let listen = until(&["started"])["listen"].as_str().unwrap().to_owned();
+    until(&["head", "mirrored", "feed"]);
+    assert_eq!(post(&listen, "/add-checkpoint", request(&log, 20, 25).as_bytes()).status, 200);
+    until(&["cosigned"]);
+    let stranger = common::key(common::LOG, KeyType::Ed25519, 99);
+    scene.log.lie("checkpoint", Lie::Bytes(common::checkpoint(log.head(), &stranger).into_bytes()));
+    until(&["finding"]);
+    scene.log.be_honest();
+    until(&["cleared"]);
+    scene.log.lie("checkpoint", Lie::Status(500));
+    until(&["trouble"]);
+    scene.log.be_honest();
+    until(&["recovered"]);
+    daemon.signal("-TERM");
+    until(&["stopped"]);
+    assert_eq!(daemon.stop(), 0);
+    told.into_inner()
+}
+
 #[test]
-fn every_line_is_as_the_schema_says() {
-    let schema = schema();
-    let mut told = std::collections::BTreeMap::new();
-    for line in all_lines() {
-        let value: Json = serde_json::from_str(&line).unwrap();
-        if let Err(why) = check(&schema, &schema, &value) {
-            panic!("{why}\n{line}");
-        }
-        let kind = ["format", "line", "event", "kind"]
-            .map(|name| value.get(name).map(|value| value.text().to_owned()));
-        *told.entry(kind.into_iter().flatten().collect::<Vec<_>>().join(" ")).or_insert(0) += 1;
-        // What has a member more, one less, or two exchanged is something else.
-        let Json::Object(members) = value else { panic!("{line}") };
-        let refused = |changed: Vec<(String, Json)>| check(&schema, &schema, &Json::Object(changed)).is_err();
-        assert!(refused([members.clone(), vec![("more".to_owned(), Json::Null)]].concat()), "{line}");
-        assert!(refused(members[1..].to_vec()), "{line}");
-        let mut exchanged = members;
-        exchanged.swap(0, 1);
-        assert!(refused(exchanged), "{line}");
+fn every_kind_of_line_is_as_the_schema_says() {
+    let printed = lines(&["schema"], Path::new(FOLDER)).join("\n");
+    assert_eq!(printed, sift_verify::schema::schema().trim_end(), "what is read here is what is published");
+    let mut told = BTreeMap::new();
+    let kinds = all_lines().into_iter().map(|line| schema::hold(&line)).chain(events_of_a_follower());
+    for kind in kinds {
+        *told.entry(kind).or_insert(0) += 1;
     }
     for (kind, number) in &told {
         println!("{number:4} {kind}");
     }
-    assert!(told.len() >= 6, "{told:?}");
+    let kinds: BTreeSet<String> = schema::kinds().into_iter().collect();
+    assert_eq!(told.into_keys().collect::<BTreeSet<_>>(), kinds, "a kind that nothing prints is not tested");
 }
