@@ -12,7 +12,7 @@ use common::{Draft, Scenario, Sealed, index, run_id, schema, tiles};
 use sift_spec::entry::Entry;
 use sift_spec::evidence::Pack;
 use sift_spec::proof::prove_multi_inclusion;
-use sift_spec::record::{Body, Status};
+use sift_spec::record::{Body, KeyRole, Record, Status};
 use sift_spec::types::LeafIndex;
 use sift_verify::diff::{Diff, compare_logs, compare_packs};
 use sift_verify::source::{Directory, Source};
@@ -197,6 +197,41 @@ fn a_log_that_showed_two_histories_is_named_with_both() {
     let diff = packs(&twice.pack(&honest), &moved.pack(&honest));
     assert_eq!(codes(&diff.report), [Code::HeadsInconsistent]);
     assert!(diff.report.findings()[0].detail.contains("took in one record twice"));
+}
+
+/// Neither copy was changed, and neither kernel told two stories: a log that is not honest let two of them open one run.
+#[test]
+fn a_run_that_two_kernels_opened_is_no_changed_copy() {
+    let mut scenario = tiny();
+    let second = common::other_kernel_key();
+    scenario.operator_before.push(common::grant(&second, KeyRole::Kernel));
+    let mut log = scenario.seal();
+    let mut prev = None;
+    let again = [4, 5].map(|at| {
+        let record = Entry::parse(log.entries[at].clone()).unwrap().record().unwrap().clone();
+        let entry = Entry::sign(&Record { prev, ..record }, &second).unwrap();
+        prev = Some(entry.leaf());
+        entry.into_bytes()
+    });
+    log.entries.splice(6..6, again);
+    let pack = |records: [usize; 2]| {
+        let in_pack = (0..4).chain(records).chain([9]).collect();
+        Sealed { in_pack, ..log.clone() }.pack(&scenario)
+    };
+    let (mine, theirs) = (pack([4, 5]), pack([6, 7]));
+    for (a, b) in [(&mine, &theirs), (&theirs, &mine)] {
+        let diff = packs(a, b);
+        assert_eq!(verdicts(&diff), [Verdict::Verified, Verdict::Verified, Verdict::Rejected]);
+        assert_eq!(codes(&diff.report), [Code::RunMismatch; 2]);
+        let detail = &diff.report.findings()[0].detail;
+        for part in ["opened by two kernels", "acme.example/kernel", "acme.example/other"] {
+            assert!(detail.contains(part), "{detail}");
+        }
+    }
+    // What is not proven is no proof against the log.
+    let mut unproven = theirs.clone();
+    unproven.proof.0[0] = common::bytes_hash(9);
+    assert_eq!(codes(&packs(&mine, &unproven).report), [Code::CopiesDiffer; 2]);
 }
 
 #[test]

@@ -191,11 +191,20 @@ fn compare_records(a: &Side, b: &Side, report: &mut Report) {
                 report.reject(Code::HeadsInconsistent, concern(), detail);
             }
             (true, false) => report.reject(Code::CopiesDiffer, concern(), detail),
-            (false, _)
-                if a.is_signed(*seq) && b.is_signed(*seq) && one.entry.signer() == other.entry.signer() =>
-            {
-                let detail = format!("{} signed both: {detail}. Keep both packs", one.entry.signer());
-                report.reject(Code::ChainFork, concern(), detail);
+            (false, _) if a.is_signed(*seq) && b.is_signed(*seq) => {
+                let [by, and_by] = [one, other].map(|placed| placed.entry.signer());
+                if by == and_by {
+                    let detail = format!("{by} signed both: {detail}. Keep both packs");
+                    report.reject(Code::ChainFork, concern(), detail);
+                } else if a.is_included() && b.is_included() {
+                    // Neither copy was changed: the log let a second kernel open the run.
+                    let detail = format!(
+                        "the run was opened by two kernels, {by} signed one, {and_by} the other: {detail}. Keep both packs"
+                    );
+                    report.reject(Code::RunMismatch, concern(), detail);
+                } else {
+                    report.reject(Code::CopiesDiffer, concern(), detail);
+                }
             }
             (false, _) => report.reject(Code::CopiesDiffer, concern(), detail),
         }
