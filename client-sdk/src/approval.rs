@@ -20,10 +20,11 @@ use sift_spec::record::{
     Answer, Approvals, Call, CountError, Counted, Hold, HoldProgress, Needed, RecordError, Statement,
     action_of,
 };
-use sift_spec::types::{AgentName, Hash, KeyName, RunId, Seq, Text, UnixMillis, Word};
+use sift_spec::types::{AgentName, Hash, KeyName, LeafIndex, RunId, Seq, Text, UnixMillis, Word};
 use tokio::sync::watch;
 
 use crate::config::Approver;
+use crate::operator::Revocations;
 use crate::visible::{beyond_ascii, mixed_words, visible};
 
 /// First line of a request.
@@ -107,6 +108,17 @@ pub enum ApprovalError {
         key: String,
         /// The role asked for.
         role: Word,
+    },
+    /// The operator has revoked the key.
+    #[error(
+        "the operator revoked the key of {key} at index {at} of the log, and what it signs does not count; another \
+         approver may answer, or the same person with a new key that is granted and listed in kernel.toml"
+    )]
+    Revoked {
+        /// Name of the key.
+        key: KeyName,
+        /// Index of the revocation.
+        at: LeafIndex,
     },
     /// The statement is about something else.
     #[error("the statement is about another {0}")]
@@ -382,12 +394,14 @@ pub(crate) struct Told {
 }
 
 /// How a held call stopped waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
     /// Released by the approval record at this position.
     Released(u64),
     /// Refused; its outcome is recorded.
     Refused,
+    /// Cancelled, because an approval of it does not count any more; its outcome is recorded.
+    Withdrawn(String),
 }
 
 impl Waiting {
@@ -400,9 +414,13 @@ impl Waiting {
         &mut self,
         note: &str,
         approvers: &[Approver],
+        revocations: &Revocations,
         now: UnixMillis,
     ) -> Result<HoldProgress, ApprovalError> {
         let counted = self.request.check(note, approvers, now)?;
+        if let Some(at) = revocations.at(&counted.key) {
+            return Err(ApprovalError::Revoked { key: counted.key.name().clone(), at });
+        }
         Ok(self.approvals.count(&self.request.hold, counted)?)
     }
 }

@@ -20,6 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::config::Mode;
 use crate::error::Stop;
 use crate::halt::{HaltScope, Halted};
+use crate::operator::OperatorStatus;
 use crate::shared::{RunShared, Shared};
 use crate::store::{Erasure, Pruned, Retention, Store, StoreError};
 
@@ -112,6 +113,8 @@ pub struct KernelStatus {
     pub halted: Option<String>,
     /// Whether intents wait for the log's receipt.
     pub mode: Mode,
+    /// How far the operator's records are followed.
+    pub operator: OperatorStatus,
     /// Age in milliseconds of the oldest record that is not in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_unlogged_ms: Option<u64>,
@@ -152,6 +155,7 @@ impl KernelStatus {
             bundle: shared.bundles.status().in_force,
             halted: shared.stopped().map(|stop| stop.to_string()),
             mode: shared.mode,
+            operator: shared.revocations.status(&shared.approvers, &shared.kernels),
             oldest_unlogged_ms: lag.oldest.map(|oldest| now.get().saturating_sub(oldest.get())),
             runs: roll.runs().map(|run| RunStatus::of(shared, run)).collect(),
             unlogged: lag.records,

@@ -1,9 +1,11 @@
 //! Delegations that other kernels signed: which of them open a run here, and under which limits (SPEC §3.7).
 
+use sift_spec::note::VerifierKey;
 use sift_spec::record::{DELEGATION_BYTES_MAX, Limits, Parent, SignedDelegation};
 use sift_spec::types::{AgentName, RunId, Text, UnixMillis};
 
 use crate::error::DelegationRefused;
+use crate::operator::Revocations;
 use crate::shared::Shared;
 
 /// A delegation that a listed kernel signed for this one.
@@ -11,10 +13,13 @@ use crate::shared::Shared;
 pub(crate) struct Delegated {
     note: Text<DELEGATION_BYTES_MAX>,
     signed: SignedDelegation,
+    /// The key that signed it.
+    key: VerifierKey,
 }
 
 impl Delegated {
-    /// Reads and checks a note. Whether it was used before, and its deadline, are for whoever opens the run.
+    /// Reads and checks a note. Whether it was used before, its deadline, and whether its key was revoked, are for whoever
+    /// opens the run.
     pub(crate) fn read(note: &str, agent: &AgentName, shared: &Shared) -> Result<Self, DelegationRefused> {
         // 1. A delegation with one signature, by a key that is listed for the agent that delegates.
         let signed = SignedDelegation::parse(note)?;
@@ -28,9 +33,8 @@ impl Delegated {
             let (key, agent) = (signed.signer.to_string(), delegation.parent.agent.clone());
             return Err(DelegationRefused::Unknown { key, agent });
         }
-        if !named.any(|peer| signed.is_signed_by(&peer.key)) {
-            return Err(DelegationRefused::Forged(signed.signer.clone()));
-        }
+        let peer = named.find(|peer| signed.is_signed_by(&peer.key));
+        let key = peer.ok_or_else(|| DelegationRefused::Forged(signed.signer.clone()))?.key.clone();
         // 2. It is for this kernel, this log and this agent.
         let same = [
             ("the kernel", delegation.kernel.as_str(), shared.signer.as_str()),
@@ -42,7 +46,15 @@ impl Delegated {
             return Err(DelegationRefused::About { what, theirs, ours });
         }
         // A note that was read is not longer than the member that holds it.
-        Ok(Self { note: Text::cut(note), signed })
+        Ok(Self { note: Text::cut(note), signed, key })
+    }
+
+    /// Checks that the operator is not known to have revoked the key that signed it.
+    pub(crate) fn counts(&self, revocations: &Revocations) -> Result<(), DelegationRefused> {
+        match revocations.at(&self.key) {
+            Some(at) => Err(DelegationRefused::Revoked { key: self.key.name().clone(), at }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) const fn run(&self) -> RunId {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sift_rules::{CompileError, LedgerError};
 use sift_spec::payload::PayloadError;
 use sift_spec::record::{DelegationError, HaltCause, Needed, RecordError};
-use sift_spec::types::{AgentName, Hash, KeyName, RunId, Seq, UnixMillis, ValueError};
+use sift_spec::types::{AgentName, Hash, KeyName, LeafIndex, RunId, Seq, UnixMillis, ValueError};
 
 use crate::approval::ApprovalError;
 use crate::config::ConfigError;
@@ -120,6 +120,30 @@ pub enum OpenError {
     Fork {
         /// The directory.
         dir: PathBuf,
+    },
+    /// The operator has revoked this kernel's key: the log takes nothing that it signs.
+    #[error(
+        "the operator revoked this kernel's key {key} at index {at} of the log; ask the operator why, and start again with a \
+         new key of that name once it is granted"
+    )]
+    Revoked {
+        /// Name of the key.
+        key: KeyName,
+        /// Index of the revocation.
+        at: LeafIndex,
+    },
+    /// The operator's records in the store are not signed by the operator that the trust file names now.
+    #[error(
+        "{dir} holds records of the operator of which one does not hold under trust.policy: at index {at}, {why}; correct \
+         the line #sift:operator, or use a directory of its own"
+    )]
+    OtherOperator {
+        /// The directory.
+        dir: PathBuf,
+        /// Index of the record.
+        at: LeafIndex,
+        /// What does not fit.
+        why: String,
     },
     /// The records in the store contradict one another.
     #[error(
@@ -263,6 +287,17 @@ pub enum DelegationRefused {
     /// The listed key did not sign it.
     #[error("the signature of {0} does not verify: the delegation was changed, or is forged")]
     Forged(KeyName),
+    /// The operator has revoked the key that signed it.
+    #[error(
+        "the operator revoked the key of {key} at index {at} of the log, and what it signs does not count; the kernel above \
+         needs a new key, listed in kernel.toml, and delegates once more"
+    )]
+    Revoked {
+        /// Name of the key.
+        key: KeyName,
+        /// Where.
+        at: LeafIndex,
+    },
     /// It is for something else.
     #[error("it is for {what} {theirs}, not {ours}")]
     About {

@@ -211,6 +211,11 @@ impl Held {
                 open.if_dropped = None;
                 Ok(Some(self.deny("an approver refused")))
             }
+            End::Withdrawn(why) => {
+                // So it is here.
+                open.if_dropped = None;
+                Ok(Some(self.deny(&why)))
+            }
             End::Released(position) => {
                 open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
                 open.position = position;

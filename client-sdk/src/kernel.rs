@@ -10,7 +10,7 @@ use std::time::Duration;
 use sift_spec::bundle::Bundle;
 use sift_spec::entry::Entry;
 use sift_spec::record::{Body, HoldProgress, Parent};
-use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis, Word};
+use sift_spec::types::{AgentName, Hash, KeyName, RunId, Seq, Text, UnixMillis, Word};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -24,6 +24,7 @@ use crate::delegation::Delegated;
 use crate::error::{BundleError, OpenError, OpenRunError, ResumeError, Stop, WaitError};
 use crate::halt::{HaltScope, Halted};
 use crate::log::LogClient;
+use crate::operator::{Chain, Reader, Revocations};
 use crate::permit::Child;
 use crate::resume::Resumable;
 use crate::run::Run;
@@ -118,6 +119,13 @@ impl Kernel {
         if store.fork()?.is_some() {
             return Err(OpenError::Fork { dir: config.dir });
         }
+        let chain = operator_chain(&store, &config, &log)?;
+        let revocations = Revocations::new(chain.revoked(), chain.next_seq().get());
+        let key = signer.verifier();
+        if let Some(at) = revocations.at(key) {
+            // What it would sign now could never be in the log, also under a later key.
+            return Err(OpenError::Revoked { key: key.name().clone(), at });
+        }
         store.put_bundle(&rules.bundle().digest(), rules.bundle().encoding())?;
         // 4. The writer takes over what an earlier process left.
         let client = LogClient::with(&config.log_url, &config.connect)
@@ -137,6 +145,7 @@ impl Kernel {
             hook: config.hook.clone(),
             issuer: Issuer::new(Arc::clone(&signer)),
             kernels: config.kernels.clone(),
+            revocations,
             signer: signer.verifier().name().clone(),
             approvals,
             poll: config.poll,
@@ -167,14 +176,17 @@ impl Kernel {
         recovered.await.map_err(|_| gone())??;
         // No call waits for an approval any more.
         crate::held::clear(&shared.approvals);
-        // 5. Commands, upload, beats, and a look at the bundle's folder.
+        // 5. Commands, upload, the operator's records, beats, and a look at the bundle's folder.
         let control = Control::bind(&config.dir)
             .map_err(|error| OpenError::System { what: "listening for commands".to_owned(), error })?;
+        let (trust, read) = (config.trust.clone(), store.operator_read()?);
+        let reader = Reader::new(Arc::clone(&shared), client.clone(), trust, chain, read);
         let uploader = Uploader::new(Arc::clone(&shared), Arc::clone(&store), client, &config)?;
         let folder = config.bundle_dir.clone().map(|dir| upkeep::Folder::new(dir, config.bundle.digest()));
         let tasks = vec![
             tokio::spawn(control.serve(Arc::clone(&shared), Arc::clone(&store))),
             tokio::spawn(uploader.run()),
+            tokio::spawn(reader.run()),
             tokio::spawn(upkeep::beat(Arc::clone(&shared), config.beat)),
             tokio::spawn(upkeep::load(Arc::clone(&shared), registry.clone(), folder)),
         ];
@@ -390,6 +402,19 @@ fn new_run(time: UnixMillis) -> Result<RunId, OpenRunError> {
     let mut random = [0; 10];
     getrandom::fill(&mut random).map_err(|error| OpenRunError::Random(error.to_string()))?;
     Ok(RunId::from_parts(time, &random))
+}
+
+/// What an earlier process has learnt of the operator's records. Each was proven when it was kept, and must still hold
+/// under the trust file.
+fn operator_chain(store: &Store, config: &Config, log: &KeyName) -> Result<Chain, OpenError> {
+    let mut chain = Chain::new(log, &config.trust).ok_or(OpenError::NoLog)?;
+    for (index, entry) in store.operator()? {
+        chain.extend(index, entry).map_err(|error| {
+            let (dir, why) = (config.dir.clone(), error.to_string());
+            OpenError::OtherOperator { dir, at: index, why }
+        })?;
+    }
+    Ok(chain)
 }
 
 fn check_owner(store: &Store, dir: &Path, log: &str, signer: &str) -> Result<(), OpenError> {

@@ -63,9 +63,11 @@
 //! * Retention ([`Config::retention`]) erases payload objects, never records, and only of runs that are closed and wholly in
 //!   the log: evidence of them verifies as before, with their payloads withheld.
 //! * An approval counts when a key that `kernel.toml` lists for the role, and for the agent where it says which, signed
-//!   it. **The kernel does not read the operator's records**: that an approver's grant was revoked in the log is noticed
-//!   only by a restart with a changed `kernel.toml`. An auditor notices it in every pack.
-//!
+//!   it, and the operator is not known to have revoked that key. The kernel reads the operator's records in the log by itself,
+//!   never in the way of a call: each is proven, kept in the store, and never forgotten ([`OperatorStatus`]). From the moment
+//!   it knows of a revocation, no answer under that key counts, a held call that it has approved is cancelled unless it was
+//!   released before, no delegation or close by such a kernel counts, and a kernel whose own key is revoked halts. Until then,
+//!   and while the log cannot be asked or proves nothing, what is known stays as it is; an auditor goes by the log's order.
 //! * The key: a [`signer::ProcessSigner`] keeps it out of this process, and `sift-kernel signer` out of swap. One that this
 //!   process reads from its file is a [`signer::LockedKey`]: out of swap once it is read, wiped when dropped.
 //!
@@ -95,6 +97,7 @@ mod held;
 mod hook;
 mod kernel;
 pub mod log;
+mod operator;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 mod permit;
@@ -129,6 +132,7 @@ pub use halt::{HaltScope, Halted};
 pub use held::{Answered, Held};
 pub use hook::{ApprovalHook, Ask, Hook};
 pub use kernel::{Kernel, OpenRun};
+pub use operator::OperatorStatus;
 pub use permit::{Child, Done, InFlight, Permit};
 pub use resume::Resumable;
 pub use run::{Denial, Run, Verdict};

@@ -20,6 +20,7 @@ use crate::config::{Approver, Mode, Peer, SpoolLimits};
 use crate::error::{CallError, Stop, WaitError};
 use crate::halt::Roll;
 use crate::hook::Hook;
+use crate::operator::Revocations;
 use crate::resume::Waiting;
 use crate::timings::Stopwatch;
 use crate::writer::{Finish, Op};
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) issuer: Issuer,
     /// Other kernels, whose delegations and closes count.
     pub(crate) kernels: Vec<Peer>,
+    /// Which keys the operator is known to have revoked.
+    pub(crate) revocations: Revocations,
     /// Name of this kernel's key.
     pub(crate) signer: KeyName,
     /// Folder of requests and answers.

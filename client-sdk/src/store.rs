@@ -1,5 +1,5 @@
 //! The kernel's store: one redb file that holds every signed record, what is not in the log yet, receipts, payload
-//! objects, bundles, and the ledger.
+//! objects, bundles, the operator's records, and the ledger.
 //!
 //! Everything that one step of the kernel changes is one batch and becomes durable in one transaction, or not at
 //! all. Positions count the records of all runs in the order in which they were signed; that order is the order of the
@@ -23,7 +23,7 @@ use sift_rules::Ledger;
 use sift_spec::hash::object_digest;
 use sift_spec::types::{Hash, LeafIndex, RunId};
 
-pub(crate) use batch::{Batch, NewRecord, Unlogged};
+pub(crate) use batch::{Batch, NewRecord, OperatorEntry, Unlogged};
 use journal::JournaledFile;
 
 pub use batch::{Fork, StoredRecord};
@@ -54,6 +54,8 @@ const BUNDLES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("bun
 const LIVE: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("live");
 /// Run with a `close` → position of that.
 const CLOSED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("closed");
+/// Seq of a record of the operator → index in the log; the entry. Not there before the first one is known.
+const OPERATOR: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("operator");
 
 /// Place of a record among what has its position.
 const RECORD: u8 = 0;
@@ -70,6 +72,7 @@ mod key {
     pub(super) const SHOWN: &str = "shown";
     pub(super) const FORK: &str = "fork";
     pub(super) const QUEUED: &str = "queued";
+    pub(super) const OPERATOR_READ: &str = "operator-read";
     pub(super) const LEDGER: &str = "ledger";
     pub(super) const LEDGER_POSITION: &str = "ledger-position";
 }
@@ -238,6 +241,36 @@ impl Store {
         let position = position.and_then(|bytes| position_of(&bytes));
         let position = position.ok_or_else(|| self.error("a ledger without its position"))?;
         Ok((position, ledger))
+    }
+
+    /// The operator's records that the log has proven, in their order, each with its index.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn operator(&self) -> Result<Vec<(LeafIndex, Vec<u8>)>, StoreError> {
+        let rows = self.read(|view| {
+            let table = match view.open_table(OPERATOR) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                rows.push(row?.1.value().to_vec());
+            }
+            Ok(rows)
+        })?;
+        let read = |row: Vec<u8>| {
+            let (index, entry) = row.split_first_chunk()?;
+            Some((LeafIndex::new(u64::from_be_bytes(*index)).ok()?, entry.to_vec()))
+        };
+        let damaged = || self.error("a record of the operator without its index");
+        rows.into_iter().map(|row| read(row).ok_or_else(damaged)).collect()
+    }
+
+    /// Up to which index the log was searched for the operator's records.
+    pub(crate) fn operator_read(&self) -> Result<u64, StoreError> {
+        Ok(self.meta(key::OPERATOR_READ)?.and_then(|bytes| position_of(&bytes)).unwrap_or_default())
     }
 
     /// Keeps the encoding of a bundle.

@@ -5,10 +5,11 @@
 //! commit fails, nothing of the round was answered, the kernel halts, and the next start rebuilds from the disk.
 //!
 //! This file holds the loop and what every operation shares. Operations on calls are in [`calls`], those on runs in
-//! [`runs`], those on the log's answers in [`receipts`].
+//! [`runs`], those on the log's answers in [`receipts`], and what the operator's records change in [`learnt`].
 
 mod calls;
 mod delegate;
+mod learnt;
 mod line;
 mod ops;
 mod receipts;
@@ -35,6 +36,7 @@ use crate::shared::{Lag, Progress, Shared};
 use crate::signer::{SignError, Signer};
 use crate::store::{Batch, NewRecord, Store, StoreError};
 
+pub(crate) use learnt::Learnt;
 pub(crate) use line::{Line, LiveCall};
 pub(crate) use ops::{Close, Finish, Finished, Op, OpenRun, Propose, Recorded};
 pub(crate) use receipts::Logged;
@@ -166,6 +168,7 @@ impl Writer {
             Op::Refused { run, position, why } => self.refused(run, position, &why),
             Op::Shown { shown, reply } => self.shown(shown, reply),
             Op::Fork(fork) => self.fork(fork),
+            Op::Learnt(learnt) => self.learnt(learnt),
             Op::Stop => {}
         }
     }

@@ -33,6 +33,7 @@ mod once;
 mod operations;
 mod payloads;
 mod recovery;
+mod revocations;
 mod rotation;
 mod schema;
 mod schemathesis;

@@ -1,7 +1,7 @@
 //! What goes into the store in one transaction, and what comes out of it.
 
 use sift_spec::payload::Object;
-use sift_spec::types::{LeafIndex, RunId};
+use sift_spec::types::{LeafIndex, RunId, Seq};
 
 /// A record of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,20 @@ pub(crate) struct Batch {
     pub(crate) fork: Option<Fork>,
     /// The ledger after all records below a position.
     pub(crate) ledger: Option<(u64, Vec<u8>)>,
+    /// Records of the operator that the log has proven.
+    pub(crate) operator: Vec<OperatorEntry>,
+    /// Up to which index the log was searched for them.
+    pub(crate) operator_read: Option<u64>,
+}
+
+/// A record of the operator that the log has proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OperatorEntry {
+    /// Its place in the operator's chain.
+    pub(crate) seq: Seq,
+    pub(crate) index: LeafIndex,
+    /// The exact bytes of the entry.
+    pub(crate) entry: Vec<u8>,
 }
 
 /// A record that was just signed.
@@ -64,11 +78,13 @@ pub(crate) struct NewRecord {
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.objects.is_empty() && self.logged.is_empty() && !self.states_more()
+        let records = self.records.is_empty() && self.objects.is_empty() && self.logged.is_empty();
+        records && self.operator.is_empty() && !self.states_more()
     }
 
     /// Whether it has more than records.
     pub(super) fn states_more(&self) -> bool {
-        self.checkpoint.is_some() || self.shown.is_some() || self.fork.is_some() || self.ledger.is_some()
+        let heads = self.checkpoint.is_some() || self.shown.is_some() || self.fork.is_some();
+        heads || self.ledger.is_some() || self.operator_read.is_some()
     }
 }

@@ -6,7 +6,7 @@ use redb::{ReadableTable as _, WriteTransaction};
 use sift_spec::types::LeafIndex;
 
 use super::{
-    Batch, CLOSED, LIVE, META, NONE, QUEUE, RECEIPTS, RECORD, RECORDS, Row, Store, StoreError, key,
+    Batch, CLOSED, LIVE, META, NONE, OPERATOR, QUEUE, RECEIPTS, RECORD, RECORDS, Row, Store, StoreError, key,
     position_of,
 };
 use crate::failpoint;
@@ -22,6 +22,9 @@ impl Store {
             put_records(transaction, batch)?;
             if !batch.logged.is_empty() {
                 put_logged(transaction, &batch.logged.iter().copied().collect())?;
+            }
+            if !batch.operator.is_empty() {
+                put_operator(transaction, batch)?;
             }
             if batch.states_more() {
                 put_meta(transaction, batch)?;
@@ -86,6 +89,18 @@ fn put_logged(transaction: &WriteTransaction, logged: &BTreeMap<u64, LeafIndex>)
     Ok(())
 }
 
+/// Records of the operator. One that is there is never replaced: what was proven stays.
+fn put_operator(transaction: &WriteTransaction, batch: &Batch) -> Result<(), redb::Error> {
+    let mut operator = transaction.open_table(OPERATOR)?;
+    for record in &batch.operator {
+        if operator.get(record.seq.get())?.is_none() {
+            let row = [&record.index.get().to_be_bytes()[..], &record.entry].concat();
+            operator.insert(record.seq.get(), row.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
 /// What is kept by name.
 fn put_meta(transaction: &WriteTransaction, batch: &Batch) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
@@ -100,6 +115,9 @@ fn put_meta(transaction: &WriteTransaction, batch: &Batch) -> Result<(), redb::E
         // A fork of three strings always has JSON.
         let json = serde_json::to_vec(fork).unwrap_or_default();
         meta.insert(key::FORK, json.as_slice())?;
+    }
+    if let Some(read) = batch.operator_read {
+        meta.insert(key::OPERATOR_READ, &read.to_be_bytes()[..])?;
     }
     if let Some((position, ledger)) = &batch.ledger {
         meta.insert(key::LEDGER, ledger.as_slice())?;

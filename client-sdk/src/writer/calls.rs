@@ -217,7 +217,7 @@ impl Writer {
         let call = line.calls.get_mut(&intent).ok_or(ApprovalError::NotWaiting)?;
         let Waits::For(waiting) = &mut call.waits else { return Err(ApprovalError::NotWaiting.into()) };
         let statement: Text<ANSWER_BYTES_MAX> = note.parse().map_err(|_| ApprovalError::About("length"))?;
-        let progress = waiting.take(note, &self.shared.approvers, now)?;
+        let progress = waiting.take(note, &self.shared.approvers, &self.shared.revocations, now)?;
         let told = waiting.told.clone();
         if !matches!(progress, HoldProgress::Waits(_)) {
             call.waits = Waits::No;
@@ -257,7 +257,7 @@ impl Writer {
         }
     }
 
-    fn try_finish(&mut self, finish: Finish) -> Result<Finished, Stop> {
+    pub(super) fn try_finish(&mut self, finish: Finish) -> Result<Finished, Stop> {
         let Finish { run, intent, status, error, model, result, read, sent: _, close, reply: _ } = finish;
         let line = self.lines.get_mut(&run).ok_or(Stop::Closed)?;
         let live = line.calls.remove(&intent).ok_or(Stop::Closed)?;

@@ -76,8 +76,10 @@ impl Writer {
         }
         let mut keys =
             self.shared.kernels.iter().filter(|peer| peer.may(&record.agent)).map(|peer| &peer.key);
-        if !keys.any(|key| entry.verify(key).is_ok()) {
-            return Err("no listed key of that kernel signed it");
+        let key = keys.find(|key| entry.verify(key).is_ok());
+        let key = key.ok_or("no listed key of that kernel signed it")?;
+        if self.shared.revocations.at(key).is_some() {
+            return Err("the operator revoked the key that signed it");
         }
         let used = close.settled.checked_add(&close.below);
         let used = used.and_then(|used| used.checked_add(&Amounts::ZERO.with(Meter::Agents, 1)));

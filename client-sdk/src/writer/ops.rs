@@ -13,7 +13,7 @@ use sift_spec::record::{
 use sift_spec::types::{AgentName, RunId, Seq, Text, Word};
 use tokio::sync::oneshot;
 
-use super::Logged;
+use super::{Learnt, Logged};
 use crate::approval::Waiting;
 use crate::call::{Prepared, Report};
 use crate::delegation::Delegated;
@@ -69,6 +69,8 @@ pub(crate) enum Op {
         reply: oneshot::Sender<()>,
     },
     Fork(Fork),
+    /// Keeps records of the operator that the log has proven, and does what follows from them.
+    Learnt(Learnt),
     Stop,
 }
 

@@ -34,6 +34,8 @@ impl Writer {
         if self.lines.contains_key(&run) || self.batch.closed.contains(&run) || self.is_stored(run)? {
             return Err(LedgerError::RunExists(run).into());
         }
+        // Asked here, because this thread learns of a revocation, and no run slips through.
+        delegation.as_ref().map_or(Ok(()), |delegation| delegation.counts(&self.shared.revocations))?;
         let here = parent.filter(|_| delegation.is_none());
         let above = here.map(|parent| self.parent_of(&parent, run, &agent)).transpose()?;
         // What is in force now decides for the run to its end.

@@ -56,8 +56,17 @@ pub(crate) fn status(args: &InDir, json: bool) -> Result<(), Failure> {
 }
 
 fn print(status: &KernelStatus) {
-    let KernelStatus { bundle, halted, mode, oldest_unlogged_ms, runs, unlogged, unlogged_bytes, .. } =
-        status;
+    let KernelStatus {
+        bundle,
+        halted,
+        mode,
+        oldest_unlogged_ms,
+        operator,
+        runs,
+        unlogged,
+        unlogged_bytes,
+        ..
+    } = status;
     anstream::println!("state     {}", halted.as_deref().unwrap_or("running"));
     for agents in &status.agents_halted {
         anstream::println!("halted    {agents}: opens no run until the kernel is started again");
@@ -69,6 +78,19 @@ fn print(status: &KernelStatus) {
         "log       mode {mode}; {unlogged} records not in it ({unlogged_bytes} bytes){}",
         age.unwrap_or_default()
     );
+    let asked = operator
+        .asked
+        .map_or("not proven to be all of them".to_owned(), |at| format!("all of them at {}", at.utc()));
+    anstream::println!("operator  {} records known, {asked}", operator.records);
+    for key in &operator.revoked {
+        anstream::println!("revoked   {key}: what it signs does not count");
+    }
+    for key in &operator.ungranted {
+        anstream::println!("ungranted {key}: counts here, as kernel.toml lists it, and not for an auditor");
+    }
+    if let Some(trouble) = &operator.trouble {
+        anstream::println!("trouble   {trouble}");
+    }
     anstream::println!(
         "\n{:<36}  {:<24}  {:<24}  {:>7}  {:>9}  state",
         "run",
