@@ -6,16 +6,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sift_client::{Approver, Config, Kernel, ManualClock, OpenError, OpenRun, Run, ToolCall};
-use sift_spec::api::{BatchAnswer, BatchResult, ConsistencyAnswer, PolicyAnswer, Problem, ProblemKind};
+use sift_spec::api::{
+    BatchAnswer, BatchResult, ConsistencyAnswer, OperatorAnswer, PolicyAnswer, Problem, ProblemKind,
+};
 use sift_spec::bundle::Bundle;
 use sift_spec::checkpoint::Checkpoint;
-use sift_spec::entry::Entry;
+use sift_spec::entry::{Content, Entry};
+use sift_spec::hash::leaf_hash;
 use sift_spec::note::{KeyType, SignerKey};
 use sift_spec::payload::Commitment;
 use sift_spec::proof::{TreeHead, prove_consistency, prove_inclusion, prove_multi_inclusion};
 use sift_spec::receipt::Receipt;
-use sift_spec::record::{Body, OperatorBody, OperatorRecord, Policy, Record};
-use sift_spec::tile::parse_entries;
+use sift_spec::record::{
+    Body, Grant, KeyChange, KeyRole, OperatorBody, OperatorRecord, Policy, Record, Revoke,
+};
+use sift_spec::tile::{TILE_WIDTH, TilePath, parse_entries, push_entry};
 use sift_spec::tree::MemoryTree;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, Text, TreeSize, UnixMillis};
@@ -237,8 +242,29 @@ pub(crate) struct Behaviour {
     pub(crate) put_off: AtomicBool,
     /// What is wrong with its answers.
     pub(crate) lie: Mutex<Option<Lie>>,
-    /// How many requests it has seen.
+    /// How many requests with records it has seen.
     pub(crate) requests: std::sync::atomic::AtomicU64,
+    /// How many of the operator's records it shows; all of them without.
+    pub(crate) shows: Mutex<Option<usize>>,
+    /// What it serves instead of the entry at an index, whatever its tree has there.
+    pub(crate) disguise: Mutex<HashMap<usize, Vec<u8>>>,
+}
+
+/// The operator grants a key for all agents.
+pub(crate) fn grant(key: &SignerKey, role: KeyRole) -> OperatorBody {
+    let vkey = key.verifier().to_string().parse().unwrap();
+    OperatorBody::Key(KeyChange::Grant(Grant { agents: vec!["*".parse().unwrap()], role, vkey }))
+}
+
+/// The operator grants a key that answers as supervisor.
+pub(crate) fn grant_supervisor(key: &SignerKey) -> OperatorBody {
+    grant(key, KeyRole::Approver("supervisor".parse().unwrap()))
+}
+
+/// The operator revokes a key.
+pub(crate) fn revoke(key: &SignerKey) -> OperatorBody {
+    let vkey = key.verifier().to_string().parse().unwrap();
+    OperatorBody::Key(KeyChange::Revoke(Revoke { reason: Text::cut("test"), vkey }))
 }
 
 /// A log: one tree in memory, answers as the real one gives them, no admission rules.
@@ -247,6 +273,8 @@ pub(crate) struct FakeLog {
     pub(crate) url: String,
     pub(crate) behaviour: Arc<Behaviour>,
     entries: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Where the operator's records are.
+    operator: Arc<Mutex<Vec<usize>>>,
     /// Where bundles are published, by digest.
     published: Arc<Mutex<HashMap<String, usize>>>,
 }
@@ -255,8 +283,9 @@ impl FakeLog {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (behaviour, entries, published) = (Arc::default(), Arc::default(), Arc::default());
-        let log = Self { url, behaviour, entries, published };
+        let (behaviour, entries) = (Arc::default(), Arc::default());
+        let (operator, published) = (Arc::default(), Arc::default());
+        let log = Self { url, behaviour, entries, operator, published };
         let server = log.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -273,18 +302,38 @@ impl FakeLog {
 
     /// Publishes a bundle, as the operator or as somebody else.
     pub(crate) fn publish(&self, bundle: &Bundle, signer: &SignerKey) {
-        let mut entries = self.entries.lock().unwrap();
         let policy = Policy { bundle: bundle.digest(), name: Text::cut("test"), size: 1 };
-        let record = OperatorRecord {
-            body: OperatorBody::Policy(policy),
-            log: "log.example".parse().unwrap(),
-            prev: None,
-            seq: Seq::ZERO,
-            time: at(NOW),
-        };
-        let entry = Entry::sign_operator(&record, signer).unwrap();
-        self.published.lock().unwrap().insert(bundle.digest().hex(), entries.len());
-        entries.push(entry.into_bytes());
+        let index = self.operate(OperatorBody::Policy(policy), signer);
+        self.published.lock().unwrap().insert(bundle.digest().hex(), index);
+    }
+
+    /// Adds the operator's next record, by the operator or by somebody else. Returns its index.
+    pub(crate) fn operate(&self, body: OperatorBody, signer: &SignerKey) -> usize {
+        let record = self.next_record(body);
+        self.admit(Entry::sign_operator(&record, signer).unwrap().into_bytes())
+    }
+
+    /// What the operator's next record must say.
+    pub(crate) fn next_record(&self, body: OperatorBody) -> OperatorRecord {
+        let (entries, operator) = (self.entries.lock().unwrap(), self.operator.lock().unwrap());
+        let prev = operator.last().map(|index| leaf_hash(&entries[*index]));
+        let (log, seq) = ("log.example".parse().unwrap(), Seq::new(operator.len() as u64).unwrap());
+        OperatorRecord { body, log, prev, seq, time: at(NOW) }
+    }
+
+    /// Adds an entry as the operator's, whatever it is. Returns its index.
+    pub(crate) fn admit(&self, entry: Vec<u8>) -> usize {
+        let mut entries = self.entries.lock().unwrap();
+        self.operator.lock().unwrap().push(entries.len());
+        entries.push(entry);
+        entries.len() - 1
+    }
+
+    /// Adds entries that are nobody's.
+    pub(crate) fn pad(&self, count: usize) {
+        let mut entries = self.entries.lock().unwrap();
+        let from = entries.len();
+        entries.extend((from..from + count).map(|n| format!("entry {n}").into_bytes()));
     }
 
     /// Says that a bundle is published where another is.
@@ -334,8 +383,29 @@ impl FakeLog {
         }
     }
 
+    /// Where the operator's chain ends, as far as it is shown.
+    fn end_of_chain(&self, served: impl Fn(usize) -> Vec<u8>) -> OperatorAnswer {
+        let operator = self.operator.lock().unwrap();
+        let shown = self.behaviour.shows.lock().unwrap().unwrap_or(operator.len());
+        let last = operator[..shown].last().map(|index| (*index, served(*index)));
+        let record = last.as_ref().and_then(|(_, entry)| Entry::parse(entry.clone()).ok());
+        let time = match record.as_ref().map(Entry::content) {
+            Some(Content::Operator(record)) => record.time,
+            _ => UnixMillis::ZERO,
+        };
+        OperatorAnswer {
+            log: "log.example".parse().unwrap(),
+            next_seq: Seq::new(shown as u64).unwrap(),
+            index: last.as_ref().map(|(index, _)| LeafIndex::new(*index as u64).unwrap()),
+            prev: last.as_ref().map(|(_, entry)| leaf_hash(entry)),
+            time,
+        }
+    }
+
     fn answer(&self, target: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        self.behaviour.requests.fetch_add(1, Ordering::SeqCst);
+        if target == "/v1/records" {
+            self.behaviour.requests.fetch_add(1, Ordering::SeqCst);
+        }
         let is = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
         if is(&self.behaviour.down) {
             let problem = Problem::new(ProblemKind::NotWriting, "down for a test");
@@ -371,10 +441,36 @@ impl FakeLog {
             let answer = PolicyAnswer { bundle: Hash::from_hex(digest).unwrap(), index };
             return (200, serde_json::to_vec(&answer).unwrap());
         }
+        let served = |index: usize| {
+            let disguise = self.behaviour.disguise.lock().unwrap().get(&index).cloned();
+            disguise.or_else(|| entries.get(index).cloned()).unwrap_or_default()
+        };
+        if target == "/v1/operator" {
+            return (200, serde_json::to_vec(&self.end_of_chain(served)).unwrap());
+        }
+        if target == "/checkpoint" {
+            let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
+            let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
+            let other = *self.behaviour.lie.lock().unwrap() == Some(Lie::OtherLog);
+            let signer = if other { key("log.example", 77) } else { log_key() };
+            let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap();
+            return (200, checkpoint.sign(&signer).into_bytes());
+        }
+        if let Some(TilePath::Entries { index, width }) = TilePath::parse(&target[1..]) {
+            let first = (index * TILE_WIDTH) as usize;
+            let mut bundle = Vec::new();
+            (first..first + usize::from(width))
+                .for_each(|index| assert!(push_entry(&mut bundle, &served(index))));
+            return (200, bundle);
+        }
         if let Some(name) = target.strip_prefix("/v1/records/") {
             let number: u64 = name.trim_end_matches(".tlog-proof").parse().unwrap();
+            if number >= entries.len() as u64 {
+                let problem = Problem::new(ProblemKind::NotFound, "no such entry");
+                return (404, serde_json::to_vec(&problem).unwrap());
+            }
             if !name.ends_with(".tlog-proof") {
-                return (200, entries[number as usize].clone());
+                return (200, served(number as usize));
             }
             let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
             let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };

@@ -26,6 +26,7 @@ mod program;
 mod restart;
 mod resume;
 mod retention;
+mod revocations;
 mod serve;
 mod signer_program;
 mod simulate;
