@@ -12,7 +12,7 @@ use crate::shared::Shared;
 #[derive(Debug)]
 pub(crate) struct Delegated {
     note: Text<DELEGATION_BYTES_MAX>,
-    signed: SignedDelegation,
+    signed: Box<SignedDelegation>,
     /// The key that signed it.
     key: VerifierKey,
 }
@@ -46,7 +46,7 @@ impl Delegated {
             return Err(DelegationRefused::About { what, theirs, ours });
         }
         // A note that was read is not longer than the member that holds it.
-        Ok(Self { note: Text::cut(note), signed, key })
+        Ok(Self { note: Text::cut(note), signed: Box::new(signed), key })
     }
 
     /// Checks that the operator is not known to have revoked the key that signed it.
