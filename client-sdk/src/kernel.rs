@@ -160,7 +160,41 @@ impl Kernel {
             waiting: Mutex::default(),
             halts: watch::Sender::new(()),
         });
-        let mut writer = Writer::new(Arc::clone(&shared), Arc::clone(&store), signer, store.ledger()?);
+        let inner = Inner {
+            shared,
+            store,
+            registry,
+            build: Text::cut(&config.build),
+            tasks: Mutex::default(),
+            writer: Mutex::default(),
+            retention: Mutex::default(),
+        };
+        let kernel = Self { inner: Arc::new(inner) };
+        match kernel.start(&config, client, signer, chain, queue).await {
+            Ok(()) => Ok(kernel),
+            Err(error) => {
+                // Whoever is told that it did not start finds the store free.
+                kernel.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts all that works for it. Whoever calls this closes the kernel if it fails.
+    async fn start(
+        &self,
+        config: &Config,
+        client: LogClient,
+        signer: Arc<dyn Signer>,
+        chain: Chain,
+        queue: mpsc::Receiver<Op>,
+    ) -> Result<(), OpenError> {
+        let Inner { shared, store, registry, tasks, .. } = &*self.inner;
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |error| OpenError::System { what, error }
+        };
+        let mut writer = Writer::new(Arc::clone(shared), Arc::clone(store), signer, store.ledger()?);
         let (ready, recovered) = oneshot::channel();
         let thread = std::thread::Builder::new().name("sift-writer".to_owned()).spawn(move || {
             let recovery = writer.recover();
@@ -170,41 +204,32 @@ impl Kernel {
                 writer.work(&queue);
             }
         });
-        let thread =
-            thread.map_err(|error| OpenError::System { what: "starting the writer".to_owned(), error })?;
+        *lock(&self.inner.writer) = Some(thread.map_err(failed("starting the writer"))?);
         let gone = || OpenError::Recovery("the writer ended".to_owned());
         recovered.await.map_err(|_| gone())??;
         // No call waits for an approval any more.
         crate::held::clear(&shared.approvals);
         // 5. Commands, upload, the operator's records, beats, and a look at the bundle's folder.
-        let control = Control::bind(&config.dir)
-            .map_err(|error| OpenError::System { what: "listening for commands".to_owned(), error })?;
+        let control = Control::bind(&config.dir).map_err(failed("listening for commands"))?;
         let (trust, read) = (config.trust.clone(), store.operator_read()?);
-        let reader = Reader::new(Arc::clone(&shared), client.clone(), trust, chain, read);
-        let uploader = Uploader::new(Arc::clone(&shared), Arc::clone(&store), client, &config)?;
+        let reader = Reader::new(Arc::clone(shared), client.clone(), trust, chain, read);
+        let uploader = Uploader::new(Arc::clone(shared), Arc::clone(store), client, config)?;
         let folder = config.bundle_dir.clone().map(|dir| upkeep::Folder::new(dir, config.bundle.digest()));
-        let tasks = vec![
-            tokio::spawn(control.serve(Arc::clone(&shared), Arc::clone(&store))),
+        lock(tasks).extend([
+            tokio::spawn(control.serve(Arc::clone(shared), Arc::clone(store))),
             tokio::spawn(uploader.run()),
             tokio::spawn(reader.run()),
-            tokio::spawn(upkeep::beat(Arc::clone(&shared), config.beat)),
-            tokio::spawn(upkeep::load(Arc::clone(&shared), registry.clone(), folder)),
-        ];
-        let retention = if config.retention.is_for_ever() {
-            None
-        } else {
+            tokio::spawn(upkeep::beat(Arc::clone(shared), config.beat)),
+            tokio::spawn(upkeep::load(Arc::clone(shared), registry.clone(), folder)),
+        ]);
+        if !config.retention.is_for_ever() {
             let (end, kernel) = mpsc::channel();
-            let (shared, store, retention) = (Arc::clone(&shared), Arc::clone(&store), config.retention);
+            let (shared, store, retention) = (Arc::clone(shared), Arc::clone(store), config.retention);
             let thread = std::thread::Builder::new().name("sift-retention".to_owned());
             let thread = thread.spawn(move || upkeep::retain(&shared, &store, retention, &kernel));
-            let failed = |error| OpenError::System { what: "starting retention".to_owned(), error };
-            Some((end, thread.map_err(failed)?))
-        };
-        let retention = Mutex::new(retention);
-        let build = Text::cut(&config.build);
-        let writer = Mutex::new(Some(thread));
-        let tasks = Mutex::new(tasks);
-        Ok(Self { inner: Arc::new(Inner { shared, store, registry, build, tasks, writer, retention }) })
+            *lock(&self.inner.retention) = Some((end, thread.map_err(failed("starting retention"))?));
+        }
+        Ok(())
     }
 
     /// Opens a run.

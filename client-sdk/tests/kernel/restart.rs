@@ -112,6 +112,20 @@ async fn a_store_has_one_owner() {
 }
 
 #[tokio::test]
+async fn what_does_not_start_lets_go_of_its_store() {
+    let house = House::new("").await;
+    let in_the_way = house.config.dir.join(sift_client::control::SOCKET_FILE);
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    for _ in 0..20 {
+        // The last thing that can fail: the writer is at work by then.
+        let opened = house.try_open().await;
+        assert!(matches!(opened.as_ref().err(), Some(OpenError::System { .. })), "{:?}", opened.err());
+    }
+    std::fs::remove_dir(&in_the_way).unwrap();
+    house.open().await.close().await;
+}
+
+#[tokio::test]
 async fn no_policy_no_kernel() {
     let mut house = House::new("").await;
     house.config.bundle = sift_spec::bundle::Bundle::new([]).unwrap();
