@@ -18,12 +18,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::bundle::CompileError;
 use crate::json;
-use crate::seen::{self, MarkRule, Report, SeenRule};
+use crate::seen::{self, MarkRule, SeenRule};
 
 /// Largest result in bytes that is remembered; a larger one makes the policy see none: 64 KiB.
 pub const FACT_BYTES_MAX: usize = 64 << 10;
@@ -91,49 +91,73 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<FactRules, CompileError> {
     Ok(rules)
 }
 
+/// A remembered result, as the JSON text that every policy input prints which it is part of: without white space, members
+/// sorted by name. It is printed once, when it is remembered, and never read here again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Value", into = "Value")]
+pub struct Fact(String);
+
+impl Fact {
+    /// Its JSON text.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn of(report: &Map<String, Value>) -> Self {
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        json::print_object(report, &mut bytes);
+        // What is printed is UTF-8.
+        Self(String::from_utf8(bytes).unwrap_or_default())
+    }
+}
+
+impl From<Value> for Fact {
+    fn from(value: Value) -> Self {
+        Self(json::print(&value))
+    }
+}
+
+impl From<Fact> for Value {
+    fn from(fact: Fact) -> Self {
+        // What is printed can be read.
+        json::read(fact.0.as_bytes()).unwrap_or_default()
+    }
+}
+
+/// Bytes that most facts fit in.
+const USUAL_BYTES: usize = 1024;
+
 /// The facts of one run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Facts {
     /// By name: key and result, the most recent last.
-    remembered: BTreeMap<String, VecDeque<(String, Arc<Value>)>>,
+    remembered: BTreeMap<String, VecDeque<(String, Arc<Fact>)>>,
 }
 
-/// A tool's result as facts remember it: members sorted. `None` where no rule concerns the tool, or where it is too long
-/// or no JSON object. What seen values read of it already, which takes longer results, is not read again.
-pub(crate) fn read(
-    rules: &[FactRule],
-    tool: &str,
-    result: &[u8],
-    document: Option<&Report>,
-) -> Option<Arc<Value>> {
-    if result.len() > FACT_BYTES_MAX || !rules.iter().any(|rule| rule.tool == tool) {
-        return None;
-    }
-    let report = match document {
-        Some(document) => document.object()?.clone(),
-        None => json::read_object(result).ok()?,
-    };
-    Some(Arc::new(json::sorted(Value::Object(report))))
+/// Whether a result of this tool, of so many bytes, is remembered if it is a JSON object.
+pub(crate) fn remembers(rules: &[FactRule], tool: &str, bytes: usize) -> bool {
+    bytes <= FACT_BYTES_MAX && rules.iter().any(|rule| rule.tool == tool)
 }
 
 impl Facts {
-    /// Takes in the result of a tool call that ended well.
+    /// Takes in the result of a tool call that ended well: what of it is remembered, with its members.
     pub(crate) fn learn(
         &mut self,
         rules: &[FactRule],
         tool: &str,
         args: Option<&Map<String, Value>>,
-        report: Option<&Arc<Value>>,
+        report: Option<(&Arc<Fact>, &Map<String, Value>)>,
     ) {
         for rule in rules.iter().filter(|rule| rule.tool == tool) {
             let argument = args.and_then(|args| args.get(&rule.key));
-            let member = report.and_then(|report| report.get(&rule.key));
+            let member = report.and_then(|(_, members)| members.get(&rule.key));
             let Some(key) = argument.or(member).and_then(key_text) else { continue };
             let of_name = self.remembered.entry(rule.name.clone()).or_default();
             // What was known is out of date, even where the new report cannot be remembered.
             of_name.retain(|(known, _)| *known != key);
-            if let Some(report) = report {
-                of_name.push_back((key, Arc::clone(report)));
+            if let Some((fact, _)) = report {
+                of_name.push_back((key, Arc::clone(fact)));
             }
             if of_name.len() > FACTS_PER_NAME_MAX {
                 of_name.pop_front();
@@ -146,7 +170,7 @@ impl Facts {
         &self,
         rules: &[FactRule],
         args: Option<&Map<String, Value>>,
-    ) -> BTreeMap<String, Arc<Value>> {
+    ) -> BTreeMap<String, Arc<Fact>> {
         let mut seen = BTreeMap::new();
         for rule in rules {
             let Some(known) = self.remembered.get(&rule.name) else { continue };
@@ -155,8 +179,8 @@ impl Facts {
                 None if rule.latest => known.back(),
                 None => None,
             };
-            if let Some((_, report)) = fact {
-                seen.insert(rule.name.clone(), Arc::clone(report));
+            if let Some((_, fact)) = fact {
+                seen.insert(rule.name.clone(), Arc::clone(fact));
             }
         }
         seen

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use sift_spec::record::{Call, Delegate};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
+use crate::fact::Fact;
 use crate::{input_print, json};
 
 /// Longest input document in bytes; a longer one is denied: 256 KiB. One step of a policy may read the whole of it, so
@@ -26,7 +27,7 @@ pub struct PolicyInput {
     /// The proposed call.
     pub call: CallInput,
     /// What tools reported earlier in this run, by the names that the bundle's `facts.toml` gives.
-    pub facts: BTreeMap<String, Arc<Value>>,
+    pub facts: BTreeMap<String, Arc<Fact>>,
     /// The run so far.
     pub run: RunInput,
     /// The kernel's clock at the decision.
@@ -116,13 +117,13 @@ pub struct RunInput {
     /// The run.
     pub id: RunId,
     /// Labels of the run's `open` record.
-    pub labels: BTreeMap<Word, Text<256>>,
+    pub labels: Arc<BTreeMap<Word, Text<256>>>,
     /// The tool whose call was let through last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_tool: Option<Text<128>>,
     /// The marks that calls left on the run; absent where the bundle has no entry `[[mark]]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub marks: Option<BTreeSet<String>>,
+    pub marks: Option<Arc<BTreeSet<String>>>,
     /// By name, how the call's arguments relate to what the run has seen; absent where the bundle has no entry `[[seen]]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<BTreeMap<String, SeenInput>>,
@@ -131,7 +132,7 @@ pub struct RunInput {
     /// Time of the run's `open` record.
     pub started: UnixMillis,
     /// Counts by tool.
-    pub tools: BTreeMap<Text<128>, ToolCounts>,
+    pub tools: Arc<BTreeMap<Text<128>, ToolCounts>>,
 }
 
 /// How a call's arguments relate to a set of values that the run has seen: see [`crate::seen`].

@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use crate::input::{CallInput, PolicyInput, RunInput, SeenInput};
-use crate::json::{print_array, print_members, print_object, print_scalar, print_value};
+use crate::input::{CallCounts, CallInput, PolicyInput, RunInput, SeenInput, ToolCounts};
+use crate::json::{print_array, print_object, print_scalar, print_text, print_value};
 
 /// Bytes that most inputs fit in.
 const USUAL_BYTES: usize = 2048;
@@ -17,7 +17,11 @@ pub(crate) fn print(input: &PolicyInput) -> Vec<u8> {
     let mut object = Object::open(&mut bytes);
     object.plain("agent", agent);
     print_call(call, object.member("call"));
-    print_members(facts.iter().map(|(name, fact)| (name, &**fact)), object.member("facts"));
+    let mut remembered = Object::open(object.member("facts"));
+    facts
+        .iter()
+        .for_each(|(name, fact)| remembered.member(name).extend_from_slice(fact.as_json().as_bytes()));
+    remembered.close();
     print_run(run, object.member("run"));
     object.plain("time", time);
     object.close();
@@ -60,7 +64,14 @@ fn print_call(call: &CallInput, bytes: &mut Vec<u8>) {
 fn print_run(run: &RunInput, bytes: &mut Vec<u8>) {
     let RunInput { calls, depth, id, labels, last_tool, marks, seen, seq, started, tools } = run;
     let mut object = Object::open(bytes);
-    object.plain("calls", calls);
+    let CallCounts { agent, denied, held, model, tool } = calls;
+    let mut counts = Object::open(object.member("calls"));
+    for (kind, count) in
+        [("agent", agent), ("denied", denied), ("held", held), ("model", model), ("tool", tool)]
+    {
+        counts.plain(kind, count);
+    }
+    counts.close();
     object.plain("depth", depth);
     object.plain("id", id);
     object.plain("labels", labels);
@@ -83,7 +94,15 @@ fn print_run(run: &RunInput, bytes: &mut Vec<u8>) {
     }
     object.plain("seq", seq);
     object.plain("started", started);
-    object.plain("tools", tools);
+    let mut counts = Object::open(object.member("tools"));
+    for (name, ToolCounts { allowed, denied, ok }) in &**tools {
+        let mut count = Object::open(counts.member(name.as_str()));
+        count.plain("allowed", allowed);
+        count.plain("denied", denied);
+        count.plain("ok", ok);
+        count.close();
+    }
+    counts.close();
     object.close();
 }
 
@@ -104,7 +123,7 @@ impl<'a> Object<'a> {
         if !std::mem::take(&mut self.is_empty) {
             self.bytes.push(b',');
         }
-        print_scalar(name, self.bytes);
+        print_text(name, self.bytes);
         self.bytes.push(b':');
         self.bytes
     }
@@ -129,8 +148,6 @@ mod tests {
     use sift_spec::types::{RunId, Seq, Text, UnixMillis};
 
     use super::*;
-    use crate::input::{CallCounts, ToolCounts};
-
     fn any_text() -> impl Strategy<Value = String> {
         "[a-zA-Z_.0é\"\\\\\n\u{1}\u{7f}]{1,6}"
     }
@@ -204,18 +221,18 @@ mod tests {
                 calls: CallCounts { held: calls.into(), ..CallCounts::default() },
                 depth,
                 id: RunId::from_parts(UnixMillis::new(time.into()).unwrap(), &[3; 10]),
-                labels: BTreeMap::from([("env".parse().unwrap(), Text::cut("a\"b"))]),
+                labels: Arc::new(BTreeMap::from([("env".parse().unwrap(), Text::cut("a\"b"))])),
                 last_tool: last_tool.then(|| Text::cut("pay")),
-                marks: marks.then(|| names.iter().cloned().collect::<BTreeSet<_>>()),
+                marks: marks.then(|| Arc::new(names.iter().cloned().collect::<BTreeSet<_>>())),
                 seen: seen.then(|| {
                     let set = SeenInput { complete: last_tool, known: values.clone(), new: values.clone() };
                     names.iter().map(|name| (name.clone(), set.clone())).collect()
                 }),
                 seq: Seq::new(seq.into()).unwrap(),
                 started: UnixMillis::new(time.into()).unwrap(),
-                tools: names.iter().map(|name| (Text::cut(name), counts(seq))).collect(),
+                tools: Arc::new(names.iter().map(|name| (Text::cut(name), counts(seq))).collect()),
             };
-            let facts = facts.into_iter().map(|(name, fact)| (name, Arc::new(fact))).collect();
+            let facts = facts.into_iter().map(|(name, fact)| (name, Arc::new(fact.into()))).collect();
             let time = UnixMillis::new(time.into()).unwrap();
             let input = PolicyInput { agent: "airline/bot".parse().unwrap(), call, facts, run, time };
             let expected = crate::json::print_bytes(&serde_json::to_value(&input).unwrap());

@@ -81,6 +81,7 @@ pub(crate) fn print_value(value: &Value, bytes: &mut Vec<u8>) {
     match value {
         Value::Array(items) => print_array(items, bytes),
         Value::Object(members) => print_object(members, bytes),
+        Value::String(text) => print_text(text, bytes),
         scalar => print_scalar(scalar, bytes),
     }
 }
@@ -106,17 +107,30 @@ pub(crate) fn print_object(members: &Map<String, Value>, bytes: &mut Vec<u8>) {
 }
 
 /// Prints an object with these members, which are sorted by name.
-pub(crate) fn print_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, bytes: &mut Vec<u8>) {
+fn print_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, bytes: &mut Vec<u8>) {
     bytes.push(b'{');
     for (position, (name, member)) in members.enumerate() {
         if position > 0 {
             bytes.push(b',');
         }
-        print_scalar(name, bytes);
+        print_text(name, bytes);
         bytes.push(b':');
         print_value(member, bytes);
     }
     bytes.push(b'}');
+}
+
+/// A string prints as `serde_json` prints it. Most have nothing to escape.
+pub(crate) fn print_text(text: &str, bytes: &mut Vec<u8>) {
+    let is_escaped = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
+    // All are looked at: a processor does that faster than it finds the first.
+    if text.bytes().fold(false, |found, byte| found | is_escaped(byte)) {
+        return print_scalar(text, bytes);
+    }
+    bytes.reserve(text.len() + 2);
+    bytes.push(b'"');
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(b'"');
 }
 
 /// Scalars print as `serde_json` prints them; writing to a vector cannot fail.
@@ -125,9 +139,9 @@ pub(crate) fn print_scalar(scalar: &(impl serde::Serialize + ?Sized), bytes: &mu
 }
 
 fn read_to(bytes: &[u8], depth: usize) -> Result<Value, String> {
-    let decimals = RefCell::new(decimals(bytes)?.into_iter());
+    let decimals = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let strict = Strict { decimals: &decimals, depth };
+    let strict = Strict { bytes, decimals: &decimals, depth };
     let value = strict.deserialize(&mut reader).map_err(|error| error.to_string())?;
     reader.end().map_err(|error| error.to_string())?;
     Ok(value)
@@ -193,8 +207,10 @@ fn magnitude(text: &str) -> Option<(String, i64)> {
 
 #[derive(Clone, Copy)]
 struct Strict<'a> {
-    /// The decimals that are still to come.
-    decimals: &'a RefCell<IntoIter<f64>>,
+    /// The whole text.
+    bytes: &'a [u8],
+    /// Its decimals that are still to come; `None` before the first, since most texts have none.
+    decimals: &'a RefCell<Option<IntoIter<f64>>>,
     depth: usize,
 }
 
@@ -229,7 +245,12 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value, E> {
-        let number = self.decimals.borrow_mut().next().and_then(Number::from_f64);
+        let mut found = self.decimals.borrow_mut();
+        let found = match &mut *found {
+            Some(found) => found,
+            none => none.insert(decimals(self.bytes).map_err(E::custom)?.into_iter()),
+        };
+        let number = found.next().and_then(Number::from_f64);
         number.map(Value::Number).ok_or_else(|| E::custom("a number without an exact reading"))
     }
 
@@ -255,10 +276,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut object = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             let member = members.next_value_seed(below)?;
-            if object.contains_key(&name) {
+            if object.insert(name, member).is_some() {
                 return Err(de::Error::custom("a member of an object occurs twice"));
             }
-            object.insert(name, member);
         }
         Ok(Value::Object(object))
     }

@@ -34,6 +34,13 @@ pub(crate) trait Build<'a> {
 
     /// Whether a member of `run` is looked at; else it is left out, if it holds no decimals.
     fn wants(&self, name: &str) -> bool;
+    /// A member of `run` that is an object, if the rest of the input starts with the text that it last had; with the length of
+    /// that text.
+    fn find(&self, _name: &str, _rest: &str) -> Option<(usize, Self::Value)> {
+        None
+    }
+    /// A member of `run` that is an object, with its text.
+    fn keep(&mut self, _name: &str, _text: &str, _value: &Self::Value) {}
     /// The members of this part come next.
     fn part_begin(&mut self, part: Part);
     /// A member of which the rest of the input starts with the text that an earlier one had: the length of that text.
@@ -107,13 +114,19 @@ pub(crate) struct Document {
     pub(crate) members: Map<String, Value>,
     /// Facts in byte order of their names; `None` where they are no object.
     pub(crate) facts: Option<Vec<(String, Arc<Value>)>>,
+    /// Whether there is no number in it but integers of at most 18 digits.
+    pub(crate) small: bool,
 }
 
 /// Reads policy inputs as documents of `serde_json`.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
-    facts_kept: Kept<Arc<Value>>,
+    /// With whether there are decimals in them.
+    facts_kept: Kept<(Arc<Value>, bool)>,
     facts: Option<Vec<(String, Arc<Value>)>>,
+    /// Whether a decimal was read, since the input began and since the fact at hand did.
+    decimals: bool,
+    decimals_in_fact: bool,
     tools: Map<String, Value>,
     /// The members of `run` that are looked at; `None` for all.
     wanted: Option<BTreeSet<String>>,
@@ -131,8 +144,9 @@ impl Documents {
     /// As for [`json::read_input`].
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Document, String> {
         self.facts = None;
+        (self.decimals, self.decimals_in_fact) = (false, false);
         if let Some(Value::Object(members)) = read(bytes, self) {
-            return Ok(Document { members, facts: self.facts.take() });
+            return Ok(Document { members, facts: self.facts.take(), small: !self.decimals });
         }
         let mut members = json::read_input(bytes)?;
         let facts = match members.remove("facts") {
@@ -144,7 +158,7 @@ impl Documents {
             facts.sort_by(|a, b| a.0.cmp(&b.0));
             facts
         };
-        Ok(Document { members, facts: facts.map(sorted) })
+        Ok(Document { members, facts: facts.map(sorted), small: false })
     }
 }
 
@@ -165,6 +179,7 @@ impl<'a> Build<'a> for Documents {
         value.into()
     }
     fn decimal(&mut self, value: f64) -> Value {
+        (self.decimals, self.decimals_in_fact) = (true, true);
         value.into()
     }
     fn text(&mut self, text: Cow<'a, str>) -> Value {
@@ -184,12 +199,14 @@ impl<'a> Build<'a> for Documents {
     }
     fn part_begin(&mut self, part: Part) {
         match part {
-            Part::Facts => self.facts = Some(Vec::new()),
+            Part::Facts => (self.facts, self.decimals_in_fact) = (Some(Vec::new()), false),
             Part::Tools => self.tools = Map::new(),
         }
     }
     fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize> {
-        let (length, value) = (part == Part::Facts).then(|| self.facts_kept.find(name, rest))??;
+        let (length, (value, decimals)) =
+            (part == Part::Facts).then(|| self.facts_kept.find(name, rest))??;
+        self.decimals |= decimals;
         self.facts.get_or_insert_default().push((name.to_owned(), value));
         Some(length)
     }
@@ -199,7 +216,8 @@ impl<'a> Build<'a> for Documents {
             return;
         }
         let value = Arc::new(value);
-        self.facts_kept.keep(name, text, &value);
+        let decimals = std::mem::take(&mut self.decimals_in_fact);
+        self.facts_kept.keep(name, text, &(Arc::clone(&value), decimals));
         self.facts.get_or_insert_default().push((name.to_owned(), value));
     }
     fn part_end(&mut self, part: Part) -> Value {
@@ -332,10 +350,23 @@ impl<'a> Reader<'a> {
             }
             let value = match name {
                 "tools" => reader.part(Part::Tools, depth, build),
+                _ if reader.peek()? == b'{' => reader.kept(name, depth, build),
                 _ => reader.value(depth, build),
             };
             value.map(Some)
         })
+    }
+
+    /// An object that is a member of `run` and may be known.
+    fn kept<B: Build<'a>>(&mut self, name: &str, depth: usize, build: &mut B) -> Option<B::Value> {
+        let start = self.at;
+        if let Some((length, value)) = build.find(name, self.text.get(start..)?) {
+            self.at += length;
+            return Some(value);
+        }
+        let value = self.value(depth, build)?;
+        build.keep(name, self.text.get(start..self.at)?, &value);
+        Some(value)
     }
 
     /// An object whose members `each` reads, by name, or leaves out.
@@ -473,7 +504,12 @@ mod tests {
     fn is_plain_after(text: &[u8], documents: &mut Documents) -> bool {
         let is_plain = read(text, documents).is_some();
         let expected = json::read_input(text);
-        let whole = documents.read(text).map(|Document { mut members, facts }| {
+        let whole = documents.read(text).map(|Document { mut members, facts, small }| {
+            let is_small = |value: &Value| !holds_decimals(value);
+            assert!(
+                !small
+                    || members.values().chain(facts.iter().flatten().map(|(_, fact)| &**fact)).all(is_small)
+            );
             if let Some(facts) = facts {
                 let facts = facts.into_iter().map(|(name, fact)| (name, Value::clone(&fact))).collect();
                 members.insert("facts".to_owned(), Value::Object(facts));
@@ -486,6 +522,15 @@ mod tests {
             expected => assert_eq!(whole, expected, "{}", text.escape_ascii()),
         }
         is_plain
+    }
+
+    fn holds_decimals(value: &Value) -> bool {
+        match value {
+            Value::Number(number) => number.as_i64().is_none(),
+            Value::Array(items) => items.iter().any(holds_decimals),
+            Value::Object(members) => members.values().any(holds_decimals),
+            _ => false,
+        }
     }
 
     fn is_plain(text: &[u8]) -> bool {
@@ -578,7 +623,8 @@ mod tests {
         ] {
             let text = format!("{{\"agent\":\"x\",\"facts\":{facts},\"time\":1}}");
             assert!(is_plain_after(text.as_bytes(), &mut documents), "{text}");
-            let tools = format!("{{\"run\":{{\"a\":1,\"tools\":{facts},\"z\":[]}}}}");
+            let tools =
+                format!("{{\"run\":{{\"a\":1,\"seen\":{facts},\"tools\":{facts},\"x\":{facts},\"z\":[]}}}}");
             assert!(is_plain_after(tools.as_bytes(), &mut documents), "{tools}");
             // The same text where no facts are.
             let elsewhere = format!("{{\"call\":{facts},\"fact\":{{\"facts\":{facts}}}}}");

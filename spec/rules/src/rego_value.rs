@@ -44,6 +44,8 @@ struct Names {
     kept: Vec<Value>,
     facts: Kept<Value>,
     tools: Kept<Value>,
+    /// Members of `run` that are objects: labels, and what calls without arguments see.
+    run: Kept<Value>,
     /// The members of the part that is being read.
     told: Vec<(Value, Value)>,
 }
@@ -60,6 +62,7 @@ impl Default for Names {
             kept: vec![Value::Undefined; PLACES],
             facts: Kept::default(),
             tools: Kept::default(),
+            run: Kept::default(),
             told: Vec::new(),
         }
     }
@@ -119,6 +122,14 @@ impl<'a> Build<'a> for Names {
         true
     }
 
+    fn find(&self, name: &str, rest: &str) -> Option<(usize, Value)> {
+        self.run.find(name, rest)
+    }
+
+    fn keep(&mut self, name: &str, text: &str, value: &Value) {
+        self.run.keep(name, text, value);
+    }
+
     fn part_begin(&mut self, _: Part) {
         self.told.clear();
     }
@@ -154,6 +165,26 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_run_is_what_it_was() {
+        let mut inputs = Inputs::default();
+        for run in [
+            r#"{"calls":{"tool":1},"labels":{"a":"b"},"seen":{"x":{"new":[]}}}"#,
+            r#"{"calls":{"tool":1},"labels":{"a":"b"},"seen":{"x":{"new":[]}}}"#,
+            r#"{"calls":{"tool":12},"labels":{"a":"b","c":"d"},"seen":{"x":{"new":[1]}}}"#,
+            r#"{"calls":{"tool":1},"labels":{},"seen":{"x":{"new":[]},"y":1}}"#,
+            r#"{"calls":{},"labels":[],"seen":{"labels":{"a":"b"}}}"#,
+            r#"{"calls":{"tool":1},"labels":{"a":"b"}}"#,
+        ] {
+            let text = format!("{{\"run\":{run},\"time\":1}}");
+            let expected = convert(serde_json::from_str(&text).unwrap()).unwrap();
+            assert_eq!(inputs.read(text.as_bytes()).unwrap(), expected, "{run}");
+        }
+        for broken in [r#"{"labels":{"a":"b"}"#, r#"{"labels":{"a":"b"}x}"#, r#"{"labels":{"a":"b"}{}}"#] {
+            assert!(inputs.read(format!("{{\"run\":{broken},\"time\":1}}").as_bytes()).is_err(), "{broken}");
+        }
+    }
 
     #[test]
     fn names_that_share_a_place_stay_apart() {

@@ -93,6 +93,7 @@
 //! is missing from a set is `new`, so rules that demand what is known need not look at `complete`; rules that refuse what
 //! is known, or that rest on `new` being empty, also refuse where it is false.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -280,18 +281,26 @@ impl Seen {
         args: Option<&Map<String, Value>>,
         is_tool: bool,
     ) -> Option<BTreeMap<String, SeenInput>> {
+        if rules.is_empty() {
+            return None;
+        }
         let kinds: BTreeMap<&String, SeenKind> = rules.iter().map(|rule| (&rule.name, rule.kind)).collect();
         let none = Set::default();
-        let seen = kinds.into_iter().map(|(name, kind)| {
+        // By kind, because the arguments hold the same for every set of a kind.
+        let mut held: Vec<(SeenKind, Vec<Held>)> = Vec::new();
+        let mut seen = BTreeMap::new();
+        for (name, kind) in kinds {
             let set = self.sets.get(name).unwrap_or(&none);
             let mut listed =
                 Listed { complete: !set.incomplete && (args.is_some() || !is_tool), ..Listed::default() };
-            if let Some(args) = args {
-                object_leaves(args, &[], &mut |leaf| listed.add(kind, leaf, set));
+            if !held.iter().any(|(known, _)| *known == kind) {
+                held.push((kind, Held::by(kind, args)));
             }
-            (name.clone(), listed.into_input())
-        });
-        (!rules.is_empty()).then(|| seen.collect())
+            let of_kind = held.iter().filter(|(known, _)| *known == kind);
+            of_kind.flat_map(|(_, held)| held).for_each(|held| listed.add(kind, held, set));
+            seen.insert(name.clone(), listed.into_input());
+        }
+        Some(seen)
     }
 }
 
@@ -318,14 +327,33 @@ impl Set {
         });
     }
 
-    fn has(&self, kind: SeenKind, value: &Value) -> bool {
+    fn has(&self, kind: SeenKind, held: &Held) -> bool {
         match kind {
             SeenKind::Text => {
-                let part = plain(value).to_ascii_lowercase();
+                let part = plain(&held.value).to_ascii_lowercase();
                 self.texts.iter().any(|text| token::holds_words(text, &part))
             }
-            _ => self.values.contains(&json::print(value)),
+            _ => self.values.contains(&held.json),
         }
+    }
+}
+
+/// Something of one kind that a call's arguments hold.
+struct Held {
+    value: Value,
+    /// As JSON prints it.
+    json: String,
+}
+
+impl Held {
+    /// What of a kind these arguments hold, in their order.
+    fn by(kind: SeenKind, args: Option<&Map<String, Value>>) -> Vec<Self> {
+        let mut held = Vec::new();
+        let mut take = |value| held.push(Self { json: json::print(&value), value });
+        if let Some(args) = args {
+            object_leaves(args, &[], &mut |leaf| each(kind, leaf, &mut take));
+        }
+        held
     }
 }
 
@@ -338,28 +366,24 @@ struct Listed {
 }
 
 impl Listed {
-    fn add(&mut self, kind: SeenKind, leaf: Leaf<'_>, set: &Set) {
-        each(kind, leaf, |value| {
-            let text = json::print(&value);
-            if self.known.contains_key(&text) || self.new.contains_key(&text) {
-                return;
-            }
-            if self.known.len() + self.new.len() >= LISTED_MAX {
-                self.complete = false;
-                return;
-            }
-            let long = plain(&value).len() > VALUE_BYTES_MAX;
-            if long {
-                let cut = plain(&value);
-                let end = (0..=VALUE_BYTES_MAX).rev().find(|end| cut.is_char_boundary(*end)).unwrap_or(0);
-                let cut = Value::String(cut.get(..end).unwrap_or_default().to_owned());
-                self.new.insert(json::print(&cut), cut);
-            } else if set.has(kind, &value) {
-                self.known.insert(text, value);
-            } else {
-                self.new.insert(text, value);
-            }
-        });
+    fn add(&mut self, kind: SeenKind, held: &Held, set: &Set) {
+        let Held { value, json } = held;
+        if self.known.contains_key(json) || self.new.contains_key(json) {
+            return;
+        }
+        if self.known.len() + self.new.len() >= LISTED_MAX {
+            self.complete = false;
+            return;
+        }
+        let text = plain(value);
+        if text.len() > VALUE_BYTES_MAX {
+            let end = (0..=VALUE_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            let cut = Value::String(text.get(..end).unwrap_or_default().to_owned());
+            self.new.insert(json::print(&cut), cut);
+            return;
+        }
+        let list = if set.has(kind, held) { &mut self.known } else { &mut self.new };
+        list.insert(json.clone(), value.clone());
     }
 
     fn into_input(self) -> SeenInput {
@@ -388,18 +412,18 @@ fn each(kind: SeenKind, leaf: Leaf<'_>, mut found: impl FnMut(Value)) {
     }
 }
 
-fn plain(value: &Value) -> String {
+fn plain(value: &Value) -> Cow<'_, str> {
     match value {
-        Value::String(text) => text.clone(),
-        other => json::print(other),
+        Value::String(text) => text.into(),
+        other => json::print(other).into(),
     }
 }
 
-/// A tool's result, where a rule concerns it.
-pub(crate) fn read(rules: &[SeenRule], tool: &str, result: &[u8]) -> Option<Report> {
+/// Whether a rule collects values of this tool's results.
+pub(crate) fn reads_results_of(rules: &[SeenRule], tool: &str) -> bool {
     let concerns =
         |rule: &SeenRule| rule.from == SeenFrom::Result && rule.tools.iter().any(|name| name == tool);
-    rules.iter().any(concerns).then(|| Report::read(result))
+    rules.iter().any(concerns)
 }
 
 /// A result as a document.
@@ -416,7 +440,7 @@ impl Report {
         self.document.as_object()
     }
 
-    fn read(result: &[u8]) -> Self {
+    pub(crate) fn read(result: &[u8]) -> Self {
         let nothing = Self { complete: false, document: Value::Null, is_json: false };
         if result.len() > RESULT_BYTES_MAX {
             return nothing;

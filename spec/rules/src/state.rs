@@ -5,11 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
 use sift_spec::record::{Effect, Status};
 use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis, Word};
 
-use crate::fact::{self, FactRules, Facts};
+use crate::fact::{self, Fact, FactRules, Facts};
 use crate::input::{CallCounts, CallInput, PolicyInput, RunInput, ToolCounts};
 use crate::seen::{self, MarkOn, Report, Seen};
 
@@ -20,37 +19,39 @@ pub const DENIED_TOOLS_MAX: usize = 64;
 /// in what was read, so whoever keeps the states of many runs in one place reads elsewhere.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResultRead {
-    /// For facts.
-    pub(crate) report: Option<Arc<Value>>,
-    /// For seen values.
-    pub(crate) document: Option<Report>,
+    /// What is remembered of it.
+    fact: Option<Arc<Fact>>,
+    /// All of it, where a rule concerns the tool.
+    document: Option<Report>,
 }
 
 impl ResultRead {
     /// Reads the exact bytes of a result of `tool`; empty where there are none.
     #[must_use]
     pub fn of(rules: &FactRules, tool: &str, result: &[u8]) -> Self {
-        let document = seen::read(&rules.seen, tool, result);
-        let report = fact::read(&rules.facts, tool, result, document.as_ref());
-        Self { report, document }
+        let remembers = fact::remembers(&rules.facts, tool, result.len());
+        let reads = remembers || seen::reads_results_of(&rules.seen, tool);
+        let document = reads.then(|| Report::read(result));
+        let members = document.as_ref().and_then(Report::object).filter(|_| remembers);
+        Self { fact: members.map(|members| Arc::new(Fact::of(members))), document }
     }
 }
 
-/// What happened in a run.
+/// What happened in a run. What is behind an `Arc` is shared with the inputs that were made of it, until it changes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunState {
     agent: AgentName,
     calls: CallCounts,
     depth: u32,
     facts: Facts,
-    labels: BTreeMap<Word, Text<256>>,
+    labels: Arc<BTreeMap<Word, Text<256>>>,
     last_tool: Option<Text<128>>,
-    marks: BTreeSet<String>,
+    marks: Arc<BTreeSet<String>>,
     rules: Arc<FactRules>,
     run: RunId,
     seen: Seen,
     started: UnixMillis,
-    tools: BTreeMap<Text<128>, ToolCounts>,
+    tools: Arc<BTreeMap<Text<128>, ToolCounts>>,
 }
 
 impl RunState {
@@ -70,14 +71,14 @@ impl RunState {
             calls: CallCounts::default(),
             depth,
             facts: Facts::default(),
-            labels,
+            labels: Arc::new(labels),
             last_tool: None,
-            marks: BTreeSet::new(),
+            marks: Arc::default(),
             rules: Arc::new(rules.clone()),
             run,
             seen: Seen::default(),
             started,
-            tools: BTreeMap::new(),
+            tools: Arc::default(),
         }
     }
 
@@ -94,13 +95,13 @@ impl RunState {
                 calls: self.calls,
                 depth: self.depth,
                 id: self.run,
-                labels: self.labels.clone(),
+                labels: Arc::clone(&self.labels),
                 last_tool: self.last_tool.clone(),
-                marks: (!rules.marks.is_empty()).then(|| self.marks.clone()),
+                marks: (!rules.marks.is_empty()).then(|| Arc::clone(&self.marks)),
                 seen: self.seen.seen_by(&rules.seen, args, tool.is_some()),
                 seq,
                 started: self.started,
-                tools: self.tools.clone(),
+                tools: Arc::clone(&self.tools),
             },
             time,
             call,
@@ -123,12 +124,13 @@ impl RunState {
         let CallInput::Tool { name, .. } = call else { return };
         if passed {
             self.last_tool = Some(name.clone());
-            add_one(&mut self.tools.entry(name.clone()).or_default().allowed);
+            add_one(&mut Arc::make_mut(&mut self.tools).entry(name.clone()).or_default().allowed);
             self.mark(name.as_str(), MarkOn::Started);
-        } else if let Some(counts) = self.tools.get_mut(name) {
+        } else if let Some(counts) = Arc::make_mut(&mut self.tools).get_mut(name) {
             add_one(&mut counts.denied);
         } else if self.tools.values().filter(|counts| counts.allowed == 0).count() < DENIED_TOOLS_MAX {
-            self.tools.insert(name.clone(), ToolCounts { denied: 1, ..ToolCounts::default() });
+            Arc::make_mut(&mut self.tools)
+                .insert(name.clone(), ToolCounts { denied: 1, ..ToolCounts::default() });
         }
     }
 
@@ -146,18 +148,24 @@ impl RunState {
         if status != Status::Ok {
             return;
         }
-        if let Some(counts) = self.tools.get_mut(name) {
+        if let Some(counts) = Arc::make_mut(&mut self.tools).get_mut(name) {
             add_one(&mut counts.ok);
         }
         self.mark(name.as_str(), MarkOn::Ok);
-        self.facts.learn(&self.rules.facts, name.as_str(), args.as_ref(), result.report.as_ref());
-        self.seen.learn(&self.rules.seen, name.as_str(), args.as_ref(), result.document.as_ref());
+        let (args, document) = (args.as_ref(), result.document.as_ref());
+        let report = result.fact.as_ref().zip(document.and_then(Report::object));
+        self.facts.learn(&self.rules.facts, name.as_str(), args, report);
+        self.seen.learn(&self.rules.seen, name.as_str(), args, document);
     }
 
     fn mark(&mut self, tool: &str, on: MarkOn) {
         let left = self.rules.marks.iter().filter(|rule| rule.on == on);
         let left = left.filter(|rule| rule.tools.iter().any(|name| name == tool));
-        self.marks.extend(left.map(|rule| rule.name.clone()));
+        for rule in left {
+            if !self.marks.contains(&rule.name) {
+                Arc::make_mut(&mut self.marks).insert(rule.name.clone());
+            }
+        }
     }
 }
 

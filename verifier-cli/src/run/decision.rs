@@ -4,6 +4,7 @@
 //! policy input of each call is derived from that, and only then is the policy asked. Where payloads are withheld,
 //! the parts that rest on them are taken from the stated input, and the report says so.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sift_rules::{CallInput, Decider, PolicyBundle, PolicyInput, RunState, Verdict};
@@ -117,11 +118,11 @@ impl<'a> Replay<'a> {
         let derived = seen.args_known && !self.facts_unknown;
         // The input to decide about: derived where it can be, else stated, with every part that can be compared.
         let bytes = match (derived, stated) {
-            (true, None) => Some(input.to_bytes()),
+            (true, None) => Some(Cow::Owned(input.to_bytes())),
             (false, None) => None,
             (true, Some(stated)) => {
                 self.inputs += 1;
-                Some(stated.to_vec())
+                Some(Cow::Borrowed(stated))
             }
             (false, Some(stated)) => {
                 self.partial += 1;
@@ -134,7 +135,7 @@ impl<'a> Replay<'a> {
                         input.call = stated.call;
                     }
                 }
-                Some(stated.to_vec())
+                Some(Cow::Borrowed(stated))
             }
         };
         if let Some(stated) = stated

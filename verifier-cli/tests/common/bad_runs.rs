@@ -1,5 +1,7 @@
 //! Ways to falsify an honest run, each as small as it can be, with the one finding that it must give.
 
+use std::sync::Arc;
+
 use sift_rules::{CallInput, PolicyBundle, PolicyInput};
 use sift_spec::evidence::Pack;
 use sift_spec::meter::{Amounts, Meter, Usage};
@@ -521,10 +523,10 @@ pub const MUTATIONS: &[(&str, Code, Change)] = &[
             outcome(s, 7).error = Some(Text::cut("nobody knows"));
             outcome(s, 7).settled = Amounts::ZERO;
             // Not ok, so later inputs count one less.
-            reinput(s, 8, |i| i.run.tools.get_mut(&Text::cut("refund")).unwrap().ok = 0);
-            reinput(s, 9, |i| i.run.tools.get_mut(&Text::cut("refund")).unwrap().ok = 0);
-            reinput(s, 13, |i| i.run.tools.get_mut(&Text::cut("refund")).unwrap().ok = 0);
-            reinput(s, 15, |i| i.run.tools.get_mut(&Text::cut("refund")).unwrap().ok = 0);
+            reinput(s, 8, |i| Arc::make_mut(&mut i.run.tools).get_mut(&Text::cut("refund")).unwrap().ok = 0);
+            reinput(s, 9, |i| Arc::make_mut(&mut i.run.tools).get_mut(&Text::cut("refund")).unwrap().ok = 0);
+            reinput(s, 13, |i| Arc::make_mut(&mut i.run.tools).get_mut(&Text::cut("refund")).unwrap().ok = 0);
+            reinput(s, 15, |i| Arc::make_mut(&mut i.run.tools).get_mut(&Text::cut("refund")).unwrap().ok = 0);
         }),
     ),
     (
@@ -642,7 +644,9 @@ fn cancel(s: &mut Scenario, at: usize) {
     s.objects.remove(&result.digest);
     s.drafts[at].body = cancelled(intent);
     for at in [8, 9, 13, 15] {
-        reinput(s, at, |input| input.run.tools.get_mut(&Text::cut("refund")).unwrap().ok = 0);
+        reinput(s, at, |input| {
+            Arc::make_mut(&mut input.run.tools).get_mut(&Text::cut("refund")).unwrap().ok = 0
+        });
     }
 }
 
