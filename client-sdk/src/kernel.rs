@@ -211,8 +211,7 @@ impl Kernel {
         crate::held::clear(&shared.approvals);
         // 5. Commands, upload, the operator's records, beats, and a look at the bundle's folder.
         let control = Control::bind(&config.dir).map_err(failed("listening for commands"))?;
-        let (trust, read) = (config.trust.clone(), store.operator_read()?);
-        let reader = Reader::new(Arc::clone(shared), client.clone(), trust, chain, read);
+        let reader = Reader::new(Arc::clone(shared), client.clone(), config.trust.clone(), chain);
         let uploader = Uploader::new(Arc::clone(shared), Arc::clone(store), client, config)?;
         let folder = config.bundle_dir.clone().map(|dir| upkeep::Folder::new(dir, config.bundle.digest()));
         lock(tasks).extend([

@@ -5,19 +5,17 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use sift_connect::Connect;
 use sift_spec::api::{
-    BatchAnswer, ConsistencyAnswer, MEDIA_BYTES, OperatorAnswer, PolicyAnswer, Problem, ProblemKind,
+    BatchAnswer, ConsistencyAnswer, MEDIA_BYTES, OperatorAnswer, OperatorRecordsAnswer, PolicyAnswer,
+    Problem, ProblemKind,
 };
 use sift_spec::evidence::PACK_BYTES_MAX;
 use sift_spec::note::NOTE_BYTES_MAX;
 use sift_spec::record::ENTRY_BYTES_MAX;
-use sift_spec::tile::{TILE_WIDTH, TilePath, push_entry};
-use sift_spec::types::{Hash, LeafIndex, RunId, TreeSize};
+use sift_spec::tile::push_entry;
+use sift_spec::types::{Hash, LeafIndex, RunId, Seq, TreeSize};
 
 /// Longest JSON answer in bytes: a batch of 1,024 refusals with their words, and to spare.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-
-/// Longest entry bundle in bytes: each entry travels with two bytes of length.
-const BUNDLE_BYTES_MAX: usize = TILE_WIDTH as usize * (ENTRY_BYTES_MAX + 2);
 
 /// How long a connection may take to be made.
 const CONNECT_SECONDS_MAX: u64 = 5;
@@ -195,25 +193,14 @@ impl LogClient {
         self.json(url, request).await
     }
 
-    /// `GET /checkpoint`: the note of the newest published checkpoint.
+    /// `GET /v1/operator/records`: where the operator's records stand, from `from` on, at most `count`.
     ///
     /// # Errors
-    /// When there is no answer, or it is no text.
-    pub async fn checkpoint(&self) -> Result<String, LogError> {
-        let url = format!("{}/checkpoint", self.url);
+    /// When there is no answer, or the request was refused.
+    pub async fn operator_records(&self, from: Seq, count: usize) -> Result<OperatorRecordsAnswer, LogError> {
+        let url = format!("{}/v1/operator/records?from={from}&limit={count}", self.url);
         let request = self.http.get(&url);
-        let note = self.fetch(&url, request, NOTE_BYTES_MAX).await?;
-        String::from_utf8(note).map_err(|error| LogError::Network { url, why: error.to_string() })
-    }
-
-    /// `GET /tile/entries/<N>[.p/<W>]`: an entry bundle.
-    ///
-    /// # Errors
-    /// When there is no answer, or no such bundle.
-    pub async fn entries(&self, path: &TilePath) -> Result<Vec<u8>, LogError> {
-        let url = format!("{}/{path}", self.url);
-        let request = self.http.get(&url);
-        self.fetch(&url, request, BUNDLE_BYTES_MAX).await
+        self.json(url, request).await
     }
 
     async fn json<T: DeserializeOwned>(

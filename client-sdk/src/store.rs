@@ -72,7 +72,6 @@ mod key {
     pub(super) const SHOWN: &str = "shown";
     pub(super) const FORK: &str = "fork";
     pub(super) const QUEUED: &str = "queued";
-    pub(super) const OPERATOR_READ: &str = "operator-read";
     pub(super) const LEDGER: &str = "ledger";
     pub(super) const LEDGER_POSITION: &str = "ledger-position";
 }
@@ -266,11 +265,6 @@ impl Store {
         };
         let damaged = || self.error("a record of the operator without its index");
         rows.into_iter().map(|row| read(row).ok_or_else(damaged)).collect()
-    }
-
-    /// Up to which index the log was searched for the operator's records.
-    pub(crate) fn operator_read(&self) -> Result<u64, StoreError> {
-        Ok(self.meta(key::OPERATOR_READ)?.and_then(|bytes| position_of(&bytes)).unwrap_or_default())
     }
 
     /// Keeps the encoding of a bundle.

@@ -67,6 +67,7 @@ routes! {
         runs::runs,
         runs::run,
         runs::operator,
+        runs::operator_records,
         runs::policy,
         feed::checkpoints,
         equivocations::equivocations,

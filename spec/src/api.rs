@@ -25,6 +25,8 @@ pub const BATCH_RECORDS_MAX: usize = 1024;
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Most runs in one page of `GET /v1/runs`.
 pub const RUNS_PAGE_MAX: u64 = 1000;
+/// Most records in one page of `GET /v1/operator/records`.
+pub const OPERATOR_PAGE_MAX: u64 = 1000;
 /// Most checkpoints in one page of `GET /v1/checkpoints`.
 pub const CHECKPOINTS_PAGE_MAX: u64 = 1000;
 /// Most equivocations in one page of `GET /v1/equivocations`: each holds two entries of up to 64 KiB.
@@ -277,6 +279,16 @@ pub struct OperatorAnswer {
     pub prev: Option<Hash>,
     /// Time of the last record.
     pub time: UnixMillis,
+}
+
+/// Answer of `GET /v1/operator/records`: where the operator's records stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OperatorRecordsAnswer {
+    /// Seq of the first.
+    pub from: Seq,
+    /// Index of each, by seq; none beyond the published tree.
+    pub indices: Vec<LeafIndex>,
 }
 
 /// Answer of `GET /v1/policies/{digest}`: where the operator has published a policy bundle.

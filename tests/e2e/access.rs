@@ -49,6 +49,7 @@ async fn reading_needs_a_token_and_writing_a_signature() {
         format!("/v1/runs/{run}"),
         format!("/v1/runs/{run}/evidence"),
         "/v1/operator".to_owned(),
+        "/v1/operator/records".to_owned(),
         format!("/v1/policies/{}", "0".repeat(64)),
         "/no/such/path".to_owned(),
         "/healthz/../checkpoint".to_owned(),

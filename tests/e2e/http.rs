@@ -2,6 +2,7 @@
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use sift_spec::api::{Problem, ProblemKind};
+use sift_spec::entry::{Content, Entry};
 use sift_tests::{Raw, TestLog};
 use tokio::io::AsyncReadExt as _;
 
@@ -43,6 +44,9 @@ async fn every_error_is_a_problem() {
         ("GET", "/v1/runs/%ff", &[], b"", ProblemKind::MalformedRequest),
         ("GET", "/v1/runs/none/evidence", &[], b"", ProblemKind::MalformedRequest),
         ("GET", &format!("/v1/runs/{run}/evidence"), &[], b"", ProblemKind::NotFound),
+        ("GET", "/v1/operator/records?from=-1", &[], b"", ProblemKind::MalformedRequest),
+        ("GET", "/v1/operator/records?limit=0", &[], b"", ProblemKind::MalformedRequest),
+        ("GET", "/v1/operator/records?after=1", &[], b"", ProblemKind::MalformedRequest),
         ("GET", "/v1/policies/none", &[], b"", ProblemKind::MalformedRequest),
         ("GET", &format!("/v1/policies/{}", "0".repeat(64)), &[], b"", ProblemKind::NotFound),
         ("GET", "/v1/runs?limit=0", &[], b"", ProblemKind::MalformedRequest),
@@ -115,6 +119,31 @@ async fn it_says_where_a_bundle_was_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_the_operators_records_are() {
+    use sift_spec::api::{OperatorAnswer, OperatorRecordsAnswer};
+    let log = filled().await;
+    let end = log.http.get("/v1/operator").await.unwrap().json::<OperatorAnswer>();
+    let page = async |query: &str| {
+        let answer = get(&log, &format!("/v1/operator/records{query}"), &[]).await;
+        assert_eq!((answer.status, answer.header("cache-control")), (200, "no-cache"), "{query}");
+        answer.json::<OperatorRecordsAnswer>()
+    };
+    let all = page("").await;
+    assert_eq!((all.from.get(), all.indices.len() as u64), (0, end.next_seq.get()));
+    assert!(all.indices.len() >= 2 && all.indices.is_sorted() && all.indices.last().copied() == end.index);
+    for (seq, index) in all.indices.iter().enumerate() {
+        let path = format!("/v1/records/{index}");
+        let entry = Entry::parse(get(&log, &path, &[]).await.body).unwrap();
+        let Content::Operator(record) = entry.content() else { panic!("{index} is not the operator's") };
+        assert_eq!(record.seq.get(), seq as u64);
+        let one = page(&format!("?from={seq}&limit=1")).await;
+        assert_eq!((one.from.get(), one.indices), (seq as u64, vec![*index]));
+    }
+    assert!(page(&format!("?from={}", end.next_seq)).await.indices.is_empty());
+    assert!(page("?from=9007199254740991").await.indices.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_never_changes_says_so() {
     let log = filled().await;
     let run = log.http.get("/v1/runs").await.unwrap().json::<sift_spec::api::RunsAnswer>().runs[0].run;
@@ -135,6 +164,7 @@ async fn what_never_changes_says_so() {
         ("/openapi.json", "no-cache", true),
         ("/v1/runs", "no-cache", false),
         ("/v1/operator", "no-cache", false),
+        ("/v1/operator/records", "no-cache", false),
         ("/v1/checkpoints", "no-cache", false),
         ("/v1/equivocations", "no-cache", false),
         (run_path.as_str(), "no-cache", false),

@@ -44,6 +44,7 @@ const PATHS: &[&str] = &[
     "/v1/runs",
     "/v1/runs/",
     "/v1/operator",
+    "/v1/operator/records",
     "/v1/policies/",
     "/v1/equivocations",
     "/v1/checkpoints",

@@ -1,9 +1,7 @@
 //! The reader: asks the log for the operator's records, and believes what is proven.
 //!
-//! The log says where the operator's chain ends (`GET /v1/operator`). One record more than is known is fetched by its
-//! index. Several are looked for in the entry bundles from where the last look ended: nothing names the index of a record
-//! in the middle, and the chain itself shows whether one is missing. So a new kernel reads the log's entries once up to the
-//! operator's last record, in parts, and later only what came between two looks.
+//! The log says where the operator's chain ends (`GET /v1/operator`), and where the records stand that are not known yet
+//! (`GET /v1/operator/records`). Whether one is missing, the chain itself shows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +9,8 @@ use std::time::Duration;
 
 use sift_spec::hash::leaf_hash;
 use sift_spec::receipt::Receipt;
-use sift_spec::record::OPERATOR_HEADER;
-use sift_spec::tile::{TILE_WIDTH, TilePath, parse_entries};
 use sift_spec::trust::TrustPolicy;
-use sift_spec::types::{KeyName, LeafIndex, TreeSize};
+use sift_spec::types::{KeyName, LeafIndex};
 use tokio::sync::oneshot;
 
 use super::{Chain, Revoked};
@@ -34,9 +30,6 @@ const DOUBLINGS_MAX: u32 = 4;
 /// Longest pause, whatever the log asks for.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Most entry bundles that one look reads: 16,384 entries.
-const BUNDLES_PER_LOOK: u64 = 64;
-
 /// Most records of the operator that one look takes: each takes a receipt of its own.
 const RECORDS_PER_LOOK: usize = 256;
 
@@ -46,8 +39,6 @@ pub(crate) struct Reader {
     client: LogClient,
     trust: TrustPolicy,
     chain: Chain,
-    /// Entries below this index were looked through. Only a hint where to go on: the chain shows what is missing.
-    read: u64,
 }
 
 /// Why a look did not end well. What is known stays in force.
@@ -70,12 +61,6 @@ enum Trouble {
     Stopped(#[from] Stop),
 }
 
-/// What a search found, and up to where it has looked.
-struct Found {
-    entries: Vec<(LeafIndex, Vec<u8>)>,
-    read: u64,
-}
-
 /// The chain with what was proven of that, and why it is not all.
 struct Proven {
     chain: Chain,
@@ -90,9 +75,8 @@ impl Reader {
         client: LogClient,
         trust: TrustPolicy,
         chain: Chain,
-        read: u64,
     ) -> Self {
-        Self { shared, client, trust, chain, read }
+        Self { shared, client, trust, chain }
     }
 
     /// Asks until the kernel stops.
@@ -164,11 +148,7 @@ impl Reader {
 
     /// Asks once; `false` when there is more to read.
     async fn look(&mut self) -> Result<bool, Trouble> {
-        // 1. A tree that the trust file believes. It comes first, so that the end of the chain is no older than it.
-        let note = self.client.checkpoint().await?;
-        let checkpoint = self.trust.verify(note.as_bytes()).map_err(|error| wrong(&error))?;
-        let size = checkpoint.checkpoint().head.size;
-        // 2. Where the log says that the operator's chain ends: never before what it has proven.
+        // 1. Where the log says that the operator's chain ends: never before what it has proven.
         let end = self.client.operator().await?;
         if end.log != *self.chain.log() {
             return Err(Trouble::Wrong(format!("it says that it is the log {}", end.log)));
@@ -181,91 +161,38 @@ impl Reader {
             return Err(Trouble::Wrong(why));
         }
         if end.next_seq == known {
-            if end.prev != self.chain.leaf() {
-                return Err(Trouble::Wrong("its last one is not the one that it has proven".to_owned()));
-            }
-            self.read = self.read.max(size.get());
-            return Ok(true);
+            let is_same = end.prev == self.chain.leaf();
+            let why = || Trouble::Wrong("its last one is not the one that it has proven".to_owned());
+            return is_same.then_some(true).ok_or_else(why);
         }
-        let last =
-            end.index.ok_or_else(|| Trouble::Wrong("it does not say where the last one is".to_owned()))?;
-        // 3. The records that are not known.
-        let found = if known.next() == Some(end.next_seq) {
-            if !last.is_in(size) {
-                return Err(Trouble::Unpublished);
-            }
-            Found { entries: vec![(last, self.client.record(last).await?)], read: last.get() + 1 }
-        } else {
-            self.find(last.get().saturating_add(1).min(size.get()), size).await?
-        };
-        // 4. Each of them, proven. What was proven before one that is not counts.
-        let read = found.read;
-        let Proven { chain, entries, revoked, unproven } = self.prove(found).await;
-        let is_whole = chain.next_seq() == end.next_seq;
-        let is_end = read > last.get();
-        // A record that is missing among what was looked through is looked for again.
-        let missed = unproven.is_some() || (is_end && !is_whole);
-        self.read = if missed { chain.next_index() } else { read };
+        // 2. Where the records stand that are not known. One that was just written may be in no published tree yet.
+        let places = self.client.operator_records(known, RECORDS_PER_LOOK).await?;
+        if places.from != known || places.indices.len() > RECORDS_PER_LOOK {
+            return Err(Trouble::Wrong("it names other records than it was asked for".to_owned()));
+        }
+        if places.indices.is_empty() {
+            return Err(Trouble::Unpublished);
+        }
+        // 3. Each of them, proven. What was proven before one that is not counts.
+        let Proven { chain, entries, revoked, unproven } = self.prove(places.indices).await;
         self.keep(chain, entries, revoked).await?;
         if let Some(trouble) = unproven {
             return Err(trouble);
         }
-        match (is_whole, is_end) {
-            (true, _) if end.prev != self.chain.leaf() => {
-                Err(Trouble::Wrong("its last one is not the one that it names".to_owned()))
-            }
-            (true, _) => Ok(true),
-            (false, true) => {
-                let (shown, named) = (self.chain.next_seq(), end.next_seq);
-                let why =
-                    format!("it says that there are {named}, and its entries up to the last have {shown}");
-                Err(Trouble::Wrong(why))
-            }
-            (false, false) if read >= size.get() => Err(Trouble::Unpublished),
-            (false, false) => Ok(false),
+        // More may have come meanwhile; the next look tells.
+        let is_whole = self.chain.next_seq() == end.next_seq;
+        if is_whole && end.prev != self.chain.leaf() {
+            return Err(Trouble::Wrong("its last one is not the one that it names".to_owned()));
         }
+        Ok(is_whole)
     }
 
-    /// Looks through the entries from where the last look ended up to an index, in a published tree of `size`. Nothing of
-    /// it is believed yet.
-    async fn find(&self, until: u64, size: TreeSize) -> Result<Found, Trouble> {
-        let mut found = Found { entries: Vec::new(), read: self.read.max(self.chain.next_index()) };
-        for _ in 0..BUNDLES_PER_LOOK {
-            if found.read >= until {
-                break;
-            }
-            let bundle = found.read / TILE_WIDTH;
-            let first = bundle * TILE_WIDTH;
-            let width = size.get().saturating_sub(first).min(TILE_WIDTH);
-            let path = TilePath::Entries { index: bundle, width: u16::try_from(width).unwrap_or_default() };
-            let bytes = self.client.entries(&path).await?;
-            let entries = parse_entries(&bytes, TILE_WIDTH as usize).map_err(|error| wrong(&error))?;
-            if entries.len() as u64 != width {
-                let why = format!("{path} has {} entries and not {width}", entries.len());
-                return Err(Trouble::Wrong(why));
-            }
-            for (index, entry) in (first..until).zip(entries).filter(|(index, _)| *index >= found.read) {
-                let rest = entry.strip_prefix(OPERATOR_HEADER.as_bytes());
-                if rest.is_some_and(|rest| rest.first() == Some(&b'\n')) {
-                    let index = LeafIndex::new(index).map_err(|error| wrong(&error))?;
-                    found.entries.push((index, entry.to_vec()));
-                    if found.entries.len() == RECORDS_PER_LOOK {
-                        found.read = index.get() + 1;
-                        return Ok(found);
-                    }
-                }
-            }
-            found.read = (first + width).min(until);
-        }
-        Ok(found)
-    }
-
-    /// Continues the chain with what was found, up to the first entry that is not proven.
-    async fn prove(&self, found: Found) -> Proven {
+    /// Continues the chain with the entries at these places, up to the first that is not proven.
+    async fn prove(&self, places: Vec<LeafIndex>) -> Proven {
         let (entries, revoked) = (Vec::new(), Vec::new());
         let mut proven = Proven { chain: self.chain.clone(), entries, revoked, unproven: None };
-        for (index, entry) in found.entries {
-            if let Err(trouble) = self.prove_one(&mut proven, index, entry).await {
+        for index in places {
+            if let Err(trouble) = self.prove_one(&mut proven, index).await {
                 proven.unproven = Some(trouble);
                 break;
             }
@@ -273,7 +200,8 @@ impl Reader {
         proven
     }
 
-    async fn prove_one(&self, proven: &mut Proven, index: LeafIndex, entry: Vec<u8>) -> Result<(), Trouble> {
+    async fn prove_one(&self, proven: &mut Proven, index: LeafIndex) -> Result<(), Trouble> {
+        let entry = self.client.record(index).await?;
         let at = |error: &dyn std::fmt::Display| Trouble::Wrong(format!("entry {index}: {error}"));
         // 1. It is in a tree that is believed, there.
         let receipt = Receipt::parse(&self.client.receipt(index).await?).map_err(|error| at(&error))?;
@@ -288,7 +216,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Makes durable what was proven and how far was read; from then on it counts.
+    /// Makes durable what was proven; from then on it counts.
     async fn keep(
         &mut self,
         chain: Chain,
@@ -296,13 +224,9 @@ impl Reader {
         revoked: Vec<Revoked>,
     ) -> Result<(), Trouble> {
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Op::Learnt(Learnt { entries, revoked, read: self.read, reply }))?;
+        self.shared.send(Op::Learnt(Learnt { entries, revoked, reply }))?;
         self.shared.answer(answer).await?;
         self.chain = chain;
         Ok(())
     }
-}
-
-fn wrong(error: &dyn std::fmt::Display) -> Trouble {
-    Trouble::Wrong(error.to_string())
 }

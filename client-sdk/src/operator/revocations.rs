@@ -14,7 +14,7 @@ use crate::config::{Approver, Peer};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorStatus {
-    /// When the log last proved all of what it says of them, by the kernel's clock; `None` if it has not since the start.
+    /// When the log last said that there are no others, by the kernel's clock; `None` if it has not since the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<UnixMillis>,
     /// How many of them are known and kept.

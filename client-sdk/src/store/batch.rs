@@ -52,8 +52,6 @@ pub(crate) struct Batch {
     pub(crate) ledger: Option<(u64, Vec<u8>)>,
     /// Records of the operator that the log has proven.
     pub(crate) operator: Vec<OperatorEntry>,
-    /// Up to which index the log was searched for them.
-    pub(crate) operator_read: Option<u64>,
 }
 
 /// A record of the operator that the log has proven.
@@ -85,6 +83,6 @@ impl Batch {
     /// Whether it has more than records.
     pub(super) fn states_more(&self) -> bool {
         let heads = self.checkpoint.is_some() || self.shown.is_some() || self.fork.is_some();
-        heads || self.ledger.is_some() || self.operator_read.is_some()
+        heads || self.ledger.is_some()
     }
 }

@@ -116,9 +116,6 @@ fn put_meta(transaction: &WriteTransaction, batch: &Batch) -> Result<(), redb::E
         let json = serde_json::to_vec(fork).unwrap_or_default();
         meta.insert(key::FORK, json.as_slice())?;
     }
-    if let Some(read) = batch.operator_read {
-        meta.insert(key::OPERATOR_READ, &read.to_be_bytes()[..])?;
-    }
     if let Some((position, ledger)) = &batch.ledger {
         meta.insert(key::LEDGER, ledger.as_slice())?;
         meta.insert(key::LEDGER_POSITION, &position.to_be_bytes()[..])?;

@@ -20,8 +20,6 @@ pub(crate) struct Learnt {
     pub(crate) entries: Vec<OperatorEntry>,
     /// The keys that they revoke.
     pub(crate) revoked: Vec<Revoked>,
-    /// Up to which index the log was searched.
-    pub(crate) read: u64,
     pub(crate) reply: oneshot::Sender<()>,
 }
 
@@ -36,13 +34,12 @@ struct Stale {
 impl Writer {
     /// Keeps the records, and stops what rests on a key that they revoke, in one transaction.
     pub(super) fn learnt(&mut self, learnt: Learnt) {
-        let Learnt { entries, revoked, read, reply } = learnt;
+        let Learnt { entries, revoked, reply } = learnt;
         for revoked in &revoked {
             tracing::warn!(key = %revoked.key.name(), index = %revoked.at, "the operator has revoked a key");
             self.shared.revocations.add(revoked);
         }
         self.batch.operator.extend(entries);
-        self.batch.operator_read = Some(read);
         if !revoked.is_empty() {
             for stale in self.stale() {
                 self.withdraw(stale);

@@ -1,13 +1,14 @@
 //! A kernel in a scratch directory, and a log to go with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sift_client::{Approver, Config, Kernel, ManualClock, OpenError, OpenRun, Run, ToolCall};
 use sift_spec::api::{
-    BatchAnswer, BatchResult, ConsistencyAnswer, OperatorAnswer, PolicyAnswer, Problem, ProblemKind,
+    BatchAnswer, BatchResult, ConsistencyAnswer, OperatorAnswer, OperatorRecordsAnswer, PolicyAnswer,
+    Problem, ProblemKind,
 };
 use sift_spec::bundle::Bundle;
 use sift_spec::checkpoint::Checkpoint;
@@ -20,7 +21,7 @@ use sift_spec::receipt::Receipt;
 use sift_spec::record::{
     Body, Grant, KeyChange, KeyRole, OperatorBody, OperatorRecord, Policy, Record, Revoke,
 };
-use sift_spec::tile::{TILE_WIDTH, TilePath, parse_entries, push_entry};
+use sift_spec::tile::parse_entries;
 use sift_spec::tree::MemoryTree;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{Hash, LeafIndex, RunId, Seq, Text, TreeSize, UnixMillis};
@@ -246,6 +247,8 @@ pub(crate) struct Behaviour {
     pub(crate) requests: std::sync::atomic::AtomicU64,
     /// How many of the operator's records it shows; all of them without.
     pub(crate) shows: Mutex<Option<usize>>,
+    /// Records of the operator that it does not name.
+    pub(crate) hidden: Mutex<HashSet<usize>>,
     /// What it serves instead of the entry at an index, whatever its tree has there.
     pub(crate) disguise: Mutex<HashMap<usize, Vec<u8>>>,
 }
@@ -448,20 +451,15 @@ impl FakeLog {
         if target == "/v1/operator" {
             return (200, serde_json::to_vec(&self.end_of_chain(served)).unwrap());
         }
-        if target == "/checkpoint" {
-            let tree = MemoryTree::of_entries(entries.iter().map(Vec::as_slice));
-            let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
-            let other = *self.behaviour.lie.lock().unwrap() == Some(Lie::OtherLog);
-            let signer = if other { key("log.example", 77) } else { log_key() };
-            let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap();
-            return (200, checkpoint.sign(&signer).into_bytes());
-        }
-        if let Some(TilePath::Entries { index, width }) = TilePath::parse(&target[1..]) {
-            let first = (index * TILE_WIDTH) as usize;
-            let mut bundle = Vec::new();
-            (first..first + usize::from(width))
-                .for_each(|index| assert!(push_entry(&mut bundle, &served(index))));
-            return (200, bundle);
+        if let Some(query) = target.strip_prefix("/v1/operator/records?from=") {
+            let (from, limit) = query.split_once("&limit=").unwrap();
+            let (from, limit): (usize, usize) = (from.parse().unwrap(), limit.parse().unwrap());
+            let operator = self.operator.lock().unwrap();
+            let hidden = self.behaviour.hidden.lock().unwrap();
+            let known = operator.iter().skip(from).filter(|index| !hidden.contains(*index));
+            let indices = known.take(limit).map(|index| LeafIndex::new(*index as u64).unwrap()).collect();
+            let answer = OperatorRecordsAnswer { from: Seq::new(from as u64).unwrap(), indices };
+            return (200, serde_json::to_vec(&answer).unwrap());
         }
         if let Some(name) = target.strip_prefix("/v1/records/") {
             let number: u64 = name.trim_end_matches(".tlog-proof").parse().unwrap();
@@ -476,7 +474,9 @@ impl FakeLog {
             let head = TreeHead { size: tree.size(), root: tree.root(tree.size()).unwrap() };
             let index = LeafIndex::new(number).unwrap();
             let proof = prove_inclusion(index, tree.size(), &tree).unwrap();
-            let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap().sign(&log_key());
+            let other = *self.behaviour.lie.lock().unwrap() == Some(Lie::OtherLog);
+            let signer = if other { key("log.example", 77) } else { log_key() };
+            let checkpoint = Checkpoint::new("log.example".parse().unwrap(), head).unwrap().sign(&signer);
             return (200, Receipt { extra: None, index, proof, checkpoint }.to_string().into_bytes());
         }
         assert_eq!(target, "/v1/records");

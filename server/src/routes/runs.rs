@@ -6,7 +6,8 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use serde::Deserialize;
 use sift_spec::api::{
-    MEDIA_PACK, OperatorAnswer, PolicyAnswer, RUNS_PAGE_MAX, RunAnswer, RunSummary, RunsAnswer,
+    MEDIA_PACK, OPERATOR_PAGE_MAX, OperatorAnswer, OperatorRecordsAnswer, PolicyAnswer, RUNS_PAGE_MAX,
+    RunAnswer, RunSummary, RunsAnswer,
 };
 use sift_spec::entry::{Content, Entry};
 use sift_spec::record::Body as RecordBody;
@@ -22,6 +23,7 @@ use crate::store::{ChainId, Store, StoreError};
 use crate::view::View;
 
 page_limit!(RunsLimit, RUNS_PAGE_MAX, 100);
+page_limit!(OperatorLimit, OPERATOR_PAGE_MAX, 100);
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -36,9 +38,24 @@ pub(super) struct RunsQuery {
     limit: RunsLimit,
 }
 
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OperatorQuery {
+    /// Seq of the first record.
+    #[serde(default)]
+    #[param(value_type = Seq, required = false)]
+    from: Seq,
+    /// Records in a page, at most.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    limit: OperatorLimit,
+}
+
 problems!(RunsProblems: MalformedRequest, Internal);
 problems!(RunProblems: MalformedRequest, NotFound, Internal);
 problems!(OperatorProblems: Internal);
+problems!(OperatorRecordsProblems: MalformedRequest, Internal);
 problems!(PolicyProblems: MalformedRequest, NotFound);
 
 /// Runs, in the order of their start
@@ -143,6 +160,37 @@ pub(super) async fn operator(State(app): Shared) -> Answered {
         Ok(OperatorAnswer { log, next_seq, index: Some(row.index), prev: Some(row.leaf), time: record.time })
     };
     json(FRESH, &blocking(find).await??)
+}
+
+/// Where the operator's records stand
+#[utoipa::path(
+    get,
+    path = "/v1/operator/records",
+    params(OperatorQuery),
+    responses(
+        (status = 200, description = "A page; an empty one is the end", body = OperatorRecordsAnswer),
+        OperatorRecordsProblems,
+    )
+)]
+pub(super) async fn operator_records(
+    State(app): Shared,
+    Query(OperatorQuery { from, limit }): Query<OperatorQuery>,
+) -> Answered {
+    let page = move || -> Result<OperatorRecordsAnswer, StoreError> {
+        let size = app.published().head.size;
+        let mut indices = Vec::new();
+        let mut seq = Some(from);
+        while let Some(place) = seq.filter(|_| indices.len() < limit.get()) {
+            // One of a later commit than the view's is listed the next time.
+            match app.store.row(ChainId::Operator, place)? {
+                Some(row) if row.index.is_in(size) => indices.push(row.index),
+                _ => break,
+            }
+            seq = place.next();
+        }
+        Ok(OperatorRecordsAnswer { from, indices })
+    };
+    json(FRESH, &blocking(page).await??)
 }
 
 /// Where the operator has published a policy bundle
