@@ -120,11 +120,6 @@ impl Chain {
     pub(crate) fn leaf(&self) -> Option<Hash> {
         self.head.leaf()
     }
-
-    /// The first index at which the next record may stand.
-    pub(crate) fn next_index(&self) -> u64 {
-        self.last.map_or(0, |last| last.get() + 1)
-    }
 }
 
 #[cfg(test)]
@@ -192,6 +187,6 @@ mod tests {
         let expected = Revoked { key: boss.verifier().clone(), at: at(9) };
         assert_eq!(revoked, Some(expected.clone()));
         assert_eq!(chain.revoked().collect::<Vec<_>>(), [expected]);
-        assert_eq!((chain.next_seq().get(), chain.next_index()), (2, 10));
+        assert_eq!(chain.next_seq().get(), 2);
     }
 }
