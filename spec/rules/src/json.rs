@@ -139,12 +139,12 @@ pub(crate) fn print_scalar(scalar: &(impl serde::Serialize + ?Sized), bytes: &mu
 }
 
 fn read_to(bytes: &[u8], depth: usize) -> Result<Value, String> {
-    let decimals = RefCell::new(None);
+    let found = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let strict = Strict { bytes, decimals: &decimals, depth };
-    let value = strict.deserialize(&mut reader).map_err(|error| error.to_string())?;
-    reader.end().map_err(|error| error.to_string())?;
-    Ok(value)
+    let strict = Strict { bytes, decimals: &found, depth };
+    let value = strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    // A number without an exact reading is told before anything else: policies and records quote these words.
+    value.map_err(|error| decimals(bytes).err().unwrap_or_else(|| error.to_string()))
 }
 
 /// The numbers of a JSON text that are no 64-bit integers, in their order. What is no JSON the reader finds.
@@ -248,7 +248,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut found = self.decimals.borrow_mut();
         let found = match &mut *found {
             Some(found) => found,
-            none => none.insert(decimals(self.bytes).map_err(E::custom)?.into_iter()),
+            nothing => nothing.insert(decimals(self.bytes).map_err(E::custom)?.into_iter()),
         };
         let number = found.next().and_then(Number::from_f64);
         number.map(Value::Number).ok_or_else(|| E::custom("a number without an exact reading"))
@@ -315,6 +315,21 @@ mod tests {
             "NaN",
         ] {
             assert!(read(bad.as_bytes()).is_err(), "{bad}");
+        }
+        // Word for word: they are part of policy inputs, which records commit to.
+        let inexact = "a number without an exact reading";
+        for (bad, why) in [
+            (r#"{"a":1e300}"#, inexact),
+            (r#"{"a":1e400}"#, inexact),
+            (r#"{"d":2024-05-01}"#, inexact),
+            ("a - b", inexact),
+            (r#"{"a":1,"a":2,"b":1e300}"#, inexact),
+            (r#"{"a":0.5,"a":2}"#, "a member of an object occurs twice at line 1 column 14"),
+            (r#"{"a":1,"a":2}"#, "a member of an object occurs twice at line 1 column 12"),
+            ("[1,]", "trailing comma at line 1 column 4"),
+            ("1 2", "trailing characters at line 1 column 3"),
+        ] {
+            assert_eq!(read(bad.as_bytes()), Err(why.to_owned()), "{bad}");
         }
         let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
         assert!(read(deep(DEPTH_MAX).as_bytes()).is_ok());

@@ -287,17 +287,19 @@ impl Seen {
         let kinds: BTreeMap<&String, SeenKind> = rules.iter().map(|rule| (&rule.name, rule.kind)).collect();
         let none = Set::default();
         // By kind, because the arguments hold the same for every set of a kind.
-        let mut held: Vec<(SeenKind, Vec<Held>)> = Vec::new();
+        let mut held: Vec<(SeenKind, Option<Vec<Held>>)> = Vec::new();
         let mut seen = BTreeMap::new();
         for (name, kind) in kinds {
             let set = self.sets.get(name).unwrap_or(&none);
             let mut listed =
                 Listed { complete: !set.incomplete && (args.is_some() || !is_tool), ..Listed::default() };
             if !held.iter().any(|(known, _)| *known == kind) {
-                held.push((kind, Held::by(kind, args)));
+                held.push((kind, Held::few(kind, args)));
             }
-            let of_kind = held.iter().filter(|(known, _)| *known == kind);
-            of_kind.flat_map(|(_, held)| held).for_each(|held| listed.add(kind, held, set));
+            match held.iter().find_map(|(known, held)| held.as_ref().filter(|_| *known == kind)) {
+                Some(few) => few.iter().for_each(|held| listed.add(kind, held, set)),
+                None => Held::each(kind, args, |held| listed.add(kind, &held, set)),
+            }
             seen.insert(name.clone(), listed.into_input());
         }
         Some(seen)
@@ -345,15 +347,34 @@ struct Held {
     json: String,
 }
 
+/// Most values that are held at a time to be looked up in several sets, and most bytes of them: what arguments hold may be
+/// much longer than they are, since tokens overlap.
+const HELD_MAX: usize = LISTED_MAX;
+const HELD_BYTES_MAX: usize = 64 << 10;
+
 impl Held {
-    /// What of a kind these arguments hold, in their order.
-    fn by(kind: SeenKind, args: Option<&Map<String, Value>>) -> Vec<Self> {
-        let mut held = Vec::new();
-        let mut take = |value| held.push(Self { json: json::print(&value), value });
+    /// What of a kind these arguments hold, in their order; `None` if that is not little.
+    fn few(kind: SeenKind, args: Option<&Map<String, Value>>) -> Option<Vec<Self>> {
+        let (mut few, mut count, mut bytes) = (Vec::new(), 0_usize, 0_usize);
+        Self::each(kind, args, |mut held| {
+            count += 1;
+            bytes = bytes.saturating_add(held.json.len());
+            if count > HELD_MAX || bytes > HELD_BYTES_MAX {
+                few.clear();
+            } else {
+                held.json.shrink_to_fit();
+                few.push(held);
+            }
+        });
+        (count <= HELD_MAX && bytes <= HELD_BYTES_MAX).then_some(few)
+    }
+
+    /// Calls `found` with what of a kind these arguments hold, in their order.
+    fn each(kind: SeenKind, args: Option<&Map<String, Value>>, mut found: impl FnMut(Self)) {
+        let mut found = |value| found(Self { json: json::print(&value), value });
         if let Some(args) = args {
-            object_leaves(args, &[], &mut |leaf| each(kind, leaf, &mut take));
+            object_leaves(args, &[], &mut |leaf| each(kind, leaf, &mut found));
         }
-        held
     }
 }
 
