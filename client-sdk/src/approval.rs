@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sift_spec::hash::shown_digest;
-use sift_spec::note::{Note, NoteError, SignerKey};
+use sift_spec::note::{Note, NoteError, SignerKey, VerifierKey};
 use sift_spec::payload::{Commitment, Object, PayloadError};
 use sift_spec::record::{
     Answer, Approvals, Call, CountError, Counted, Hold, HoldProgress, Needed, RecordError, Statement,
@@ -396,8 +396,8 @@ pub(crate) struct Told {
 /// How a held call stopped waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Released by the approval record at this position.
-    Released(u64),
+    /// Released by the approval record at `position`, on the word of these keys.
+    Released { position: u64, approvers: Vec<VerifierKey> },
     /// Refused; its outcome is recorded.
     Refused,
     /// Cancelled, because an approval of it does not count any more; its outcome is recorded.

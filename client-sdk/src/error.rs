@@ -393,6 +393,17 @@ pub enum DispatchError {
     /// The approval's deadline passed before the call started. It did not act.
     #[error("not dispatched: the deadline of its approval was {}; propose it again", .0.utc())]
     Late(UnixMillis),
+    /// The operator revoked the key of somebody who approved it, before the call started. It did not act.
+    #[error(
+        "not dispatched: {key} approved it, and the operator revoked that key at index {at} of the log; propose it again for \
+         others to approve"
+    )]
+    Revoked {
+        /// The approver's.
+        key: KeyName,
+        /// Index of the revocation.
+        at: LeafIndex,
+    },
     /// The run was halted while the call was under way, and the call was given up. It may have acted: its outcome is
     /// recorded as unknown, and its hold is settled in full.
     #[error("dispatched, then given up: {0}; it may have acted, so look before it is done again")]

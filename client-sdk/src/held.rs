@@ -164,8 +164,13 @@ impl Held {
     pub async fn give_up(mut self, why: &str) -> Result<Answered, WaitError> {
         if let Some(open) = self.open.take() {
             // A report without a result cannot fail to be kept.
-            if let Ok(finished) = open.finish(&Report::cancelled(why)).await {
-                finished?;
+            if let Ok(Err(stop)) = open.finish(&Report::cancelled(why)).await {
+                // It may have been refused or withdrawn meanwhile, which is recorded.
+                return match (&self.told.borrow().end, stop) {
+                    (Some(End::Refused), _) => Ok(self.deny("an approver refused")),
+                    (Some(End::Withdrawn(why)), _) => Ok(self.deny(why)),
+                    (_, stop) => Err(stop.into()),
+                };
             }
         }
         Ok(self.deny(why))
@@ -216,12 +221,12 @@ impl Held {
                 open.if_dropped = None;
                 Ok(Some(self.deny(&why)))
             }
-            End::Released(position) => {
+            End::Released { position, approvers } => {
                 open.if_dropped = Some(Report::cancelled("the permit was dropped before the call started"));
                 open.position = position;
                 let bytes = std::mem::take(&mut self.bytes);
                 let permit = Permit::new(open, self.call.clone(), self.reserved, bytes);
-                let permit = permit.until(self.request.hold.deadline);
+                let permit = permit.approved(self.request.hold.deadline, approvers);
                 permit.await_receipt().await?;
                 Ok(Some(Answered::Permitted(permit)))
             }

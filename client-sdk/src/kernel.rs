@@ -211,7 +211,8 @@ impl Kernel {
         crate::held::clear(&shared.approvals);
         // 5. Commands, upload, the operator's records, beats, and a look at the bundle's folder.
         let control = Control::bind(&config.dir).map_err(failed("listening for commands"))?;
-        let reader = Reader::new(Arc::clone(shared), client.clone(), config.trust.clone(), chain);
+        let (trust, kept) = (config.trust.clone(), Arc::clone(store));
+        let reader = Reader::new(Arc::clone(shared), kept, client.clone(), trust, chain);
         let uploader = Uploader::new(Arc::clone(shared), Arc::clone(store), client, config)?;
         let folder = config.bundle_dir.clone().map(|dir| upkeep::Folder::new(dir, config.bundle.digest()));
         lock(tasks).extend([

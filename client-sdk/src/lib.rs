@@ -65,8 +65,8 @@
 //! * An approval counts when a key that `kernel.toml` lists for the role, and for the agent where it says which, signed
 //!   it, and the operator is not known to have revoked that key. The kernel reads the operator's records in the log by itself,
 //!   never in the way of a call: each is proven, kept in the store, and never forgotten ([`OperatorStatus`]). From the moment
-//!   it knows of a revocation, no answer under that key counts, a held call that it has approved is cancelled unless it was
-//!   released before, no delegation or close by such a kernel counts, and a kernel whose own key is revoked halts. Until then,
+//!   it knows of a revocation, no answer under that key counts, a held call that it has approved is cancelled unless it has
+//!   started, no delegation or close by such a kernel counts, and a kernel whose own key is revoked halts. Until then,
 //!   and while the log cannot be asked or proves nothing, what is known stays as it is; an auditor goes by the log's order.
 //! * The key: a [`signer::ProcessSigner`] keeps it out of this process, and `sift-kernel signer` out of swap. One that this
 //!   process reads from its file is a [`signer::LockedKey`]: out of swap once it is read, wiped when dropped.

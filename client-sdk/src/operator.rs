@@ -10,6 +10,8 @@
 //! [`OperatorStatus::trouble`]. A log that hides its newest records from this kernel is not found out here: it keeps a
 //! revoked key in force until the kernel sees the revocation, and an auditor of the whole log finds it.
 //!
+//! Without an operator in the trust file nothing is followed: then whoever runs the log could revoke what they like.
+//!
 //! A key in `kernel.toml` whose grant the log does not show counts as it is listed: who may answer is the
 //! configuration's to say, a kernel must be able to start before its log is reached, and a revocation is final while
 //! a grant may still come. Such keys are listed in [`OperatorStatus::ungranted`], because an auditor refuses them.

@@ -66,6 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sift_spec::meter::{Amounts, Meter};
+use sift_spec::note::VerifierKey;
 use sift_spec::record::{Call, Parent};
 use sift_spec::types::{AgentName, RunId, Seq, UnixMillis};
 use tokio::sync::oneshot;
@@ -87,8 +88,10 @@ pub struct Permit {
     call: Call,
     reserved: Amounts,
     bytes: Vec<u8>,
-    /// Until when an approver let it go.
+    /// Until when approvers let it go.
     deadline: Option<UnixMillis>,
+    /// On whose word it was released.
+    approvers: Vec<VerifierKey>,
 }
 
 /// A call under way.
@@ -141,12 +144,12 @@ pub struct Done {
 
 impl Permit {
     pub(crate) const fn new(open: OpenCall, call: Call, reserved: Amounts, bytes: Vec<u8>) -> Self {
-        Self { open, call, reserved, bytes, deadline: None }
+        Self { open, call, reserved, bytes, deadline: None, approvers: Vec::new() }
     }
 
-    pub(crate) const fn until(mut self, deadline: UnixMillis) -> Self {
-        self.deadline = Some(deadline);
-        self
+    /// The same, released by these keys until a deadline.
+    pub(crate) fn approved(self, deadline: UnixMillis, approvers: Vec<VerifierKey>) -> Self {
+        Self { deadline: Some(deadline), approvers, ..self }
     }
 
     /// Seq of the intent.
@@ -250,11 +253,11 @@ impl Permit {
     /// Starts the call. From here on it may have acted.
     ///
     /// # Errors
-    /// When the run was halted first, has lasted too long by now, the log is too far behind, or the deadline of an
-    /// approval has passed: the call is recorded as cancelled, and nothing is settled.
+    /// When the run was halted first, has lasted too long by now, the log is too far behind, the deadline of an approval
+    /// has passed, or an approver's key is known to be revoked: the call is recorded as cancelled, and nothing is settled.
     pub fn start(self) -> Result<InFlight, DispatchError> {
         failpoint::pass("before-dispatch");
-        let Self { mut open, call, deadline, .. } = self;
+        let Self { mut open, call, deadline, approvers, .. } = self;
         let (shared, run) = (Arc::clone(&open.shared), Arc::clone(&open.run));
         // A permit may have waited: what was true of its intent must be true now.
         let now = shared.clock.now();
@@ -275,6 +278,14 @@ impl Permit {
             drop(view);
             span::failed(&open.span, "not_dispatched");
             return Err(DispatchError::NotDispatched(stop));
+        }
+        let revoked = approvers.iter().find_map(|key| Some((key, shared.revocations.at(key)?)));
+        if let Some((key, at)) = revoked {
+            let error = DispatchError::Revoked { key: key.name().clone(), at };
+            open.if_dropped = Some(Report::cancelled(&error.to_string()));
+            drop(view);
+            span::failed(&open.span, "not_dispatched");
+            return Err(error);
         }
         open.if_dropped = Some(Report::unknown("the call was given up without a report"));
         drop(view);

@@ -28,7 +28,10 @@ pub(crate) enum ChainFault {
     /// Authority is log order, so the chain must be in it.
     #[error("it stands at or before the record that it follows, at index {0}")]
     Order(LeafIndex),
-    #[error("the chain is longer than the {RECORDS_MAX} records or {BYTES_MAX} bytes that a kernel keeps")]
+    #[error(
+        "the chain is longer than the {RECORDS_MAX} records or {BYTES_MAX} bytes that a kernel keeps, so that it follows no more \
+         revocations; take revoked keys out of kernel.toml"
+    )]
     TooLong,
 }
 

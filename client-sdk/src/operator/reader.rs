@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sift_spec::hash::leaf_hash;
+use sift_spec::proof::{Proof, TreeHead};
 use sift_spec::receipt::Receipt;
 use sift_spec::trust::TrustPolicy;
 use sift_spec::types::{KeyName, LeafIndex};
@@ -16,9 +17,10 @@ use tokio::sync::oneshot;
 use super::{Chain, Revoked};
 use crate::config::{Approver, Peer};
 use crate::error::Stop;
+use crate::follow::{between, head_of, verify_either_way};
 use crate::log::{LogClient, LogError};
 use crate::shared::Shared;
-use crate::store::OperatorEntry;
+use crate::store::{Fork, OperatorEntry, Store, StoreError};
 use crate::writer::{Learnt, Op};
 
 /// Every so many polls the log is asked: every five seconds, as kernels poll by default.
@@ -33,12 +35,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Most records of the operator that one look takes: each takes a receipt of its own.
 const RECORDS_PER_LOOK: usize = 256;
 
+/// How long a look goes on before what it has proven is kept.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
 /// Asks the log for the operator's records.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
+    store: Arc<Store>,
     client: LogClient,
     trust: TrustPolicy,
     chain: Chain,
+    /// The last head under which a record was proven, with its note.
+    seen: Option<(String, TreeHead)>,
 }
 
 /// Why a look did not end well. What is known stays in force.
@@ -56,9 +64,17 @@ enum Trouble {
          operator"
     )]
     Wrong(String),
+    /// Nothing could be believed.
+    #[error(
+        "the trust file names no operator, so that whoever runs the log could revoke what they like: revocations are not \
+         followed; add the line #sift:operator"
+    )]
+    Nameless,
     /// The kernel has ended, or its disk has failed.
     #[error(transparent)]
     Stopped(#[from] Stop),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The chain with what was proven of that, and why it is not all.
@@ -72,15 +88,19 @@ struct Proven {
 impl Reader {
     pub(crate) const fn new(
         shared: Arc<Shared>,
+        store: Arc<Store>,
         client: LogClient,
         trust: TrustPolicy,
         chain: Chain,
     ) -> Self {
-        Self { shared, client, trust, chain }
+        Self { shared, store, client, trust, chain, seen: None }
     }
 
     /// Asks until the kernel stops.
     pub(crate) async fn run(mut self) {
+        if self.trust.operator().is_none() {
+            return self.say(Err(Trouble::Nameless));
+        }
         let usual = self.shared.poll * POLLS_PER_LOOK;
         let mut failures = 0;
         while self.shared.stopped().is_none() {
@@ -188,19 +208,25 @@ impl Reader {
     }
 
     /// Continues the chain with the entries at these places, up to the first that is not proven.
-    async fn prove(&self, places: Vec<LeafIndex>) -> Proven {
+    ///
+    /// A revocation counts as soon as it is proven: it does not wait for what comes after it, which a log may answer slowly.
+    async fn prove(&mut self, places: Vec<LeafIndex>) -> Proven {
         let (entries, revoked) = (Vec::new(), Vec::new());
         let mut proven = Proven { chain: self.chain.clone(), entries, revoked, unproven: None };
+        let start = Instant::now();
         for index in places {
             if let Err(trouble) = self.prove_one(&mut proven, index).await {
                 proven.unproven = Some(trouble);
+                break;
+            }
+            if !proven.revoked.is_empty() || start.elapsed() > LOOK_MAX {
                 break;
             }
         }
         proven
     }
 
-    async fn prove_one(&self, proven: &mut Proven, index: LeafIndex) -> Result<(), Trouble> {
+    async fn prove_one(&mut self, proven: &mut Proven, index: LeafIndex) -> Result<(), Trouble> {
         let entry = self.client.record(index).await?;
         let at = |error: &dyn std::fmt::Display| Trouble::Wrong(format!("entry {index}: {error}"));
         // 1. It is in a tree that is believed, there.
@@ -209,10 +235,40 @@ impl Reader {
             return Err(at(&format!("the receipt is of entry {}", receipt.index)));
         }
         receipt.verify(leaf_hash(&entry), &self.trust).map_err(|error| at(&error))?;
+        self.reconcile(&receipt.checkpoint).await?;
         // 2. It is the operator's next record.
         let (seq, revoked) = proven.chain.extend(index, entry.clone()).map_err(|error| at(&error))?;
         proven.revoked.extend(revoked);
         proven.entries.push(OperatorEntry { seq, index, entry });
+        Ok(())
+    }
+
+    /// Checks that a head which the log signed is of the one tree that it has shown before.
+    async fn reconcile(&mut self, note: &str) -> Result<(), Trouble> {
+        let head = head_of(note).map_err(Trouble::Wrong)?;
+        if self.seen.as_ref().is_some_and(|(_, seen)| *seen == head) {
+            return Ok(());
+        }
+        let kept = self.store.checkpoint()?;
+        let kept =
+            kept.map(|note| head_of(&note).map(|head| (note, head))).transpose().map_err(Trouble::Wrong)?;
+        for (before, seen) in kept.iter().chain(&self.seen) {
+            if seen.size == head.size && *seen != head {
+                // Both are signed: that is evidence, whoever is on the way.
+                let why = "a record of the operator is proven under another tree of the same size".to_owned();
+                let fork = Fork { seen: before.clone(), shown: note.to_owned(), why: why.clone() };
+                self.shared.send(Op::Fork(fork))?;
+                return Err(Trouble::Wrong(why));
+            }
+            let proof = match between(seen, &head) {
+                Some((old, new)) => Proof(self.client.consistency(old, new).await?.hashes),
+                None => Proof(Vec::new()),
+            };
+            verify_either_way(seen, &head, &proof).map_err(|error| {
+                Trouble::Wrong(format!("its tree is not proven to be the one seen before: {error}"))
+            })?;
+        }
+        self.seen = Some((note.to_owned(), head));
         Ok(())
     }
 

@@ -436,7 +436,7 @@ fn waited(error: WaitError) -> Failed {
 
 fn dispatch(error: DispatchError) -> Failed {
     match error {
-        DispatchError::NotDispatched(_) | DispatchError::Late(_) => {
+        DispatchError::NotDispatched(_) | DispatchError::Late(_) | DispatchError::Revoked { .. } => {
             Failed::new("not_dispatched", Fault::Run, error)
         }
         DispatchError::Cut(_) => Failed::new("not_recorded", Fault::Run, error),

@@ -219,6 +219,8 @@ impl Writer {
         let statement: Text<ANSWER_BYTES_MAX> = note.parse().map_err(|_| ApprovalError::About("length"))?;
         let progress = waiting.take(note, &self.shared.approvers, &self.shared.revocations, now)?;
         let told = waiting.told.clone();
+        let counted = waiting.approvals.counted().iter().map(|counted| counted.key.clone());
+        let approvers: Vec<_> = counted.collect();
         if !matches!(progress, HoldProgress::Waits(_)) {
             call.waits = Waits::No;
         }
@@ -231,7 +233,7 @@ impl Writer {
         let end = match &progress {
             HoldProgress::Waits(_) => None,
             HoldProgress::Refused => Some(End::Refused),
-            HoldProgress::Released => Some(End::Released(position)),
+            HoldProgress::Released => Some(End::Released { position, approvers }),
         };
         self.replies.push(Box::new(move || {
             told.send_modify(|told| {

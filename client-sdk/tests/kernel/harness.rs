@@ -332,6 +332,11 @@ impl FakeLog {
         entries.len() - 1
     }
 
+    /// Changes the first entry, and with it the tree.
+    pub(crate) fn rewrite_first(&self) {
+        self.entries.lock().unwrap()[0] = b"rewritten".to_vec();
+    }
+
     /// Adds entries that are nobody's.
     pub(crate) fn pad(&self, count: usize) {
         let mut entries = self.entries.lock().unwrap();

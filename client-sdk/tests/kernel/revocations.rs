@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use sift_client::approval::{APPROVALS_DIR, ApprovalError};
 use sift_client::{
-    Answered, Approver, CloseReason, DelegationRefused, HaltCause, Held, Kernel, Mode, OpenError, OpenRun,
-    OpenRunError, OperatorStatus, Payload, ProposeError, Report, Run, Status, Stop, Verdict, WaitError,
-    write_new,
+    Answered, Approver, CloseReason, DelegationRefused, DispatchError, HaltCause, Held, Kernel, Mode,
+    OpenError, OpenRun, OpenRunError, OperatorStatus, Payload, ProposeError, Report, Run, Status, Stop,
+    Verdict, WaitError, write_new,
 };
 use sift_spec::entry::Entry;
 use sift_spec::meter::Amounts;
@@ -539,17 +539,65 @@ async fn records_of_another_operator_are_not_taken_over() {
 }
 
 #[tokio::test]
-async fn without_an_operator_in_the_trust_file_the_log_is_taken_at_its_word() {
+async fn without_an_operator_in_the_trust_file_nothing_is_followed() {
     let mut house = house().await;
     house.config.trust =
         sift_spec::trust::TrustPolicy::of_log(crate::harness::log_key().verifier().clone(), None);
+    // Whoever runs the log says that this kernel's key is revoked.
+    house.log.operate(revoke(&kernel_key()), &boss());
     let kernel = house.open().await;
-    house.log.operate(revoke(&boss()), &operator());
-    knows(&kernel, GRANTED + 1).await;
+    complains(&kernel, "names no operator").await;
     let run = open_run(&kernel).await;
-    the_boss_is_out(&run).await;
-    // The chain must hold all the same.
-    forge(&house.log, &operator(), |record| record.seq = Seq::new(90).unwrap());
-    complains(&kernel, "does not follow").await;
+    the_boss_counts(&run).await;
+    assert_eq!((followed(&kernel).records, kernel.stopped()), (0, None));
+    kernel.close().await;
+}
+
+#[tokio::test]
+async fn a_released_call_does_not_start_once_its_approver_is_revoked() {
+    let house = house().await;
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let held = hold(&run, "wire").await;
+    let mut held = Some(held);
+    for (role, by) in [("supervisor", boss()), ("auditor", auditor())] {
+        let waiting = held.take().unwrap();
+        let note = sign(&waiting, Answer::Approve, role, &by);
+        let Err((still, WaitError::More(_))) = waiting.answer(&note).await else { panic!() };
+        held = still;
+    }
+    let waiting = held.take().unwrap();
+    let note = sign(&waiting, Answer::Approve, "supervisor", &second());
+    let Ok(Answered::Permitted(permit)) = waiting.answer(&note).await else { panic!() };
+    // And one whose approvers stay.
+    let other = hold(&run, "pay").await;
+    let note = sign(&other, Answer::Approve, "supervisor", &third());
+    let Ok(Answered::Permitted(good)) = other.answer(&note).await else { panic!() };
+    let at = house.log.operate(revoke(&boss()), &operator()) as u64;
+    knows(&kernel, GRANTED + 1).await;
+    let error = permit.dispatch(|| async { panic!("it runs") }).await.unwrap_err();
+    assert!(matches!(&error, DispatchError::Revoked { at: said, .. } if said.get() == at), "{error}");
+    assert!(error.to_string().contains("boss@acme.example approved it"), "{error}");
+    good.dispatch(|| async { Report::ok(Payload::text("paid")) }).await.unwrap();
+    run.close(CloseReason::Done).await.unwrap();
+    let outcomes = kinds(&kernel, run.id()).iter().filter(|kind| **kind == "outcome").count();
+    assert_eq!(outcomes, 2, "the one that did not start is recorded as cancelled");
+    kernel.close().await;
+}
+
+#[tokio::test]
+async fn a_record_under_another_tree_than_the_one_seen_before_changes_nothing() {
+    let house = house().await;
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    knows(&kernel, GRANTED).await;
+    assert!(kernel.drain(std::time::Duration::from_secs(20)).await);
+    // A log that rewrites what it had: each answer is signed and proven, under another history.
+    house.log.rewrite_first();
+    house.log.operate(revoke(&boss()), &operator());
+    complains(&kernel, "not proven to be the one seen before").await;
+    assert_eq!((followed(&kernel).records, followed(&kernel).revoked.len()), (GRANTED, 0));
+    assert!(kernel.stopped().is_none());
+    drop(run);
     kernel.close().await;
 }
