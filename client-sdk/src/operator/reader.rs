@@ -227,10 +227,11 @@ impl Reader {
     }
 
     async fn prove_one(&mut self, proven: &mut Proven, index: LeafIndex) -> Result<(), Trouble> {
-        let entry = self.client.record(index).await?;
+        let asked = tokio::try_join!(self.client.record(index), self.client.receipt(index));
+        let (entry, receipt) = asked?;
         let at = |error: &dyn std::fmt::Display| Trouble::Wrong(format!("entry {index}: {error}"));
         // 1. It is in a tree that is believed, there.
-        let receipt = Receipt::parse(&self.client.receipt(index).await?).map_err(|error| at(&error))?;
+        let receipt = Receipt::parse(&receipt).map_err(|error| at(&error))?;
         if receipt.index != index {
             return Err(at(&format!("the receipt is of entry {}", receipt.index)));
         }

@@ -324,8 +324,8 @@ mod tests {
             (r#"{"d":2024-05-01}"#, inexact),
             ("a - b", inexact),
             (r#"{"a":1,"a":2,"b":1e300}"#, inexact),
-            (r#"{"a":0.5,"a":2}"#, "a member of an object occurs twice at line 1 column 14"),
-            (r#"{"a":1,"a":2}"#, "a member of an object occurs twice at line 1 column 12"),
+            (r#"{"a":0.5,"a":2}"#, "a member of an object occurs twice at line 1 column 15"),
+            (r#"{"a":1,"a":2}"#, "a member of an object occurs twice at line 1 column 13"),
             ("[1,]", "trailing comma at line 1 column 4"),
             ("1 2", "trailing characters at line 1 column 3"),
         ] {
