@@ -186,7 +186,7 @@ pub(crate) fn last_outcome(kernel: &Kernel, run: RunId) -> sift_spec::record::Ou
 
 /// Waits until something holds, which must not take long.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         if holds() {
             return;
         }
