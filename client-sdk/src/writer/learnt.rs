@@ -2,8 +2,8 @@
 //!
 //! A held call that an approver has approved whose key is revoked since is cancelled. It cannot wait for others instead:
 //! by the log's order the approval was good where it was recorded, so an auditor counts it, and would refuse as one
-//! too many the answer that takes its place. Who wants the call proposes it again. One
-//! that was released and has not started is cancelled when it is to start ([`crate::Permit::start`]).
+//! too many the answer that takes its place. Who wants the call proposes it again. One that was released and has not
+//! started is cancelled when it is to start ([`crate::Permit::start`]).
 
 use sift_spec::record::HaltCause;
 use sift_spec::types::{KeyName, LeafIndex, RunId, Seq};

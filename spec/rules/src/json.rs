@@ -63,20 +63,6 @@ pub fn print_bytes(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// The value with the members of every object sorted by name.
-#[must_use]
-pub fn sorted(value: Value) -> Value {
-    match value {
-        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
-        Value::Object(members) => {
-            let mut members: Vec<_> = members.into_iter().collect();
-            members.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(members.into_iter().map(|(name, member)| (name, sorted(member))).collect())
-        }
-        scalar => scalar,
-    }
-}
-
 pub(crate) fn print_value(value: &Value, bytes: &mut Vec<u8>) {
     match value {
         Value::Array(items) => print_array(items, bytes),
@@ -386,7 +372,6 @@ mod tests {
         let value = read(br#"{"b":[{"z":1,"a":"\n"}],"a":1.5,"c":-9223372036854775808}"#).unwrap();
         let text = print(&value);
         assert_eq!(text, r#"{"a":1.5,"b":[{"a":"\n","z":1}],"c":-9223372036854775808}"#);
-        assert_eq!(print(&sorted(value)), text);
         assert_eq!(print(&read(text.as_bytes()).unwrap()), text);
     }
 }
