@@ -64,7 +64,7 @@ impl Machine {
 #[must_use]
 pub const fn profile() -> &'static str {
     if cfg!(debug_assertions) {
-        "dev: Sift's own crates at opt-level 2 with overflow checks and debug assertions, dependencies at opt-level 3"
+        "dev: opt-level 3, overflow checks in Sift's own crates"
     } else {
         "optimised, without overflow checks and debug assertions"
     }
