@@ -199,7 +199,8 @@ fn decide(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         Ok::<_, AnyError>(())
     };
     let policy = rules::hundred(Language::Rego);
-    let (mut interpreter, mut machine) = (Interpreter::new(policy.clone())?, engines::Machine::new(policy)?);
+    let (mut interpreter, mut machine) =
+        (Interpreter::new(policy.clone())?, engines::Machine::new(policy, "{}")?);
     let cedar = engines::Cedar::new(&rules::hundred(Language::Cedar))?;
     row("  the same by regorus's interpreter, p50", &mut |input| {
         Ok(allows(interpreter.decide(input)? == [1, 0, 0]))
@@ -221,6 +222,7 @@ fn replays(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         let dir = bench.dir.join(language.name());
         std::fs::create_dir_all(&dir)?;
         let packs = Packs::airline(language, &dir)?;
+        table.row(packs.played_as(), "calls/s", Target::AtLeast(2000.0), packs.played());
         let rates = packs.replay(rounds, None)?;
         table.row(what, "/s", Target::AtLeast(100_000.0), rates.deciding());
         table.row("  the same with every pack read and verified", "/s", None, rates.all());
@@ -229,6 +231,11 @@ fn replays(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
         if language == Language::Rego {
             let (calls, packs) = (rates.decisions / rounds as u64, rates.packs);
             table.notes.push(format!("replayed: {calls} decisions in {packs} packs, {rounds} times"));
+            let bundle = rules::airline(language)?;
+            let recorded = decisions::airline(&PolicyBundle::compile(&bundle)?)?;
+            let inputs: Vec<_> = recorded.decisions.into_iter().map(|decision| decision.input).collect();
+            let plain = engines::machine_rate(&bundle, &inputs, rounds.div_ceil(5))?;
+            table.row("  regorus's machine alone on such inputs", "/s", None, plain);
         }
     }
     Ok(())

@@ -12,8 +12,8 @@ const STAGES: [Stage; 8] = [
     ("decision", |of| of.decide),
     ("waiting for the writer", |of| of.queue),
     ("ledger and encoding", |of| of.apply),
-    ("signatures", |of| of.sign),
     ("waiting for the round", |of| of.round),
+    ("signatures of the round", |of| of.sign),
     ("commit, synced", |of| of.commit),
     ("waking up who waits", Timings::answer),
 ];

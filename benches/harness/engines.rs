@@ -1,11 +1,14 @@
 //! regorus's virtual machine and cedar-policy as they come: what Sift's decisions are compared with.
 
+use std::time::Instant;
+
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
 };
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use serde_json::{Map, Value};
+use sift_spec::bundle::Bundle;
 
 use crate::AnyError;
 
@@ -17,11 +20,11 @@ const ENTRY_POINT: &str = "data.entry.answer";
 pub struct Machine(RegoVM);
 
 impl Machine {
-    /// Compiles a policy.
+    /// Compiles a policy with its `data.json`.
     ///
     /// # Errors
     /// When it does not compile.
-    pub fn new(policy: String) -> Result<Self, AnyError> {
+    pub fn new(policy: String, data: &str) -> Result<Self, AnyError> {
         let mut engine = regorus::Engine::new();
         engine.add_policy("policy.rego".to_owned(), policy)?;
         engine.add_policy("entry.rego".to_owned(), ENTRY.to_owned())?;
@@ -29,6 +32,7 @@ impl Machine {
         let program = Compiler::compile_from_policy(&compiled, &[ENTRY_POINT])?;
         let mut machine = RegoVM::new();
         machine.load_program(program);
+        machine.set_data(regorus::Value::from_json_str(data)?)?;
         Ok(Self(machine))
     }
 
@@ -42,6 +46,32 @@ impl Machine {
         let count = |set: &str| Ok::<_, AnyError>(answer[set].as_set()?.len());
         Ok([count("allow")?, count("deny")?, count("hold")?])
     }
+}
+
+/// How many of these inputs a second machines of their own decide on all cores, each `rounds` times.
+///
+/// # Errors
+/// When the bundle is not one of Rego, or an evaluation fails.
+pub fn machine_rate(bundle: &Bundle, inputs: &[Vec<u8>], rounds: usize) -> Result<f64, AnyError> {
+    let mut files = bundle.files().iter();
+    let policy = files.find(|(path, _)| path.ends_with(".rego")).ok_or("a bundle without Rego")?.1;
+    let policy = String::from_utf8(policy.clone())?;
+    let data = bundle.files().get("data.json").map_or(&b"{}"[..], Vec::as_slice);
+    let data = std::str::from_utf8(data)?;
+    let workers = std::thread::available_parallelism()?.get();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut machine = Machine::new(policy.clone(), data).map_err(|error| error.to_string())?;
+            for input in std::iter::repeat_n(inputs, rounds).flatten() {
+                machine.decide(input).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a panic".to_owned())))
+    })?;
+    Ok((workers * rounds * inputs.len()) as f64 / start.elapsed().as_secs_f64())
 }
 
 /// cedar-policy's authorizer with all policies in one set, and the input as the context.
@@ -100,7 +130,7 @@ mod tests {
 
     #[test]
     fn they_allow_the_generated_calls() {
-        let mut machine = Machine::new(rules::hundred(Language::Rego)).unwrap();
+        let mut machine = Machine::new(rules::hundred(Language::Rego), "{}").unwrap();
         let cedar = Cedar::new(&rules::hundred(Language::Cedar)).unwrap();
         for input in hundred().unwrap() {
             assert_eq!(machine.decide(&input).unwrap(), [1, 0, 0]);

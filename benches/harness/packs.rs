@@ -20,6 +20,9 @@ use crate::rules::{Language, project};
 pub struct Packs {
     paths: Vec<PathBuf>,
     trust: TrustPolicy,
+    language: Language,
+    /// Calls a second, as they went through the kernel.
+    played: f64,
 }
 
 impl Packs {
@@ -52,10 +55,27 @@ impl Packs {
         let recordings = recordings().display().to_string();
         let play =
             ["replay", "--dir", &kernel, "--bundle", &bundle, "--approve-with", &supervisor, &recordings];
-        run_program("sift-kernel", &play)?;
+        let played = run_program("sift-kernel", &[&["--json"][..], &play].concat())?;
+        let played: serde_json::Value = serde_json::from_slice(&played)?;
+        let number = |value: &serde_json::Value| value.as_f64().ok_or("not a number");
+        let (total, seconds) = (&played["total"], number(&played["replay_seconds"])?);
+        let played = (number(&total["model_calls"])? + number(&total["tool_calls"])?) / seconds;
         let packs = at("packs");
         run_program("sift-kernel", &["evidence", "--all", "--dir", &kernel, "--out", &packs])?;
-        Ok(Self { paths: files::packs(&[packs.into()])?, trust: log.trust.clone() })
+        let paths = files::packs(&[packs.into()])?;
+        Ok(Self { paths, trust: log.trust.clone(), language, played })
+    }
+
+    /// What [`Packs::played`] is.
+    #[must_use]
+    pub fn played_as(&self) -> String {
+        format!("kernel, recorded conversations, {}, log here", self.language.name())
+    }
+
+    /// Calls a second of the conversations, eight at a time, through `sift-kernel replay` beside the log that takes them.
+    #[must_use]
+    pub const fn played(&self) -> f64 {
+        self.played
     }
 
     /// Replays all packs on all cores, `rounds` times, under the recorded bundle or another one.
