@@ -157,7 +157,7 @@ impl Held {
         }
     }
 
-    /// Waits no more: the call is cancelled, which is durable when this returns.
+    /// Waits no more: the call is cancelled.
     ///
     /// # Errors
     /// When the run has stopped.

@@ -194,7 +194,8 @@ impl Kernel {
             let what = what.to_owned();
             move |error| OpenError::System { what, error }
         };
-        let mut writer = Writer::new(Arc::clone(shared), Arc::clone(store), signer, store.ledger()?);
+        let writer = Writer::new(Arc::clone(shared), Arc::clone(store), signer, store.ledger()?);
+        let mut writer = writer.map_err(failed("starting the threads that sign"))?;
         let (ready, recovered) = oneshot::channel();
         let thread = std::thread::Builder::new().name("sift-writer".to_owned()).spawn(move || {
             let recovery = writer.recover();
@@ -329,9 +330,23 @@ impl Kernel {
         progress.committed.saturating_sub(progress.logged)
     }
 
+    /// Waits until every record made so far is on the disk. Only outcomes may not be, for some milliseconds after they were
+    /// answered; whatever is proposed, approved, halted or closed takes them along.
+    ///
+    /// # Errors
+    /// When the disk failed, or the kernel is closed.
+    pub async fn sync(&self) -> Result<(), Stop> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.shared.send(Op::Sync { reply })?;
+        self.inner.shared.answer(answer).await
+    }
+
     /// Waits until every record made so far is in the log, or was refused by it; `false` when that takes longer than
     /// `patience`, or the kernel is closed or its disk fails first.
     pub async fn drain(&self, patience: Duration) -> bool {
+        if self.sync().await.is_err() {
+            return false;
+        }
         let mut progress = self.inner.shared.progress.subscribe();
         let target = progress.borrow().committed;
         let reached = progress.wait_for(|progress| progress.logged >= target || progress.over);

@@ -6,8 +6,8 @@
 //! 2. [`Kernel::open_run`] for each run of an agent.
 //! 3. [`Run::propose`] for each call: the policy decides, the ledger holds the worst case in every scope, and the
 //!    signed intent is durable before a [`Verdict`] comes back. Refusals are recorded too.
-//! 4. [`Permit::dispatch`] makes the call, once; the signed outcome is durable before its result comes back, and
-//!    the hold is settled. [`Held::wait`] turns an approver's signed answer into a permit, or a denial.
+//! 4. [`Permit::dispatch`] makes the call, once, and settles the hold; the signed outcome is durable before the run's next
+//!    call is let through. [`Held::wait`] turns an approver's signed answer into a permit, or a denial.
 //! 5. [`Run::close`] ends the run with a census. In the background everything goes to the log, whose every answer is
 //!    verified; [`evidence::collect`] then makes a pack that strangers can check.
 //!
@@ -54,8 +54,8 @@
 //!   the log. If a record cannot be made, the run halts.
 //! * No budget, no call: one thread reserves, in every scope or in none, before it answers.
 //! * A streamed answer is read no further than the output that was reserved for it: [`Permit::meter`].
-//! * kill -9 at any point loses no record that was answered and no hold: what is unfinished becomes `unknown`, and its
-//!   hold is settled in full.
+//! * kill -9 at any point loses no hold, and of the records that were answered at most outcomes of the last milliseconds
+//!   ([`Kernel::sync`] waits for those): a call without outcome becomes `unknown`, and its hold is settled in full.
 //! * A halt of a run, an agent or everything ([`Kernel::halt_scope`], `sift-kernel halt`) lets nothing be dispatched from the
 //!   moment it is taken; its record follows.
 //! * A run that a process left open goes on as the same run, counters and all ([`Kernel::resume_run`]), or not at all: what

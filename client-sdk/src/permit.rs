@@ -189,7 +189,7 @@ impl Permit {
         self.open.shared.await_receipt(&self.open.run, self.open.position).await
     }
 
-    /// Makes the call with the bytes that were decided on, and records its outcome, which is durable when this returns.
+    /// Makes the call with the bytes that were decided on, and records its outcome: see [`Permit::dispatch`].
     ///
     /// When the run is halted meanwhile, by the switch, its wall clock or a call that was billed too much, the call's
     /// future is dropped and its outcome recorded as unknown. What it handed to another thread goes on by itself.
@@ -205,8 +205,14 @@ impl Permit {
         self.dispatch(|| call(bytes)).await
     }
 
-    /// Makes the call and records its outcome, which is durable when this returns. The caller sees to it that what is
-    /// sent is [`Permit::bytes`]; [`Permit::dispatch_with`] hands them over.
+    /// Makes the call and records its outcome. The caller sees to it that what is sent is [`Permit::bytes`];
+    /// [`Permit::dispatch_with`] hands them over.
+    ///
+    /// The outcome is settled and counts for what is decided from then on. It is on the disk with the run's next intent,
+    /// or some milliseconds later; [`Kernel::sync`] waits for that. If the process dies before, the outcome is unknown and the
+    /// whole hold settled.
+    ///
+    /// [`Kernel::sync`]: crate::Kernel::sync
     ///
     /// # Errors
     /// When the run was halted before the call started or while it was under way, or its outcome could not be recorded.
@@ -238,7 +244,7 @@ impl Permit {
         .await
     }
 
-    /// Does not make the call: it is recorded as cancelled, which is durable when this returns, and nothing is settled.
+    /// Does not make the call: it is recorded as cancelled, and nothing is settled.
     ///
     /// # Errors
     /// When the outcome could not be recorded; the next start of the kernel records the same.
@@ -296,7 +302,7 @@ impl Permit {
 }
 
 impl InFlight {
-    /// Records the outcome and settles the hold.
+    /// Records the outcome and settles the hold: see [`Permit::dispatch`].
     ///
     /// # Errors
     /// When the outcome could not be recorded; it then counts as unknown.

@@ -377,7 +377,7 @@ impl Shared {
     }
 }
 
-/// A call whose intent is durable and whose outcome is not. Dropping it records the outcome that is then true.
+/// A call whose intent is durable and whose outcome is not recorded. Dropping it records the outcome that is then true.
 pub(crate) struct OpenCall {
     pub(crate) shared: Arc<Shared>,
     pub(crate) run: Arc<RunShared>,
@@ -395,7 +395,7 @@ pub(crate) struct OpenCall {
 }
 
 impl OpenCall {
-    /// Records the outcome; returns what was settled, once that is durable.
+    /// Records the outcome; returns what was settled.
     pub(crate) async fn finish(
         mut self,
         report: &Report,

@@ -4,7 +4,7 @@
 //! sift.call                       a call, from its proposal to its end
 //! ├─ sift.propose                 decided, held, and its intent durable
 //! ├─ sift.approval                waiting for approvers
-//! └─ execute_tool NAME            made, and its outcome durable; or: chat MODEL, invoke_agent NAME
+//! └─ execute_tool NAME            made, and its outcome recorded; or: chat MODEL, invoke_agent NAME
 //! ```
 //!
 //! `sift.call` lies below the span that proposes. `gen_ai.conversation.id` is the run. Nothing of a payload, and no reason or
@@ -144,7 +144,7 @@ pub(crate) fn dispatch(parent: &Span, call: &Call, run: &RunShared, intent: Seq)
     }
 }
 
-/// What a call came back with, once its outcome is durable.
+/// What a call came back with, once its outcome is recorded.
 pub(crate) fn done(span: &Span, done: &Done) {
     if span.is_disabled() {
         return;

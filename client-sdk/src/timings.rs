@@ -19,11 +19,11 @@ pub struct Timings {
     pub queue: Duration,
     /// Ledger, encoding and what else the writer does for a record, without its signature.
     pub apply: Duration,
-    /// The signature.
-    pub sign: Duration,
-    /// From the record being signed to its round being committed.
+    /// From there to the round's signatures.
     pub round: Duration,
-    /// Until the round is on the disk.
+    /// The round's signatures.
+    pub sign: Duration,
+    /// Until the round is on the disk. Outcomes are answered before.
     pub commit: Duration,
     /// From being sent to the writer to being answered: the five above, and waking up who waits.
     pub turnaround: Duration,

@@ -2,7 +2,12 @@
 //!
 //! It takes everything that is queued, applies it in order, signs what came of it, commits all of that in one
 //! transaction, and only then answers (group commit). What is in memory runs ahead of the disk within a round; if the
-//! commit fails, nothing of the round was answered, the kernel halts, and the next start rebuilds from the disk.
+//! commit fails, the kernel halts, and the next start rebuilds from the disk.
+//!
+//! An outcome alone is answered before its commit, and waits [`OUTCOME_WAITS`] for a record whose commit it can share:
+//! the next intent, when an agent makes one call after the other. Lost, it is `unknown`, with its hold settled in full, as
+//! if the kernel had died a moment earlier. And nothing is let through on what a lost record says: records become
+//! durable in their order, so an intent that is on the disk has everything before it there.
 //!
 //! This file holds the loop and what every operation shares. Operations on calls are in [`calls`], those on runs in
 //! [`runs`], those on the log's answers in [`receipts`], and what the operator's records change in [`learnt`].
@@ -16,33 +21,40 @@ mod receipts;
 mod recovery;
 mod resume;
 mod runs;
+mod seal;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use sift_rules::{Ledger, RunState};
-use sift_spec::entry::{Entry, EntryError};
+use sift_spec::chain::RunHead;
+use sift_spec::entry::Draft;
+use sift_spec::note::signature_line;
 use sift_spec::payload::Object;
 use sift_spec::record::{Body, ENTRY_BYTES_MAX, Halt, HaltCause, Kind, Record, RecordError};
-use sift_spec::types::{AgentName, RunId, Seq, Text, UnixMillis};
+use sift_spec::types::{AgentName, Hash, RunId, Seq, Text, UnixMillis};
 
 use crate::clock::STEP_BACK_MS_MAX;
 use crate::error::{Stop, cause_name};
 use crate::failpoint;
 use crate::shared::{Lag, Progress, Shared};
-use crate::signer::{SignError, Signer};
-use crate::store::{Batch, NewRecord, Store, StoreError};
+use crate::signer::Signer;
+use crate::store::{Batch, Store, StoreError};
 
 pub(crate) use learnt::Learnt;
 pub(crate) use line::{Line, LiveCall};
 pub(crate) use ops::{Close, Finish, Finished, Op, OpenRun, Propose, Recorded};
 pub(crate) use receipts::Logged;
+use seal::{Chain, Sealed, Sealer, Unsigned};
 
 /// Most operations in one commit. Bounds how long the first of them waits for the last.
 const ROUND_OPS_MAX: usize = 1024;
+
+/// Longest time that outcomes wait for another record to share its commit.
+const OUTCOME_WAITS: Duration = Duration::from_millis(2);
 
 /// Room in an entry for what is added to the text that a caller's values make: the signature, and a refusal.
 const SPARE_BYTES: usize = 2048;
@@ -77,29 +89,26 @@ pub(crate) struct Writer {
     snapshot: u64,
     /// What this round changes.
     batch: Batch,
-    /// What this round answers once it is committed.
+    /// When the first record of this round was made, and whether the round waits for no other.
+    begun: Option<Instant>,
+    urgent: bool,
+    /// Its records that are not signed yet, by run.
+    chains: BTreeMap<RunId, Chain>,
+    sealer: Sealer,
+    /// What a signature adds to the length of a record's text.
+    signature_bytes: usize,
+    /// What this round answers once it is signed, and once it is committed.
+    signed_replies: Vec<Box<dyn FnOnce() + Send>>,
     replies: Vec<Box<dyn FnOnce() + Send>>,
-    /// When the calls of this round that somebody waits for were ready to be committed.
+    /// When those were ready to be signed that somebody waits for, and for how many of them until the commit.
     ready: Vec<Instant>,
-    /// How long the operation at hand has signed.
-    signing: Duration,
-    /// How long it has decided, which is counted elsewhere.
+    waiting: u32,
+    /// How long the operation at hand has decided, which is counted elsewhere.
     deciding: Duration,
     /// Kinds of this round's records: which failpoints its commit passes.
     kinds: BTreeSet<Kind>,
     /// Whether nothing is written any more: the disk failed, memory contradicts it, or the kernel was closed.
     over: bool,
-}
-
-/// Why a record was not made.
-#[derive(Debug, thiserror::Error)]
-enum AppendError {
-    #[error(transparent)]
-    Sign(#[from] SignError),
-    #[error("a record has no encoding: {0}")]
-    Entry(#[from] EntryError),
-    #[error("a delegation has no encoding: {0}")]
-    Record(#[from] RecordError),
 }
 
 impl Writer {
@@ -108,9 +117,11 @@ impl Writer {
         store: Arc<Store>,
         signer: Arc<dyn Signer>,
         ledger: (u64, Ledger),
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let (snapshot, ledger) = ledger;
-        Self {
+        let signature_bytes = "\n".len() + signature_line(signer.verifier(), &[0; 64]).len();
+        let sealer = Sealer::new(Arc::clone(&signer), shared.log.clone())?;
+        Ok(Self {
             shared,
             store,
             signer,
@@ -122,29 +133,40 @@ impl Writer {
             pending_bytes: 0,
             snapshot,
             batch: Batch::default(),
+            begun: None,
+            urgent: false,
+            chains: BTreeMap::new(),
+            sealer,
+            signature_bytes,
+            signed_replies: Vec::new(),
             replies: Vec::new(),
             ready: Vec::new(),
-            signing: Duration::ZERO,
+            waiting: 0,
             deciding: Duration::ZERO,
             kinds: BTreeSet::new(),
             over: false,
-        }
+        })
     }
 
     /// Works until it is told to stop.
     pub(crate) fn work(mut self, ops: &Receiver<Op>) {
-        while let Ok(first) = ops.recv() {
-            let mut stop = false;
-            for op in std::iter::once(first).chain(ops.try_iter()).take(ROUND_OPS_MAX) {
+        let mut stop = false;
+        while !stop {
+            let first = match self.begun {
+                None => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(begun) => ops.recv_timeout(OUTCOME_WAITS.saturating_sub(begun.elapsed())),
+            };
+            stop = first.as_ref().is_err_and(|error| *error == RecvTimeoutError::Disconnected);
+            for op in first.into_iter().chain(ops.try_iter()).take(ROUND_OPS_MAX) {
                 stop |= matches!(op, Op::Stop);
                 // After a failed commit nothing is applied any more; who waits learns it from the closed channel.
                 if !self.over {
                     self.apply(op);
                 }
             }
-            self.commit(stop);
-            if stop {
-                break;
+            self.seal();
+            if stop || !self.may_wait() {
+                self.commit(stop);
             }
         }
         let _ = self.shared.stop.set(Stop::Gone);
@@ -152,7 +174,13 @@ impl Writer {
         self.wake();
     }
 
+    /// Whether all that the round has may wait for a record that shares its commit.
+    fn may_wait(&self) -> bool {
+        !self.urgent && self.begun.is_some_and(|begun| begun.elapsed() < OUTCOME_WAITS)
+    }
+
     fn apply(&mut self, op: Op) {
+        self.urgent |= !matches!(op, Op::Finish(_) | Op::Tick | Op::Beat { .. });
         match op {
             Op::Open(open) => self.open_run(open),
             Op::Propose(propose) => self.propose(*propose),
@@ -169,12 +197,44 @@ impl Writer {
             Op::Shown { shown, reply } => self.shown(shown, reply),
             Op::Fork(fork) => self.fork(fork),
             Op::Learnt(learnt) => self.learnt(learnt),
+            Op::Sync { reply } => self.reply(reply, ()),
             Op::Stop => {}
         }
     }
 
-    /// Makes the round durable, then answers.
+    /// Signs the records of the round, and answers whoever waits for that alone. A failure halts the kernel: a record that
+    /// cannot be signed must not be missing.
+    fn seal(&mut self) {
+        let chains = std::mem::take(&mut self.chains);
+        let (ready, replies) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.signed_replies));
+        if !chains.is_empty() && !self.over {
+            let start = Instant::now();
+            let sealed = match self.sealer.seal(chains) {
+                Ok(sealed) => sealed,
+                Err(error) => return self.die(&error.to_string()),
+            };
+            let stopwatch = &self.shared.stopwatch;
+            ready.iter().for_each(|ready| stopwatch.round.add(start - *ready));
+            stopwatch.sign.add(start.elapsed() * u32::try_from(ready.len()).unwrap_or(u32::MAX));
+            for Sealed { run, head, records } in sealed {
+                // A run that is closed goes on nowhere.
+                if let Some(line) = self.lines.get_mut(&run) {
+                    line.head = head;
+                }
+                self.batch.records.extend(records);
+            }
+            self.batch.records.sort_unstable_by_key(|record| record.position);
+        }
+        if !self.over {
+            replies.into_iter().for_each(|reply| reply());
+        }
+    }
+
+    /// Makes the round durable, then answers what was not answered yet.
     fn commit(&mut self, last: bool) {
+        self.seal();
+        (self.begun, self.urgent) = (None, false);
+        let waiting = std::mem::take(&mut self.waiting);
         if self.over {
             self.replies.clear();
             return;
@@ -191,7 +251,6 @@ impl Writer {
         }
         let batch = std::mem::take(&mut self.batch);
         let replies = std::mem::take(&mut self.replies);
-        let ready = std::mem::take(&mut self.ready);
         let kinds = std::mem::take(&mut self.kinds);
         let start = Instant::now();
         if !batch.is_empty() {
@@ -206,8 +265,7 @@ impl Writer {
             pass("after");
             let stopwatch = &self.shared.stopwatch;
             stopwatch.commits.fetch_add(1, Ordering::Relaxed);
-            ready.iter().for_each(|ready| stopwatch.round.add(start - *ready));
-            stopwatch.commit.add(start.elapsed() * u32::try_from(ready.len()).unwrap_or(u32::MAX));
+            stopwatch.commit.add(start.elapsed() * waiting);
         }
         // Progress first: who is answered may ask how far records have come.
         self.wake();
@@ -226,11 +284,10 @@ impl Writer {
     /// Does something about a call, and counts how long that took.
     fn timed<T>(&mut self, sent: Instant, work: impl FnOnce(&mut Self) -> T) -> T {
         let start = self.shared.stopwatch.queue.add_since(sent);
-        (self.signing, self.deciding) = (Duration::ZERO, Duration::ZERO);
+        self.deciding = Duration::ZERO;
         let done = work(self);
         let ready = Instant::now();
-        self.shared.stopwatch.sign.add(self.signing);
-        self.shared.stopwatch.apply.add((ready - start).saturating_sub(self.signing + self.deciding));
+        self.shared.stopwatch.apply.add((ready - start).saturating_sub(self.deciding));
         self.ready.push(ready);
         done
     }
@@ -263,7 +320,7 @@ impl Writer {
     /// The disk failed: what is on it is not known, so nothing goes on, not even a `halt` record.
     fn die(&mut self, detail: &str) {
         tracing::error!(detail, "the kernel halts");
-        self.over = true;
+        (self.over, self.urgent) = (true, true);
         let stop = Stop::Halted { cause: HaltCause::Spool, detail: detail.to_owned() };
         let _ = self.shared.stop.set(stop.clone());
         for line in self.lines.values() {
@@ -286,21 +343,40 @@ impl Writer {
         now.max(self.time)
     }
 
-    /// Whether a record can state what a caller gave. Asked before anything is held for it or changed by it; whatever
+    /// The next record of a run.
+    fn draft(
+        &self,
+        run: RunId,
+        agent: AgentName,
+        body: Body,
+        time: UnixMillis,
+    ) -> Result<Draft, RecordError> {
+        let line = self.lines.get(&run);
+        let seq = line.map_or(Seq::ZERO, |line| line.next);
+        // That of a record of this round is known when it is signed.
+        let known = line.and_then(|line| line.head.as_ref()).map(RunHead::leaf);
+        let prev = (seq > Seq::ZERO).then(|| known.unwrap_or(Hash::from_bytes([0; 32])));
+        Draft::new(Record { agent, body, prev, run, seq, time })
+    }
+
+    /// The same where it states what a caller gave. Asked for before anything is held for it or changed by it; whatever
     /// fails after that is nobody's fault but the kernel's.
-    fn fits(&self, run: RunId, agent: &AgentName, body: Body, time: UnixMillis) -> Result<(), RecordError> {
-        let head = self.lines.get(&run).and_then(|line| line.head.as_ref());
-        let seq = head.and_then(|head| head.seq().next()).unwrap_or_default();
-        let prev = head.map(sift_spec::chain::RunHead::leaf);
-        let length = Record { agent: agent.clone(), body, prev, run, seq, time }.text()?.len();
+    fn fitting(
+        &self,
+        run: RunId,
+        agent: &AgentName,
+        body: Body,
+        time: UnixMillis,
+    ) -> Result<Draft, RecordError> {
+        let draft = self.draft(run, agent.clone(), body, time)?;
+        let length = draft.text().len();
         if length > ENTRY_BYTES_MAX - SPARE_BYTES {
             return Err(RecordError::TooLong(length));
         }
-        Ok(())
+        Ok(draft)
     }
 
-    /// Signs a record of a run and adds it to the round. A failure halts the kernel: a record that cannot be made
-    /// must not be missing.
+    /// Adds a record of a run to the round. A failure halts the kernel: a record that cannot be made must not be missing.
     fn append(&mut self, run: RunId, body: Body, time: UnixMillis) -> Result<(Seq, u64), Stop> {
         self.append_and(run, body, time, |_| {})
     }
@@ -313,56 +389,41 @@ impl Writer {
         time: UnixMillis,
         change: impl FnOnce(&mut RunState),
     ) -> Result<(Seq, u64), Stop> {
-        match self.try_append(run, body, time, change) {
-            Ok(place) => Ok(place),
-            Err(error) => {
-                self.die(&error.to_string());
-                Err(self.shared.stopped().unwrap_or(Stop::Gone))
-            }
+        let agent = self.lines.get(&run).map(|line| line.run.agent.clone());
+        let agent = agent.ok_or_else(|| self.contradiction("a record of a run that is closed"))?;
+        match self.draft(run, agent, body, time) {
+            Ok(draft) => self.append_draft(draft, change),
+            Err(error) => Err(self.contradiction(&format!("a record has no encoding: {error}"))),
         }
     }
 
-    fn try_append(
-        &mut self,
-        run: RunId,
-        body: Body,
-        time: UnixMillis,
-        change: impl FnOnce(&mut RunState),
-    ) -> Result<(Seq, u64), AppendError> {
-        let kind = body.kind();
-        let closed = || AppendError::Entry(EntryError::Header);
-        let line = self.lines.get_mut(&run).ok_or_else(closed)?;
-        let seq = line.next_seq();
-        let prev = line.head.as_ref().map(sift_spec::chain::RunHead::leaf);
-        let record = Record { agent: line.run.agent.clone(), body, prev, run, seq, time };
-        let key = self.signer.verifier();
-        failpoint::pass("before-sign");
-        let signing = &mut self.signing;
-        let entry = Entry::sign_with(&record, key, |text| {
-            let start = Instant::now();
-            let signature = self.signer.sign(text).map_err(AppendError::from);
-            *signing += start.elapsed();
-            signature
-        })?;
-        failpoint::pass("after-sign");
-        line.extend(&record, key.name(), entry.leaf(), &self.shared.log)?;
+    /// The same for the next record of a run, as [`Writer::draft`] made it a moment ago.
+    fn append_draft(&mut self, draft: Draft, change: impl FnOnce(&mut RunState)) -> Result<(Seq, u64), Stop> {
+        let Record { run, seq, time, .. } = *draft.record();
+        let kind = draft.record().body.kind();
+        let Some(line) = self.lines.get_mut(&run) else {
+            return Err(self.contradiction("a record of a run that is closed"));
+        };
+        line.passed(seq, time);
         *line.census.entry(kind).or_default() += 1;
         {
             // One change under one guard: a decision made on the new `next` is made on the new state.
             let mut view = line.run.view();
             change(&mut view.state);
-            view.next = line.next_seq();
-            view.time = time;
+            (view.next, view.time) = (line.next, time);
         }
         let position = self.position;
-        let entry = entry.into_bytes();
         if !line.refused {
-            self.pending.insert(position, Pending { run, time, bytes: entry.len() });
-            self.pending_bytes += entry.len() as u64;
+            let bytes = draft.text().len() + self.signature_bytes;
+            self.pending.insert(position, Pending { run, time, bytes });
+            self.pending_bytes += bytes as u64;
         }
         self.kinds.insert(kind);
         let before = line.last.replace(position);
-        self.batch.records.push(NewRecord { position, before, run, entry });
+        let chain = self.chains.entry(run);
+        let chain = chain.or_insert_with(|| Chain { head: line.head.clone(), drafts: Vec::new() });
+        chain.drafts.push(Unsigned { position, before, draft });
+        self.begun.get_or_insert_with(Instant::now);
         self.position += 1;
         self.time = self.time.max(time);
         Ok((seq, position))
@@ -392,6 +453,7 @@ impl Writer {
         let Stop::Halted { cause, detail } = stop else { return };
         let Some(line) = self.lines.get_mut(&run).filter(|line| !line.halted) else { return };
         line.halted = true;
+        self.urgent = true;
         tracing::warn!(%run, cause = cause_name(*cause), detail, "the run halts");
         let time = self.shared.clock.now().max(self.time);
         // Where the record cannot be made the kernel has halted as a whole.

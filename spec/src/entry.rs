@@ -62,6 +62,74 @@ pub struct Entry {
     leaf: Hash,
 }
 
+/// A record of a run and its encoding, not signed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    record: Record,
+    /// INVARIANT: the encoding of `record`. [`Draft::new`] alone makes a draft, and nothing changes one.
+    text: String,
+}
+
+impl Draft {
+    /// Encodes a record.
+    ///
+    /// # Errors
+    /// When it has no encoding.
+    pub fn new(record: Record) -> Result<Self, RecordError> {
+        let text = record.text()?;
+        Ok(Self { record, text })
+    }
+
+    /// What would be signed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The record.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The same after another record, whose leaf hash may be known only after this one was encoded.
+    ///
+    /// # Errors
+    /// When it is the first of its run.
+    pub fn chained(mut self, prev: Hash) -> Result<Self, RecordError> {
+        const NAME: &str = "\"prev\":\"";
+        if self.record.prev == Some(prev) {
+            return Ok(self);
+        }
+        // In a string its quotes would be escaped, and after the record's own there are members of three numbers alone.
+        let at = self.text.rfind(NAME).filter(|_| self.record.prev.is_some()).ok_or(RecordError::Prev)?;
+        let (start, printed) = (at + NAME.len(), prev.to_string());
+        self.text.replace_range(start..start + printed.len(), &printed);
+        self.record.prev = Some(prev);
+        Ok(self)
+    }
+
+    /// The record, given back.
+    #[must_use]
+    pub fn into_record(self) -> Record {
+        self.record
+    }
+
+    /// Signs it with a key that may live elsewhere, such as in a hardware module: `sign` gives the Ed25519 signature
+    /// (RFC 8032) of its argument under `key`.
+    ///
+    /// # Errors
+    /// When the entry would be too long, or `sign` fails.
+    pub fn sign_with<E: From<EntryError>>(
+        self,
+        key: &VerifierKey,
+        sign: impl FnOnce(&[u8]) -> Result<[u8; 64], E>,
+    ) -> Result<Entry, E> {
+        let signature = sign(self.text.as_bytes())?;
+        Ok(Entry::assemble(self.text, Content::Run(self.record), key, signature)?)
+    }
+}
+
 impl Entry {
     /// Reads an entry.
     ///
@@ -95,21 +163,6 @@ impl Entry {
     /// When the record has no encoding, or the entry would be too long.
     pub fn sign_operator(record: &OperatorRecord, key: &SignerKey) -> Result<Self, EntryError> {
         Self::seal(record.text()?, Content::Operator(record.clone()), key)
-    }
-
-    /// Signs a record of a run with a key that lives elsewhere, such as in a hardware module: `sign` gives the
-    /// Ed25519 signature (RFC 8032) of its argument under `key`.
-    ///
-    /// # Errors
-    /// When the record has no encoding, the entry would be too long, or `sign` fails.
-    pub fn sign_with<E: From<EntryError>>(
-        record: &Record,
-        key: &VerifierKey,
-        sign: impl FnOnce(&[u8]) -> Result<[u8; 64], E>,
-    ) -> Result<Self, E> {
-        let text = record.text().map_err(EntryError::from)?;
-        let signature = sign(text.as_bytes())?;
-        Ok(Self::assemble(text, Content::Run(record.clone()), key, signature)?)
     }
 
     fn seal(text: String, content: Content, key: &SignerKey) -> Result<Self, EntryError> {

@@ -293,7 +293,7 @@ fn parse_key(text: &str) -> Option<(u8, [u8; 32])> {
 
 /// A signature line with its line feed.
 #[must_use]
-pub(crate) fn signature_line(key: &VerifierKey, signature: &[u8]) -> String {
+pub fn signature_line(key: &VerifierKey, signature: &[u8]) -> String {
     let blob = [&key.id.0.to_be_bytes(), signature].concat();
     format!("{SIGNATURE_PREFIX}{} {}\n", key.name, STANDARD.encode(blob))
 }

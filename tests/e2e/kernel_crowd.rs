@@ -1,5 +1,5 @@
-//! The kernel killed, and its disk made to fail, while many calls are on their way at once: one round of records is being
-//! made, another is on its way to the disk, and nothing of either may have been answered before it was there.
+//! The kernel killed, and its disk made to fail, while many calls are on their way at once: no call ran whose intent is not
+//! on the disk, and an outcome that was answered is there once the run's next intent is, or else it is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -152,7 +152,10 @@ async fn among_many(point: &str, after: Option<Duration>) {
         assert_eq!(outcomes[call].1, 1, "{point}: whatever ran is settled");
     }
     for call in &done {
-        assert_eq!(outcomes[call].0, Status::Ok, "{point}: what was answered is on the disk");
+        // Within a run, one call is made after the other.
+        let followed = intents.range((call.0, call.1 + 1)..).next().is_some_and(|(run, _)| *run == call.0);
+        let status = outcomes[call].0;
+        assert!(status == Status::Ok || status == Status::Unknown && !followed, "{point}: {status:?}");
     }
     kernel.close().await;
 }

@@ -65,7 +65,7 @@ pub(crate) struct OperatorEntry {
 }
 
 /// A record that was just signed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NewRecord {
     pub(crate) position: u64,
     /// Position of the run's record before.

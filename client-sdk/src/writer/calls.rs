@@ -31,6 +31,7 @@ impl Writer {
     pub(super) fn propose(&mut self, propose: Propose) {
         let Propose { run, prepared, decided, sent, reply } = propose;
         let recorded = self.timed(sent, |writer| writer.try_propose(&run, prepared, decided));
+        self.waiting += 1;
         self.reply(reply, recorded);
     }
 
@@ -87,11 +88,13 @@ impl Writer {
         };
         let (reserved, refusal) =
             need.map_or_else(|refusal| (Amounts::ZERO, Some(refusal)), |need| (need, None));
-        let mut intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
-        let body = Body::Intent(Box::new(intent.clone()));
-        self.fits(run.id, &run.agent, body, time).map_err(CallError::from)?;
+        let intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
+        let (effect, refusal) = (intent.effect(), intent.refusal.clone());
+        let body = Body::Intent(Box::new(intent));
+        let draft = self.fitting(run.id, &run.agent, body, time).map_err(CallError::from)?;
         // 4. The worst case is held in every scope, or the budget refuses.
-        if intent.effect() != Effect::Deny {
+        let mut refused = None;
+        if effect != Effect::Deny {
             let at = time.max(self.time);
             let reserve = Reserve { amounts: reserved, identity, run: run.id, seq, time: at };
             match self.ledger.reserve(&reserve) {
@@ -99,7 +102,7 @@ impl Writer {
                 Ok(Err(_)) if at > time => {
                     return Ok(Err(Prepared { call, input, identity, object: payload }));
                 }
-                Ok(Err(refusal)) => (intent.refusal, intent.reserved) = (Some(refusal), Amounts::ZERO),
+                Ok(Err(refusal)) => refused = Some(refusal),
                 Err(LedgerError::Overflow) => {
                     let (what, why) = ("call", "a sum of the ledger would pass 2^53 - 1");
                     return Err(CallError::Value(ValueError { what, why }).into());
@@ -108,13 +111,21 @@ impl Writer {
             }
         }
         failpoint::pass("after-reserve");
-        let reserved = intent.reserved;
         // 6. The intent.
-        let (effect, refusal) = (intent.effect(), intent.refusal.clone());
-        let (intent_seq, position) =
-            self.append_and(run.id, Body::Intent(Box::new(intent)), time, |state| {
-                state.on_intent(&input, effect)
-            })?;
+        let (draft, effect, reserved) = match &refused {
+            None => (draft, effect, reserved),
+            Some(refusal) => {
+                let (refusal, reserved) = (Some(refusal.clone()), Amounts::ZERO);
+                let intent = Intent { call: call.clone(), decision: decision.clone(), refusal, reserved };
+                let (effect, body) = (intent.effect(), Body::Intent(Box::new(intent)));
+                let draft = self.draft(run.id, run.agent.clone(), body, time);
+                let draft = draft
+                    .map_err(|error| self.contradiction(&format!("a refusal has no encoding: {error}")))?;
+                (draft, effect, reserved)
+            }
+        };
+        let refusal = refused.or(refusal);
+        let (intent_seq, position) = self.append_draft(draft, |state| state.on_intent(&input, effect))?;
         // 7. What is asked of approvers.
         let hold = decision.hold.clone().filter(|_| effect == Effect::Hold);
         let waiting = hold.map(|hold| {
@@ -244,15 +255,23 @@ impl Writer {
         Ok(progress)
     }
 
-    /// Records an outcome and settles the hold.
+    /// Records an outcome and settles the hold. That is answered when it is signed, unless it halts the run: then with the
+    /// halt.
     pub(super) fn finish(&mut self, mut finish: Finish) {
-        let reply = finish.reply.take();
+        let (reply, run) = (finish.reply.take(), finish.run);
         let finished = match &reply {
             Some(_) => self.timed(finish.sent, |writer| writer.try_finish(finish)),
             None => self.try_finish(finish),
         };
         match (reply, finished) {
-            (Some(reply), finished) => self.reply(reply, finished),
+            (Some(reply), finished) => {
+                if self.lines.get(&run).is_some_and(|line| line.halted) {
+                    self.waiting += 1;
+                    self.reply(reply, finished);
+                } else {
+                    self.signed_replies.push(Box::new(move || drop(reply.send(finished))));
+                }
+            }
             // Refused by an approver a moment ago, or the run is closed: the outcome is recorded already.
             (None, Err(stop)) => tracing::debug!(%stop, "an outcome came late"),
             (None, Ok(_)) => {}

@@ -7,7 +7,8 @@ use sift_spec::types::{RunId, Seq};
 use tokio::sync::oneshot;
 
 use super::line::Waits;
-use super::{AppendError, LiveCall, Writer};
+use super::seal::SealError;
+use super::{LiveCall, Writer};
 use crate::error::{DelegateError, Stop};
 
 impl Writer {
@@ -47,7 +48,7 @@ impl Writer {
         delegation.text()?;
         live.opened = true;
         let key = self.signer.verifier();
-        let note = delegation.sign_with(key, |text| self.signer.sign(text).map_err(AppendError::from));
+        let note = delegation.sign_with(key, |text| self.signer.sign(text).map_err(SealError::from));
         // As with a record: a key that fails halts the kernel.
         note.map_err(|error| self.contradiction(&error.to_string()).into())
     }

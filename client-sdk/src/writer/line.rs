@@ -8,7 +8,7 @@ use sift_spec::chain::RunHead;
 use sift_spec::entry::EntryError;
 use sift_spec::meter::Amounts;
 use sift_spec::record::{Call, Kind, Needed, Record, RecordError};
-use sift_spec::types::{Hash, KeyName, Seq};
+use sift_spec::types::{Hash, KeyName, Seq, UnixMillis};
 
 use crate::approval::Waiting;
 use crate::shared::RunShared;
@@ -16,8 +16,11 @@ use crate::shared::RunShared;
 /// A run without a `close`.
 pub(crate) struct Line {
     pub(crate) run: Arc<RunShared>,
-    /// The end of its chain; `None` only until its `open` record is made.
+    /// The end of its chain, without the records of the round; `None` only until its `open` record is signed.
     pub(crate) head: Option<RunHead>,
+    /// Seq of the next record, and time of the last one, those of the round included.
+    pub(crate) next: Seq,
+    pub(crate) time: UnixMillis,
     /// Position of its last record in the store.
     pub(crate) last: Option<u64>,
     /// How many records of each kind it has.
@@ -58,6 +61,8 @@ pub(crate) enum Waits {
 impl Line {
     pub(crate) fn new(run: Arc<RunShared>, delegated: bool) -> Self {
         Self {
+            next: Seq::ZERO,
+            time: run.started,
             run,
             delegated,
             head: None,
@@ -70,12 +75,7 @@ impl Line {
         }
     }
 
-    /// Seq of the next record.
-    pub(crate) fn next_seq(&self) -> Seq {
-        self.head.as_ref().and_then(|head| head.seq().next()).unwrap_or_default()
-    }
-
-    /// Continues the chain.
+    /// Continues the chain with a record of an earlier process.
     pub(crate) fn extend(
         &mut self,
         record: &Record,
@@ -87,7 +87,13 @@ impl Line {
             Some(head) => head.extend(record, signer, leaf),
             None => RunHead::open(record, signer, leaf, log).map(|head| self.head = Some(head)),
         };
-        // The same rules as the log's: what it would refuse is not signed.
+        self.passed(record.seq, record.time);
         followed.map_err(|error| EntryError::Record(RecordError::Json { why: error.to_string(), at: None }))
+    }
+
+    /// Notes that it has one more record.
+    pub(crate) fn passed(&mut self, seq: Seq, time: UnixMillis) {
+        // The last seq there is has none after it; the chain's rules refuse what comes then.
+        (self.next, self.time) = (seq.next().unwrap_or(seq), time);
     }
 }

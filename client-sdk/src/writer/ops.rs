@@ -21,7 +21,7 @@ use crate::error::{DelegateError, OpenRunError, ProposeError, ResumeError, RunEr
 use crate::shared::{Decided, OpenCall, RunShared};
 use crate::store::Fork;
 
-/// Something for the writer to do. What has a `reply` is answered after the commit.
+/// Something for the writer to do. What has a `reply` is answered after the commit, but for [`Finish`].
 pub(crate) enum Op {
     Open(OpenRun),
     Propose(Box<Propose>),
@@ -71,6 +71,10 @@ pub(crate) enum Op {
     Fork(Fork),
     /// Keeps records of the operator that the log has proven, and does what follows from them.
     Learnt(Learnt),
+    /// Answered when every record before is on the disk.
+    Sync {
+        reply: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -127,7 +131,7 @@ pub(crate) struct Finish {
     pub(crate) reply: Option<oneshot::Sender<Result<Finished, Stop>>>,
 }
 
-/// An outcome that is on disk.
+/// An outcome that was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Finished {
     pub(crate) seq: Seq,

@@ -155,8 +155,7 @@ impl Writer {
         }
         {
             let mut view = line.run.view();
-            view.next = line.next_seq();
-            view.time = line.head.as_ref().map_or(view.time, sift_spec::chain::RunHead::time);
+            (view.next, view.time) = (line.next, line.time);
         }
         self.lines.insert(run, line);
         Ok(cannot)

@@ -55,7 +55,7 @@ impl Writer {
             parent,
             policy: bundle.digest(),
         }));
-        self.fits(run, &agent, body.clone(), time)?;
+        let draft = self.fitting(run, &agent, body, time)?;
         let depth = parent.map_or(0, |parent| parent.depth);
         let state = RunState::new(agent.clone(), run, depth, time, labels, bundle.facts());
         let place = (depth, limits.clone());
@@ -71,7 +71,7 @@ impl Writer {
             call.opened = true;
         }
         self.lines.insert(run, Line::new(Arc::clone(&shared), delegation.is_some()));
-        self.append(run, body, time)?;
+        self.append_draft(draft, |_| {})?;
         Ok(shared)
     }
 
@@ -121,12 +121,12 @@ impl Writer {
     pub(super) fn beat(&mut self, silent_ms: u64) {
         let now = self.now();
         let silent = |line: &&Line| {
-            let last = line.head.as_ref().map_or(0, |head| head.time().get());
-            !line.halted && !self.shared.waits(line.run.id) && now.get().saturating_sub(last) >= silent_ms
+            let silent = now.get().saturating_sub(line.time.get()) >= silent_ms;
+            !line.halted && !self.shared.waits(line.run.id) && silent
         };
         let runs: Vec<RunId> = self.lines.values().filter(silent).map(|line| line.run.id).collect();
         for run in runs {
-            let records = self.lines.get(&run).map_or(0, |line| line.next_seq().get());
+            let records = self.lines.get(&run).map_or(0, |line| line.next.get());
             // A failure halts the kernel, which is all there is to do.
             let _ = self.append(run, Body::Beat(Beat { records }), now);
         }

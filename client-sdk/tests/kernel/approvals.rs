@@ -70,7 +70,7 @@ async fn a_refused_call_is_cancelled_and_settles_nothing() {
     let note = held.request().sign(Answer::Refuse, &boss()).unwrap();
     let Ok(Answered::Denied(denial)) = held.answer(&note).await else { panic!() };
     assert!(denial.unapproved.is_some());
-    let outcome = last_outcome(&kernel, run.id());
+    let outcome = last_outcome(&kernel, run.id()).await;
     assert_eq!((outcome.status, outcome.settled.get(Meter::ToolCalls)), (Status::Cancelled, 0));
     assert_eq!(kinds(&kernel, run.id()), ["open", "intent", "approval", "outcome"]);
     run.close(CloseReason::Done).await.unwrap();
@@ -92,7 +92,7 @@ async fn no_answer_in_time_is_a_denial() {
     };
     let Answered::Denied(denial) = held.wait().await.unwrap() else { panic!() };
     assert!(denial.to_string().contains("deadline"));
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     run.close(CloseReason::Done).await.unwrap();
 }
 
@@ -108,7 +108,7 @@ async fn what_changed_while_a_call_was_held_counts() {
     let Err((None, WaitError::Stopped(stop))) = held.answer(&note).await else { panic!() };
     assert!(matches!(stop, Stop::Halted { cause: HaltCause::WallClock, .. }));
     eventually("an outcome", || kinds(&kernel, run.id()).last() == Some(&"outcome")).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     kernel.close().await;
 
     // The deadline of an approval is one for the call as well.
@@ -123,7 +123,7 @@ async fn what_changed_while_a_call_was_held_counts() {
     house.clock.advance_ms(1);
     assert!(matches!(permit.start(), Err(DispatchError::Late(late)) if late == deadline));
     eventually("an outcome", || kinds(&kernel, run.id()).last() == Some(&"outcome")).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn an_answer_counts_for_one_call_only() {
     };
     drop(second);
     eventually("the dropped call is cancelled", || kinds(&kernel, run.id()).contains(&"outcome")).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     let Ok(Answered::Permitted(permit)) = first.answer(&note).await else { panic!() };
     permit.dispatch(|| async { Report::ok(Payload::text("paid")) }).await.unwrap();
     run.close(CloseReason::Done).await.unwrap();

@@ -117,7 +117,7 @@ async fn a_refusal_by_anybody_cancels_the_call() {
     let note = held.request().sign_as(Answer::Refuse, &role, &key("third@acme.example", 31)).unwrap();
     let Ok(Answered::Denied(denial)) = held.answer(&note).await else { panic!() };
     assert!(denial.unapproved.is_some());
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     run.close(CloseReason::Done).await.unwrap();
 }
 
@@ -155,7 +155,7 @@ async fn some_approvals_are_not_enough_in_time_or_after_a_crash() {
     house.clock.set(held.request().hold.deadline);
     house.clock.advance_ms(1);
     let Answered::Denied(_) = held.wait().await.unwrap() else { panic!() };
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     // A kernel that stops with two of three approvals has not let the call go.
     let run = open_run(&kernel).await;
     let held = counts(hold(&run).await, "supervisor", &boss()).await;
@@ -164,7 +164,7 @@ async fn some_approvals_are_not_enough_in_time_or_after_a_crash() {
     kernel.close().await;
     drop(held);
     let kernel = house.open().await;
-    assert_eq!(last_outcome(&kernel, id).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, id).await.status, Status::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -192,6 +192,7 @@ async fn of_256_answers_at_once_only_as_many_count_as_are_needed() {
     assert_eq!(counted, 3);
     let Answered::Permitted(permit) = held.wait().await.unwrap() else { panic!() };
     permit.dispatch(|| async { Report::ok(Payload::text("paid")) }).await.unwrap();
+    kernel.sync().await.unwrap();
     let expected = ["open", "intent", "approval", "approval", "approval", "outcome"];
     assert_eq!(kinds(&kernel, run.id()), expected);
     drop(house);

@@ -100,7 +100,7 @@ async fn there_is_no_token_without_a_call_under_way() {
     let token = call.capability(AUDIENCE, TTL_DEFAULT).unwrap();
     drop(call);
     eventually("an outcome", || kinds(&kernel, run.id()).contains(&"outcome")).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Unknown);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Unknown);
     assert!(verifier().check(&token, "read", ARGS.as_bytes(), at(NOW)).is_ok());
     assert_eq!(refused(&token, "read", ARGS, at(NOW + 60_001)), CapabilityError::Expired);
 }

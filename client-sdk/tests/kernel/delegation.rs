@@ -139,7 +139,7 @@ async fn a_delegated_run_uses_what_was_held_for_it_and_is_settled_with_what_it_u
 
     let done = in_flight.finish(Report::ok(Payload::text("helped")).with_close(&close)).await.unwrap();
     assert_eq!((done.settled, done.overspent), (tool_calls(3).with(Meter::Agents, 1), None));
-    assert_eq!(last_outcome(&above, run.id()).close.unwrap().as_str(), close);
+    assert_eq!(last_outcome(&above, run.id()).await.close.unwrap().as_str(), close);
 
     // Used less than was held: the rest is there again, once it is proven.
     let street = Street::new(&["[run]\ntool_calls = 10\n", ""]).await;
@@ -182,7 +182,7 @@ async fn only_the_close_of_that_run_by_that_kernel_settles_less_than_the_hold() 
     let delegated = SignedDelegation::parse(&note).unwrap().delegation.run;
     let lie = record(delegated, &key_of(1));
     assert_eq!(settle(third, report().with_close(&lie)).await, hold, "another kernel");
-    assert!(last_outcome(&above, run.id()).close.is_none(), "what does not count is not recorded");
+    assert!(last_outcome(&above, run.id()).await.close.is_none(), "what does not count is not recorded");
     let (fourth, note) = start(&run, 2, tool_calls(5)).await;
     let delegated = SignedDelegation::parse(&note).unwrap().delegation.run;
     let lie = record(delegated, &key("acme.example/kernel/2", 99));

@@ -222,7 +222,7 @@ async fn a_halt_reaches_the_runs_below_and_their_calls() {
     assert!(matches!(under_way.await.unwrap(), Err(DispatchError::Cut(_))));
     assert!(matches!(start.halted().await, Stop::Halted { .. }), "who drives a call is told");
     assert_eq!((halt_records(&kernel, run.id()), halt_records(&kernel, below.id())), (1, 1));
-    assert_eq!(last_outcome(&kernel, below.id()).status, Status::Unknown);
+    assert_eq!(last_outcome(&kernel, below.id()).await.status, Status::Unknown);
     assert!(kernel.status().runs.iter().all(|run| run.halted.is_some()));
     drop(start);
     below.close(CloseReason::Done).await.unwrap();
@@ -299,7 +299,7 @@ async fn a_clock_that_goes_back_halts_a_kernel_that_is_silent() {
     assert!(matches!(kernel.stopped(), Some(Stop::Halted { cause: HaltCause::Clock, .. })));
     // The call has done nothing wrong, and its outcome is worth having.
     under_way.finish(Report::ok(Payload::text("x"))).await.unwrap();
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Ok);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Ok);
     let times: Vec<u64> = records(&kernel, run.id()).iter().map(|record| record.time.get()).collect();
     assert_eq!(times, [NOW; 4]);
 }

@@ -175,8 +175,10 @@ pub(crate) fn kinds(kernel: &Kernel, run: RunId) -> Vec<&'static str> {
     records(kernel, run).iter().map(|record| record.body.kind().name()).collect()
 }
 
-/// The last outcome of a run.
-pub(crate) fn last_outcome(kernel: &Kernel, run: RunId) -> sift_spec::record::Outcome {
+/// The last outcome of a run, once it is on the disk.
+pub(crate) async fn last_outcome(kernel: &Kernel, run: RunId) -> sift_spec::record::Outcome {
+    // A kernel that has stopped for good is read as it is.
+    let _ = kernel.sync().await;
     let outcome = parsed(kernel, run).into_iter().rev().find_map(|record| match record.body {
         Body::Outcome(outcome) => Some(*outcome),
         _ => None,

@@ -47,6 +47,7 @@ async fn a_kernel_signs_through_a_process_that_holds_the_key() {
     let run = open_run(&kernel).await;
     let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
     permit.dispatch(|| async { Report::ok(Payload::text("read")) }).await.unwrap();
+    kernel.sync().await.unwrap();
     // Each entry verifies under the key, as the harness checks.
     assert_eq!(kinds(&kernel, run.id()), ["open", "intent", "outcome"]);
     kernel.close().await;

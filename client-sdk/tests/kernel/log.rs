@@ -52,7 +52,7 @@ async fn in_log_mode_nothing_is_dispatched_without_a_receipt() {
     assert!(matches!(refused, Err(ProposeError::Stopped(Stop::Halted { cause: HaltCause::LogBehind, .. }))));
     // The intent was not dispatched.
     eventually("an outcome", || kinds(&kernel, run.id()).last() == Some(&"outcome")).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     // What waits is uploaded when the log is back.
     house.log.behaviour.down.store(false, Ordering::SeqCst);
     assert!(kernel.drain(PATIENCE).await);

@@ -68,7 +68,7 @@ async fn more_than_was_held_of_any_class_is_recorded_and_halts() {
         assert_eq!(overspent, over, "{usage:?}");
         let expected = usage.amounts().with(Meter::ModelCalls, 1).with(Meter::MicroUsd, money);
         assert_eq!(settled, expected, "what was billed, whatever was held");
-        assert_eq!(last_outcome(&kernel, run.id()).settled, expected);
+        assert_eq!(last_outcome(&kernel, run.id()).await.settled, expected);
         assert_eq!(is_overspent(&run), over.is_some(), "{usage:?}");
         assert_eq!(kinds(&kernel, run.id()).last(), Some(&if over.is_some() { "halt" } else { "outcome" }));
         assert_eq!(run.close(CloseReason::Done).await.unwrap(), expected);

@@ -51,7 +51,7 @@ async fn a_dropped_permit_is_cancelled_and_a_dropped_call_is_unknown() {
     let run = open_run(&kernel).await;
     drop(permit(&run, "read").await);
     eventually("an outcome", || kinds(&kernel, run.id()).len() == 3).await;
-    let outcome = last_outcome(&kernel, run.id());
+    let outcome = last_outcome(&kernel, run.id()).await;
     assert_eq!((outcome.status, outcome.settled.get(Meter::ToolCalls)), (Status::Cancelled, 0));
     assert!(outcome.model.is_none() && outcome.result.is_none());
     // Nobody takes the verdict: the caller gave up while the intent was being made.
@@ -62,14 +62,14 @@ async fn a_dropped_permit_is_cancelled_and_a_dropped_call_is_unknown() {
     };
     assert!(given_up);
     eventually("an outcome", || kinds(&kernel, run.id()).len() == 5).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Cancelled);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Cancelled);
     for _ in 0..2 {
         let in_flight = permit(&run, "read").await.start().unwrap();
         drop(in_flight);
     }
     let Verdict::Denied(denial) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
     assert!(denial.refusal.is_some(), "both holds count in full");
-    let outcome = last_outcome(&kernel, run.id());
+    let outcome = last_outcome(&kernel, run.id()).await;
     assert_eq!((outcome.status, outcome.settled.get(Meter::ToolCalls)), (Status::Unknown, 1));
     run.close(CloseReason::Done).await.unwrap();
 }
@@ -83,7 +83,7 @@ async fn a_call_that_is_given_up_is_unknown() {
     let never = permit.dispatch(std::future::pending::<Report>);
     assert!(tokio::time::timeout(std::time::Duration::from_millis(20), never).await.is_err());
     eventually("an outcome", || kinds(&kernel, run.id()).len() == 3).await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Unknown);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Unknown);
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_run_with_calls_under_way_does_not_close() {
     let refused = run.close(CloseReason::Done).await;
     assert!(matches!(refused, Err(RunError::CallsOutstanding { count: 1, .. })));
     in_flight.finish(Report::timeout("no answer in 30 s")).await.unwrap();
-    assert_eq!(last_outcome(&kernel, run.id()).settled.get(Meter::ToolCalls), 1);
+    assert_eq!(last_outcome(&kernel, run.id()).await.settled.get(Meter::ToolCalls), 1);
     run.close(CloseReason::Failed).await.unwrap();
 }
 
@@ -251,5 +251,5 @@ async fn a_key_that_cannot_sign_halts_the_kernel() {
     // What was signed is there; the call that never started counts in full, as nobody can tell any more.
     let kernel = house.open().await;
     assert_eq!(kinds(&kernel, run.id()), ["open", "intent", "outcome", "close"]);
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Unknown);
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Unknown);
 }

@@ -80,6 +80,37 @@ async fn what_was_under_way_is_unknown_and_keeps_its_hold() {
 }
 
 #[tokio::test]
+async fn an_outcome_is_answered_at_once_and_is_on_the_disk_soon_or_with_what_follows() {
+    let house = House::new("").await;
+    let kernel = house.open().await;
+    let run = open_run(&kernel).await;
+    let act = async || {
+        let Verdict::Permitted(permit) = run.propose(tool("read", "{}")).await.unwrap() else { panic!() };
+        permit.dispatch(|| async { Report::ok(Payload::text("x")) }).await.unwrap();
+    };
+    // Soon, by itself.
+    act().await;
+    eventually("on the disk", || kinds(&kernel, run.id()) == ["open", "intent", "outcome"]).await;
+    // At once, for who asks.
+    act().await;
+    kernel.sync().await.unwrap();
+    assert_eq!(kinds(&kernel, run.id()).len(), 5);
+    // With the next intent, which is on the disk when it is answered, and the commit is one for both.
+    let before = kernel.timings();
+    for _ in 0..100 {
+        act().await;
+        let Verdict::Denied(_) = run.propose(tool("steal", "{}")).await.unwrap() else { panic!() };
+        let kinds = kinds(&kernel, run.id());
+        assert_eq!(kinds[kinds.len() - 3..], ["intent", "outcome", "intent"]);
+    }
+    let since = kernel.timings().since(&before);
+    assert_eq!(since.records, 300);
+    assert!((200..300).contains(&since.commits), "{} commits", since.commits);
+    run.close(CloseReason::Done).await.unwrap();
+    kernel.close().await;
+}
+
+#[tokio::test]
 async fn records_that_waited_are_uploaded() {
     let house = House::new("").await;
     house.log.behaviour.down.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -169,7 +169,7 @@ async fn a_sub_agent_goes_on_below_its_parent_and_a_halt_reaches_those_that_wait
     std::mem::forget(start);
     crash(kernel, Vec::new()).await;
     let kernel = house.open().await;
-    assert_eq!(last_outcome(&kernel, run.id()).status, Status::Unknown, "the start of the sub-agent");
+    assert_eq!(last_outcome(&kernel, run.id()).await.status, Status::Unknown, "the start of the sub-agent");
     let below = kernel.resume_run(below.id()).await.unwrap();
     let run = kernel.resume_run(run.id()).await.unwrap();
     // What it spends counts above.

@@ -89,6 +89,7 @@ async fn a_long_pass_holds_up_neither_calls_nor_the_switch() {
     println!(
         "32 asked at once, {objects_erased} objects went in {took:?}; {during} calls meanwhile, slowest {slowest:?}"
     );
+    kernel.sync().await.unwrap();
     assert_eq!(objects_erased, 300 * 3 + 30 * 3, "each once");
     assert_eq!((objects(&kernel, long.id()), objects(&kernel, acts.id())), (0, 3 * during));
     assert!(during >= 3, "calls went on");
@@ -197,6 +198,7 @@ async fn a_run_that_waits_to_be_resumed_keeps_what_it_needs() {
     assert_eq!(store.erase(run.id(), None).unwrap(), Erasure::Open);
     let run = kernel.resume_run(run.id()).await.unwrap();
     call(&run).await;
+    kernel.sync().await.unwrap();
     assert_eq!(objects(&kernel, run.id()), 6);
 }
 

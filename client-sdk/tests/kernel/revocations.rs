@@ -161,7 +161,7 @@ async fn an_approval_that_counted_does_not_help_to_release_once_it_is_revoked() 
     let why = denial.unapproved.unwrap();
     assert!(why.contains("boss@acme.example approved") && why.contains("propose the call again"), "{why}");
     assert_eq!(kinds(&kernel, run.id()), ["open", "intent", "approval", "intent", "outcome"]);
-    let outcome = last_outcome(&kernel, run.id());
+    let outcome = last_outcome(&kernel, run.id()).await;
     assert_eq!((outcome.status, outcome.settled), (Status::Cancelled, Amounts::ZERO));
     let mut held = other;
     for (role, by) in [("supervisor", second()), ("auditor", auditor())] {
@@ -484,7 +484,7 @@ async fn another_kernel_that_is_revoked_neither_delegates_nor_settles() {
     let report = Report::ok(Payload::text("helped")).with_close(&close);
     let settled = first.finish(report).await.unwrap().settled;
     assert_eq!(settled.get(sift_spec::meter::Meter::ToolCalls), 3, "{settled:?}");
-    assert!(last_outcome(&above, run.id()).close.is_none());
+    assert!(last_outcome(&above, run.id()).await.close.is_none());
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn an_honest_stream_is_settled_with_its_usage() {
     let done = ask(permit_, meter, &provider).await.unwrap();
     assert_eq!(done.report.status(), Status::Ok, "{:?}", done.report.why());
     assert_eq!((done.settled.get(Meter::OutputTokens), done.settled.get(Meter::InputTokens)), (20, 12));
-    let model = last_outcome(&kernel, run.id()).model.unwrap();
+    let model = last_outcome(&kernel, run.id()).await.model.unwrap();
     assert_eq!((model.served.as_str(), model.id.unwrap().as_str()), ("gpt-4o-1", "c1"));
     assert_eq!(model.method.as_str(), "provider");
     // The same, bit by bit and without a tokenizer, is cut: every byte may be a token.
@@ -225,7 +225,7 @@ async fn a_halt_stops_a_stream_at_once() {
         Err(DispatchError::Cut(_)) => {}
         Err(other) => panic!("{other}"),
     }
-    assert_eq!(last_outcome(&kernel, run.id()).settled, reserved);
+    assert_eq!(last_outcome(&kernel, run.id()).await.settled, reserved);
 
     let run = open_run(&kernel).await;
     let permit_ = permit(&run, 1000).await;
