@@ -61,7 +61,7 @@ use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
-use crate::cedar_needs::Needs;
+use crate::cedar_needs::{Members, Needs, OfRun};
 use crate::cedar_value::{Shapes, Wanted, check, convert, convert_members, convert_needed, convert_part};
 use crate::explain::{Ended, RuleReport, RuleSet, Site};
 use crate::plain::{Document, Documents};
@@ -104,6 +104,8 @@ struct Shared {
     rest: Slice,
     /// All policies.
     whole: Slice,
+    /// What the slices look at of `run`.
+    of_run: Arc<OfRun>,
 }
 
 /// Entity types of requests.
@@ -210,10 +212,11 @@ impl CedarPolicy {
         sites.sort_by(|(set, site, _), (other, beside, _)| {
             (set, &site.file, site.line, &site.rule).cmp(&(other, &beside.file, beside.line, &beside.rule))
         });
+        let of_run = Arc::new(of_run(&slices, &rest, &names));
         Ok(Self {
             groups,
             policies: sites,
-            shared: Arc::new(Shared { agents, entities, names, rules, slices, rest, whole }),
+            shared: Arc::new(Shared { of_run, agents, entities, names, rules, slices, rest, whole }),
         })
     }
 
@@ -247,8 +250,8 @@ impl CedarPolicy {
 
     /// A decider, with slices or always with all policies.
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
-        let wanted = sliced.then(|| self.shared.wanted_of_run()).flatten();
-        let documents = wanted.map_or_else(Documents::default, Documents::with_run);
+        let documents =
+            if sliced { Documents::with_run(Arc::clone(&self.shared.of_run)) } else { Documents::default() };
         CedarDecider { authorizer: Authorizer::new(), documents, shared: Arc::clone(&self.shared), sliced }
     }
 }
@@ -364,6 +367,29 @@ impl Slice {
         };
         Ok(Self { base, holds, needs, wanted, data, data_shapes })
     }
+
+    /// The members of `run` that it refers to, and what makes the request.
+    fn of_run(&self) -> Members {
+        let id = "id".to_owned();
+        match self.needs.get("run") {
+            Some(run) if run.whole => None,
+            Some(run) => Some(Arc::new(run.members().map(|(name, _)| name.clone()).chain([id]).collect())),
+            None => Some(Arc::new(BTreeSet::from([id]))),
+        }
+    }
+}
+
+/// What the slices refer to of `run`.
+fn of_run(slices: &BTreeMap<EntityUid, Slice>, rest: &Slice, names: &Names) -> OfRun {
+    let of = |action: &EntityUid| slices.get(action).unwrap_or(rest).of_run();
+    let tools = slices.iter().filter(|(action, _)| *action.type_name() == names.tool);
+    let tools = tools.map(|(action, slice)| (action.id().unescaped().to_owned(), slice.of_run()));
+    OfRun {
+        agent: of(&names.sub_agent),
+        model: of(&names.model),
+        tools: tools.collect(),
+        rest: rest.of_run(),
+    }
 }
 
 impl CedarDecider {
@@ -418,19 +444,6 @@ fn describe(error: &AuthorizationError) -> String {
 }
 
 impl Shared {
-    /// The members of `run` that policies of any slice refer to, and what makes the request; `None` for all.
-    fn wanted_of_run(&self) -> Option<BTreeSet<String>> {
-        let mut wanted = BTreeSet::from(["id".to_owned()]);
-        for slice in self.slices.values().chain([&self.rest]) {
-            match slice.needs.get("run") {
-                Some(run) if run.whole => return None,
-                Some(run) => wanted.extend(run.members().map(|(name, _)| name.clone())),
-                None => {}
-            }
-        }
-        Some(wanted)
-    }
-
     /// The request that an input makes, and the policies that decide it.
     fn request(&self, input: Document, sliced: bool) -> Result<(Request, &Slice), String> {
         let Document { members: mut input, facts, small } = input;

@@ -5,7 +5,8 @@
 //! part of it on, compares it or looks into it in any other way is given all of that part. A member that no policy refers
 //! to can be left out: no expression tells whether it is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use cedar_policy::Policy;
 use serde_json::Value;
@@ -66,6 +67,39 @@ impl Needs {
 
     fn at(&mut self, path: &[&str]) -> &mut Self {
         path.iter().fold(self, |needs, name| needs.members.entry((*name).to_owned()).or_default())
+    }
+}
+
+/// Members of `run` that are looked at; `None` for all of them.
+pub(crate) type Members = Option<Arc<BTreeSet<String>>>;
+
+/// Which members of `run` are looked at for which call.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OfRun {
+    pub(crate) agent: Members,
+    pub(crate) model: Members,
+    /// By name.
+    pub(crate) tools: HashMap<String, Members>,
+    /// For tools that are not listed.
+    pub(crate) rest: Members,
+}
+
+impl OfRun {
+    /// The members for a call, as a policy input states it.
+    pub(crate) fn of_call(&self, call: &Value) -> Members {
+        let text = |name: &str| call.get(name).and_then(Value::as_str);
+        match text("kind") {
+            Some("agent") => self.agent.clone(),
+            Some("model") => self.model.clone(),
+            Some("tool") => text("name").and_then(|name| self.tools.get(name)).unwrap_or(&self.rest).clone(),
+            _ => None,
+        }
+    }
+
+    /// One that knows these members of the calls of models.
+    #[cfg(test)]
+    pub(crate) fn of_models<const N: usize>(members: [&str; N]) -> Self {
+        Self { model: Some(Arc::new(members.map(str::to_owned).into())), ..Self::default() }
     }
 }
 

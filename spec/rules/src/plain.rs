@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::cedar_needs::OfRun;
 use crate::json;
 
 /// Makes the values of an engine.
@@ -32,8 +33,21 @@ pub(crate) trait Build<'a> {
     /// Members in byte order of their names, each name once.
     fn object(&mut self, members: Vec<(Self::Name, Self::Value)>) -> Self::Value;
 
+    /// A member of the input, before those that come after it.
+    fn told(&mut self, _name: &str, _value: &Self::Value) {}
+    /// Whether a member of the input is looked at; else it is left out. Asked for `facts` and `run`.
+    fn wants(&self, _name: &str) -> bool {
+        true
+    }
+    /// A member that is left out and is an object, if the rest of the input starts with the text that it last had: the length
+    /// of that text.
+    fn find_left_out(&self, _name: &str, _rest: &str) -> Option<usize> {
+        None
+    }
+    /// A member that was left out, with its text.
+    fn keep_left_out(&mut self, _name: &str, _text: &str) {}
     /// Whether a member of `run` is looked at; else it is left out, if it holds no decimals.
-    fn wants(&self, name: &str) -> bool;
+    fn wants_of_run(&self, name: &str) -> bool;
     /// A member of `run` that is an object, if the rest of the input starts with the text that it last had; with the length of
     /// that text.
     fn find(&self, _name: &str, _rest: &str) -> Option<(usize, Self::Value)> {
@@ -128,14 +142,16 @@ pub(crate) struct Documents {
     decimals: bool,
     decimals_in_fact: bool,
     tools: Map<String, Value>,
-    /// The members of `run` that are looked at; `None` for all.
-    wanted: Option<BTreeSet<String>>,
+    /// Which members of `run` are looked at for which call; `None` for all.
+    of_run: Option<Arc<OfRun>>,
+    /// Those for the call that was read; `None` for all.
+    wanted: Option<Arc<BTreeSet<String>>>,
 }
 
 impl Documents {
     /// A reader for whoever looks at these members of `run`, and at decimals wherever they are.
-    pub(crate) fn with_run(wanted: BTreeSet<String>) -> Self {
-        Self { wanted: Some(wanted), ..Self::default() }
+    pub(crate) fn with_run(of_run: Arc<OfRun>) -> Self {
+        Self { of_run: Some(of_run), ..Self::default() }
     }
 
     /// Reads a policy input.
@@ -145,6 +161,7 @@ impl Documents {
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Document, String> {
         self.facts = None;
         (self.decimals, self.decimals_in_fact) = (false, false);
+        self.wanted = None;
         if let Some(Value::Object(members)) = read(bytes, self) {
             return Ok(Document { members, facts: self.facts.take(), small: !self.decimals });
         }
@@ -194,7 +211,12 @@ impl<'a> Build<'a> for Documents {
     fn object(&mut self, members: Vec<(String, Value)>) -> Value {
         Value::Object(members.into_iter().collect())
     }
-    fn wants(&self, name: &str) -> bool {
+    fn told(&mut self, name: &str, value: &Value) {
+        if let (Some(of_run), "call") = (&self.of_run, name) {
+            self.wanted = of_run.of_call(value);
+        }
+    }
+    fn wants_of_run(&self, name: &str) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name))
     }
     fn part_begin(&mut self, part: Part) {
@@ -261,7 +283,7 @@ impl<'a> Build<'a> for Skip {
     fn object(&mut self, members: Vec<((), bool)>) -> bool {
         members.into_iter().all(|((), member)| member)
     }
-    fn wants(&self, _: &str) -> bool {
+    fn wants_of_run(&self, _: &str) -> bool {
         true
     }
     fn part_begin(&mut self, _: Part) {}
@@ -333,15 +355,29 @@ impl<'a> Reader<'a> {
     /// The object that is the whole input.
     fn input<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
         self.object_with(depth.checked_sub(1)?, build, |reader, name, depth, build| match name {
+            "facts" | "run" if !build.wants(name) => {
+                let start = reader.at;
+                if let Some(length) = build.find_left_out(name, reader.text.get(start..)?) {
+                    reader.at += length;
+                    return Some(None);
+                }
+                reader.value(depth, &mut Skip)?;
+                build.keep_left_out(name, reader.text.get(start..reader.at)?);
+                Some(None)
+            }
             "facts" => reader.part(Part::Facts, depth, build).map(Some),
             "run" if reader.peek()? == b'{' => reader.run(depth.checked_sub(1)?, build).map(Some),
-            _ => reader.value(depth, build).map(Some),
+            _ => {
+                let value = reader.value(depth, build)?;
+                build.told(name, &value);
+                Some(Some(value))
+            }
         })
     }
 
     fn run<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
         self.object_with(depth, build, |reader, name, depth, build| {
-            if !build.wants(name) {
+            if !build.wants_of_run(name) {
                 let start = reader.at;
                 if reader.value(depth, &mut Skip)? {
                     return Some(None);
@@ -431,7 +467,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self) -> Option<Cow<'a, str>> {
         self.take(b'"')?;
         let rest = self.text.get(self.at..)?;
-        let end = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+        let end = json::first_special(rest.as_bytes())?;
         if rest.as_bytes().get(end) == Some(&b'"') {
             self.at += end + 1;
             return rest.get(..end).map(Cow::Borrowed);
@@ -444,7 +480,7 @@ impl<'a> Reader<'a> {
         let mut text = String::new();
         loop {
             let rest = self.text.get(self.at..)?;
-            let end = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+            let end = json::first_special(rest.as_bytes())?;
             text.push_str(rest.get(..end)?);
             let (stop, escape) = (rest.as_bytes().get(end)?, rest.as_bytes().get(end + 1));
             if *stop == b'"' {
@@ -639,7 +675,7 @@ mod tests {
 
     #[test]
     fn what_is_not_wanted_is_left_out_and_read_all_the_same() {
-        let mut documents = Documents::with_run(BTreeSet::from(["id".to_owned()]));
+        let mut documents = Documents::with_run(Arc::new(OfRun::of_models(["id"])));
         for (told, left) in [
             (r#"{"calls":{"tool":1},"id":{"a":0.5},"tools":{"pay":{"ok":-2}}}"#, r#"{"id":{"a":0.5}}"#),
             (r#"{"id":1,"tools":[1,"x",null,true,{"a":[]}]}"#, r#"{"id":1}"#),
@@ -649,13 +685,23 @@ mod tests {
             (r#"{"calls":18446744073709551615}"#, r#"{"calls":18446744073709551615}"#),
             (r#"{"calls": 1}"#, r#"{"calls":1}"#),
         ] {
-            let members = documents.read(format!("{{\"run\":{told}}}").as_bytes()).unwrap().members;
-            assert_eq!(json::print(&members["run"]), left);
+            let read = |documents: &mut Documents, call: &str| {
+                let text = format!("{{\"call\":{call},\"run\":{told}}}");
+                json::print(&documents.read(text.as_bytes()).unwrap().members["run"])
+            };
+            assert_eq!(read(&mut documents, r#"{"kind":"model"}"#), left);
+            // Another call looks at all of it.
+            for call in
+                [r#"{"kind":"agent"}"#, r#"{"kind":"tool","name":"pay"}"#, r#"{"kind":"x"}"#, "[]", "1"]
+            {
+                assert_eq!(read(&mut documents, call), told.replace(' ', ""), "{call}");
+            }
         }
         for broken in
             [r#"{"calls":{"a":1,"a":1}}"#, r#"{"calls":1e999}"#, r#"{"calls":[}"#, r#"{"calls":01}"#]
         {
-            assert!(documents.read(format!("{{\"run\":{broken}}}").as_bytes()).is_err(), "{broken}");
+            let text = format!("{{\"call\":{{\"kind\":\"model\"}},\"run\":{broken}}}");
+            assert!(documents.read(text.as_bytes()).is_err(), "{broken}");
         }
     }
 

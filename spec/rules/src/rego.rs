@@ -186,13 +186,14 @@ pub(crate) fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, St
 impl RegoDecider {
     /// The verdict, or why the evaluation failed.
     pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
-        let input = self.inputs.read(input)?;
-        let slice = self.slices.as_ref().map(|slices| slices.find(&input));
+        let value = self.inputs.read(input, self.slices.as_ref())?;
+        let slice = self.slices.as_ref().map(|slices| slices.find(&value));
         let (index, spared) = slice.map_or((0, 0), |slice| (slice.index, slice.spared));
-        let mut answer = self.run(input.clone(), index, INSTRUCTIONS_MAX.saturating_sub(spared));
+        let mut answer = self.run(value, index, INSTRUCTIONS_MAX.saturating_sub(spared));
         if spared > 0 && matches!(answer, Err(VmError::InstructionLimitExceeded { .. })) {
-            // Only with all rules is it told whether the limit is reached.
-            answer = self.run(input, 0, INSTRUCTIONS_MAX);
+            // Only with all rules is it told whether the limit is reached, and they look at all of the input.
+            let value = self.inputs.read(input, None)?;
+            answer = self.run(value, 0, INSTRUCTIONS_MAX);
         }
         match answer {
             Ok(answer) => {

@@ -42,7 +42,7 @@ fn name(element: &Expr) -> Option<String> {
 
 /// What became of every rule.
 pub(crate) fn explain(policy: &RegoPolicy, input: &[u8]) -> Vec<RuleReport> {
-    let Ok(input) = Inputs::default().read(input) else { return Vec::new() };
+    let Ok(input) = Inputs::default().read(input, None) else { return Vec::new() };
     let slice = policy.slices.find(&input);
     let sets = policy.sites.iter().enumerate();
     let reports = sets.flat_map(|(position, (set, sites))| {

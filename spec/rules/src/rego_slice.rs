@@ -11,8 +11,11 @@
 //! * A condition on something unknown is passed: where it fails, the body fails without an error, which is what is to be
 //!   shown. A condition that fails on values shows it.
 //! * A rule that is called is followed in all its definitions, past what ends them.
-//! * Anything else ends the attempt, and the rule stays: a call of a builtin or function (unless an argument is
-//!   undefined, so that it is not called), a loop, a comprehension, the end of the body.
+//! * A loop over something known that has no elements has no turns, and what follows it is followed.
+//! * The end of a body that has added nothing to its set is as good as a failure: nothing is left of it.
+//! * A builtin with an undefined argument is not called; the union of two known sets is known.
+//! * Anything else ends the attempt, and the rule stays: another call of a builtin, one of a function, another loop, a
+//!   comprehension, the end of the body.
 //!
 //! A name that occurs nowhere in the program's constants and in `data` differs from each of them, and the instructions
 //! that are followed tell names apart by equality alone; so all such names have the same slice.
@@ -23,6 +26,9 @@
 //! it is limited; [`Entry::spared`] is at least the difference. A slice runs with a limit lower by that, and whoever
 //! reaches this limit decides again with all rules: so the limit, too, is reached by the same inputs as without slices.
 //!
+//! Where all that a slice runs was followed to its end and looked at no member of the input but `call`, the slice is of the
+//! **call only**: facts and counters are not even read for it, which is most of the work for the calls of models.
+//!
 //! Slices are entry points of one program, which calls sets with fewer definitions; equal sets and equal slices are
 //! shared. Their number and the time to find them are bounded: names beyond that are decided with all rules.
 
@@ -31,7 +37,7 @@ use std::sync::Arc;
 
 use regorus::Value;
 use regorus::rvm::Instruction;
-use regorus::rvm::instructions::{GuardMode, LiteralOrRegister};
+use regorus::rvm::instructions::{GuardMode, LiteralOrRegister, LoopMode};
 use regorus::rvm::program::{Program, RuleInfo, RuleType};
 
 /// Most slices of a program, beside the one with all rules.
@@ -66,6 +72,8 @@ pub(crate) struct Entry {
     pub(crate) index: usize,
     /// At most so many instructions are spared by it.
     pub(crate) spared: usize,
+    /// Whether nothing that it runs looks at the input beside its `call`.
+    pub(crate) call_only: bool,
     /// Numbers of the definitions that it leaves out, in the order of the sets.
     pub(crate) left_out: Vec<BTreeSet<usize>>,
 }
@@ -122,13 +130,17 @@ impl Slices {
 
     /// All rules for every call.
     pub(crate) fn none() -> Self {
-        let whole = Entry { index: 0, spared: 0, left_out: Vec::new() };
+        let whole = Entry { index: 0, spared: 0, call_only: false, left_out: Vec::new() };
         Self { entries: vec![whole], agent: 0, model: 0, tools: HashMap::new(), rest: 0 }
     }
 
     /// The entry point for an input.
     pub(crate) fn find(&self, input: &Value) -> &Entry {
-        let call = &input[&*CALL];
+        self.find_call(&input[&*CALL])
+    }
+
+    /// The same, for the call of an input.
+    pub(crate) fn find_call(&self, call: &Value) -> &Entry {
         let slice = match (&call[&*KIND], &call[&*NAME]) {
             (Value::String(kind), Value::String(name))
                 if **kind == *"tool" && name.len() <= NAME_BYTES_MAX =>
@@ -190,17 +202,24 @@ impl Maker<'_> {
             results: BTreeMap::new(),
             under_way: BTreeSet::new(),
             left: &mut self.left,
+            looks: false,
         };
         let mut left_out = Vec::new();
-        let mut spared = 0;
+        let (mut spared, mut call_only) = (0, true);
         for rule in &self.rules {
             let rule = follower.program.rule_infos.get(*rule)?;
             let mut out = BTreeSet::new();
             for (number, bodies) in rule.definitions.iter().enumerate() {
                 let before = follower.spent();
-                if bodies.iter().all(|start| follower.fails(rule, *start) == Some(true)) {
+                follower.looks = false;
+                // Each of them, also where it is known already that the rule stays: what it looks at counts.
+                let fails: Vec<_> = bodies.iter().map(|start| follower.fails(rule, *start)).collect();
+                if fails.iter().all(|fails| *fails == Some(true)) {
                     out.insert(number);
                     spared += follower.spent_since(before);
+                } else {
+                    let destructures = rule.destructuring_blocks.get(number).is_some_and(Option::is_some);
+                    call_only &= !follower.looks && !destructures && fails.iter().all(Option::is_some);
                 }
             }
             left_out.push(out);
@@ -217,13 +236,14 @@ impl Maker<'_> {
             // The same rules, perhaps for another reason.
             let entry = entries.get_mut(*slice)?;
             entry.spared = entry.spared.max(spared);
+            entry.call_only &= call_only;
             return Some(*slice);
         }
         if entries.len() > SLICES_MAX {
             return None;
         }
         let index = self.add(program, &left_out)?;
-        entries.push(Entry { index, spared, left_out: left_out.clone() });
+        entries.push(Entry { index, spared, call_only, left_out: left_out.clone() });
         self.known.insert(left_out, entries.len() - 1);
         Some(entries.len() - 1)
     }
@@ -326,6 +346,8 @@ struct Followed {
     result: Option<Known>,
     /// Instructions in it.
     steps: usize,
+    /// Whether it looks at the input beside its `call`.
+    looks: bool,
 }
 
 struct Follower<'a> {
@@ -335,6 +357,8 @@ struct Follower<'a> {
     results: BTreeMap<usize, Followed>,
     under_way: BTreeSet<usize>,
     left: &'a mut usize,
+    /// Whether what was followed has looked at the input beside its `call`, or made anything of the input as a whole.
+    looks: bool,
 }
 
 impl Follower<'_> {
@@ -346,9 +370,13 @@ impl Follower<'_> {
         self.spent() - before
     }
 
-    /// Whether a body is shown to fail without an error; `None` where an error cannot be excluded.
+    /// Whether a body is shown to fail, or to add nothing where it is one of a set, without an error; `None` where an error
+    /// cannot be excluded.
     fn fails(&mut self, rule: &RuleInfo, start: u32) -> Option<bool> {
-        Some(matches!(self.follow(rule, start)?, End::Fails))
+        Some(match self.follow(rule, start)? {
+            End::Fails => true,
+            End::Returns { added, .. } => rule.rule_type == RuleType::PartialSet && added.is_empty(),
+        })
     }
 
     /// Follows a body to its end; `None` where it may err or is not followed.
@@ -371,7 +399,7 @@ impl Follower<'_> {
             let (dest, value) = match instruction {
                 I::RuleInit { .. } => continue,
                 I::RuleReturn {} => {
-                    let result = get(rule.result_reg)?;
+                    let result = self.take(&registers, rule.result_reg)?;
                     return Some(End::Returns { surely, result, added });
                 }
                 I::Load { dest, literal_idx } => (dest, Known::Value(self.literal(literal_idx)?)),
@@ -382,14 +410,27 @@ impl Follower<'_> {
                 I::LoadData { dest } => (dest, self.data.clone()),
                 I::LoadInput { dest } => (dest, Known::Input),
                 I::Move { dest, src } => (dest, get(src)?),
-                I::Eq { dest, left, right } => (dest, equal(&get(left)?, &get(right)?, true)),
-                I::Ne { dest, left, right } => (dest, equal(&get(left)?, &get(right)?, false)),
-                I::Not { dest, operand } => match get(operand)? {
+                I::Eq { dest, left, right } => {
+                    let (left, right) = (self.take(&registers, left)?, self.take(&registers, right)?);
+                    (dest, equal(&left, &right, true))
+                }
+                I::Ne { dest, left, right } => {
+                    let (left, right) = (self.take(&registers, left)?, self.take(&registers, right)?);
+                    (dest, equal(&left, &right, false))
+                }
+                I::Not { dest, operand } => match self.take(&registers, operand)? {
                     Known::Value(value) => (dest, Known::Value(Value::Bool(!passes(&value)))),
                     _ => (dest, Known::Unknown),
                 },
-                I::Contains { dest, collection, value } => (dest, contains(&get(collection)?, &get(value)?)),
-                I::Index { dest, container, key } => (dest, self.index(&get(container)?, &get(key)?)),
+                I::Contains { dest, collection, value } => {
+                    let (collection, value) =
+                        (self.take(&registers, collection)?, self.take(&registers, value)?);
+                    (dest, contains(&collection, &value))
+                }
+                I::Index { dest, container, key } => {
+                    let key = self.take(&registers, key)?;
+                    (dest, self.index(&get(container)?, &key))
+                }
                 I::IndexLiteral { dest, container, literal_idx } => {
                     (dest, self.index(&get(container)?, &Known::Value(self.literal(literal_idx)?)))
                 }
@@ -399,33 +440,43 @@ impl Follower<'_> {
                     for component in &params.path_components {
                         let key = match component {
                             LiteralOrRegister::Literal(literal) => Known::Value(self.literal(*literal)?),
-                            LiteralOrRegister::Register(register) => get(*register)?,
+                            LiteralOrRegister::Register(register) => self.take(&registers, *register)?,
                         };
                         value = self.index(&value, &key);
                     }
                     (params.dest, value)
                 }
                 I::SetAdd { set, value } if is_set && set == rule.result_reg => {
-                    added.push(get(value)?);
+                    added.push(self.take(&registers, value)?);
                     continue;
+                }
+                I::LoopStart { params_index } => {
+                    let params = self.program.instruction_data.get_loop_params(params_index)?;
+                    let Known::Value(collection) = get(params.collection)? else { return None };
+                    let result = without_turns(&collection, &params.mode)?;
+                    pc = usize::from(params.loop_end);
+                    (params.result_reg, Known::Value(result))
                 }
                 I::CallRule { dest, rule_index } => (dest, self.call(usize::from(rule_index))?),
                 I::BuiltinCall { params_index } => {
-                    // With an undefined argument a builtin is not called.
                     let params = self.program.instruction_data.get_builtin_call_params(params_index)?;
-                    let mut args = params.arg_registers().iter().map(|register| get(*register));
-                    args.any(|arg| arg == Some(Known::Value(Value::Undefined))).then_some(())?;
-                    (params.dest, Known::Value(Value::Undefined))
+                    let args = params.arg_registers().iter().map(|register| self.take(&registers, *register));
+                    let args: Vec<_> = args.collect::<Option<_>>()?;
+                    let builtin = self.program.builtin_info_table.get(usize::from(params.builtin_index))?;
+                    (params.dest, Known::Value(called(&builtin.name, &args)?))
                 }
-                I::AssertEq { left, right } => match equal(&get(left)?, &get(right)?, true) {
-                    Known::Value(Value::Bool(true)) => continue,
-                    Known::Value(_) => return Some(End::Fails),
-                    _ => {
-                        surely = false;
-                        continue;
+                I::AssertEq { left, right } => {
+                    let (left, right) = (self.take(&registers, left)?, self.take(&registers, right)?);
+                    match equal(&left, &right, true) {
+                        Known::Value(Value::Bool(true)) => continue,
+                        Known::Value(_) => return Some(End::Fails),
+                        _ => {
+                            surely = false;
+                            continue;
+                        }
                     }
-                },
-                I::Guard { register, mode } => match (get(register)?, mode) {
+                }
+                I::Guard { register, mode } => match (self.take(&registers, register)?, mode) {
                     (Known::Value(value), mode) => {
                         let passed = match mode {
                             GuardMode::Condition => !matches!(value, Value::Bool(false) | Value::Undefined),
@@ -444,20 +495,32 @@ impl Follower<'_> {
                 },
                 _ => return None,
             };
+            if is_set && dest == rule.result_reg {
+                // Only what is added to a set is followed.
+                return None;
+            }
             *registers.get_mut(usize::from(dest))? = value;
         }
+    }
+
+    /// What is in a register that is used for more than looking into it.
+    fn take(&mut self, registers: &[Known], register: u8) -> Option<Known> {
+        let known = registers.get(usize::from(register)).cloned()?;
+        self.looks |= known == Known::Input;
+        Some(known)
     }
 
     fn literal(&self, index: u16) -> Option<Value> {
         self.program.literals.get(usize::from(index)).cloned()
     }
 
-    fn index(&self, container: &Known, key: &Known) -> Known {
-        let Known::Value(key) = key else { return Known::Unknown };
+    fn index(&mut self, container: &Known, key: &Known) -> Known {
         let text = match key {
-            Value::String(text) => text.as_ref(),
+            Known::Value(Value::String(text)) => text.as_ref(),
             _ => "",
         };
+        self.looks |= *container == Known::Input && text != "call";
+        let Known::Value(key) = key else { return Known::Unknown };
         match (container, text) {
             (Known::Value(container), _) => Known::Value(container[key].clone()),
             (Known::Input, "call") => Known::Call,
@@ -470,6 +533,7 @@ impl Follower<'_> {
     /// The value of a rule, if no error can occur in any of its bodies.
     fn call(&mut self, index: usize) -> Option<Known> {
         if let Some(followed) = self.results.get(&index) {
+            self.looks |= followed.looks;
             return followed.result.clone();
         }
         // No rule calls itself, which was checked; this costs nothing and needs no such check.
@@ -477,10 +541,12 @@ impl Follower<'_> {
             return None;
         }
         let before = self.spent();
+        let looked = std::mem::take(&mut self.looks);
         let result = self.value_of(index);
         self.under_way.remove(&index);
-        let steps = self.spent_since(before);
-        self.results.insert(index, Followed { result: result.clone(), steps });
+        let (steps, looks) = (self.spent_since(before), self.looks);
+        self.looks |= looked;
+        self.results.insert(index, Followed { result: result.clone(), steps, looks });
         result
     }
 
@@ -526,6 +592,38 @@ impl Follower<'_> {
             _ => Known::Unknown,
         })
     }
+}
+
+/// What a builtin gives for these arguments; `None` where that is not known, or may be an error.
+fn called(name: &str, args: &[Known]) -> Option<Value> {
+    // With an undefined argument a builtin is not called.
+    if args.contains(&Known::Value(Value::Undefined)) {
+        return Some(Value::Undefined);
+    }
+    match (name, args) {
+        // Sets of constants that are put together are common: `writes := changes | {"book"}`.
+        ("__builtin_sets.union", [Known::Value(Value::Set(one)), Known::Value(Value::Set(other))]) => {
+            Some(one.iter().chain(other.iter()).cloned().collect::<BTreeSet<_>>().into())
+        }
+        _ => None,
+    }
+}
+
+/// What a loop over a value has for a result where it has no turns; `None` where it has some.
+fn without_turns(collection: &Value, mode: &LoopMode) -> Option<Value> {
+    let empty = match collection {
+        Value::Array(items) => items.is_empty(),
+        Value::Set(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        // What has no elements at all.
+        _ => {
+            return Some(match mode {
+                LoopMode::Every => Value::Undefined,
+                LoopMode::Any | LoopMode::ForEach => Value::Bool(false),
+            });
+        }
+    };
+    empty.then(|| Value::Bool(matches!(mode, LoopMode::Every)))
 }
 
 /// Whether a value is neither false nor undefined, as `not` sees it: anything but a boolean passes.
@@ -594,8 +692,12 @@ mod tests {
             r#"tool in data.mine"#,
             r#"data.by_name[tool]; some x in input.call.args.list; x > 1"#,
             r#"not lower(data.nothing) == "x"; input.call.kind == "model""#,
+            r#"some x in data.lists[tool]; x > input.call.args.n"#,
+            r#"some x in data.lists.none; x > input.call.args.n"#,
+            r#"every x in data.nothing[tool] { x > 1 }"#,
+            r#"some _ in data.lists.none"#,
         ] {
-            let data = r#"{"mine":["a"],"by_name":{"a":true}}"#;
+            let data = r#"{"mine":["a"],"by_name":{"a":true},"lists":{"a":[1],"none":[]}}"#;
             let cut = left_out(&policy(&[body]), data, &["a", "other"]);
             assert_eq!(cut.last(), Some(&1), "{body}");
         }
@@ -613,9 +715,55 @@ mod tests {
             r#"some x in input.call.args.list; x > 1; tool == "a""#,
             r#"concat("", [tool]) == "a""#,
             r#"tool == input.call.args.tool"#,
+            r#"every x in data.none { x > 1 }"#,
             "true",
         ] {
-            assert_eq!(left_out(&policy(&[body]), "{}", &["a", "other"]), [0, 0], "{body}");
+            assert_eq!(left_out(&policy(&[body]), r#"{"none":[]}"#, &["a", "other"]), [0, 0], "{body}");
+        }
+    }
+
+    /// Whether the calls of models look at nothing but the call, under a policy with this body beside one that no model's
+    /// call gets past.
+    fn models_are_call_only(body: &str) -> bool {
+        let text = policy(&[body, r#"tool == "a"; input.facts.x == 1"#])
+            + "whole := input\nfacts := whole.facts if input.call.n\nsees(x) if x.facts\nnone if data.nothing\n";
+        let bundle = PolicyBundle::compile(&Bundle::new([("p.rego".to_owned(), text.into())]).unwrap());
+        let bundle = bundle.unwrap_or_else(|error| panic!("{body}: {error}"));
+        let input = serde_json::json!({ "call": { "kind": "model" } });
+        bundle.rego_slices().unwrap().find(&input.into()).call_only
+    }
+
+    #[test]
+    fn what_looks_at_the_call_alone() {
+        for body in [
+            r#"input.call.kind == "model"; input.call.model == "m""#,
+            r#"input.call.args_error"#,
+            r#"c := input.call; c.model != c.provider; not tool"#,
+            r#"not none; input.call.model in {"a", "b"}"#,
+            r#"input.call.max_output == data.most"#,
+        ] {
+            assert!(models_are_call_only(body), "{body}");
+        }
+        for body in [
+            r#"input.facts.x"#,
+            r#"input.time == 1"#,
+            r#"not input.run.depth == 1"#,
+            r#"facts.x"#,
+            r#"whole.facts.x"#,
+            r#"i := input; i.run.depth == 1"#,
+            r#"input == {}"#,
+            r#"not input"#,
+            r#"input[input.call.model].x"#,
+            r#"input.call.model in input"#,
+            r#"[input][0].facts"#,
+            r#"sees(input)"#,
+            r#"object.get(input, "facts", 1) == 1"#,
+            r#"input.call.max_output > 1"#,
+            r#"some name, _ in input; name == "facts""#,
+            r#"every name, _ in input { name != "facts" }"#,
+            r#"count([name | input[name]]) == 4"#,
+        ] {
+            assert!(!models_are_call_only(body), "{body}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use regorus::Value;
 use regorus::value::Object;
@@ -9,6 +10,7 @@ use serde_json::Map;
 
 use crate::json;
 use crate::plain::{self, Build, Kept, Part};
+use crate::rego_slice::Slices;
 
 /// A JSON value as Rego sees it. Not through its text, of which regorus would read decimals less exactly.
 pub(crate) fn convert(value: serde_json::Value) -> Result<Value, String> {
@@ -25,8 +27,11 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// The value of an input.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Value, String> {
+    /// The value of an input. Where `slices` are given, facts and run may be missing if no rule looks at them that a call
+    /// like this one runs ([`Entry::call_only`](crate::rego_slice::Entry::call_only)).
+    pub(crate) fn read(&mut self, bytes: &[u8], slices: Option<&Arc<Slices>>) -> Result<Value, String> {
+        self.names.slices = slices.cloned();
+        self.names.call_only = false;
         if let Some(value) = plain::read(bytes, &mut self.names) {
             return Ok(value);
         }
@@ -46,6 +51,11 @@ struct Names {
     tools: Kept<Value>,
     /// Members of `run` that are objects: labels, and what calls without arguments see.
     run: Kept<Value>,
+    /// What says whether facts and run are looked at, and what it says of the call that was read.
+    slices: Option<Arc<Slices>>,
+    call_only: bool,
+    /// Facts that were left out.
+    left_out: Kept<()>,
     /// The members of the part that is being read.
     told: Vec<(Value, Value)>,
 }
@@ -63,6 +73,9 @@ impl Default for Names {
             facts: Kept::default(),
             tools: Kept::default(),
             run: Kept::default(),
+            slices: None,
+            call_only: false,
+            left_out: Kept::default(),
             told: Vec::new(),
         }
     }
@@ -118,7 +131,28 @@ impl<'a> Build<'a> for Names {
         Value::Object(Object::from(members.into_iter().collect::<BTreeMap<_, _>>()).into())
     }
 
+    fn told(&mut self, name: &str, value: &Value) {
+        if let Some(slices) = self.slices.as_ref().filter(|_| name == "call") {
+            self.call_only = slices.find_call(value).call_only;
+        }
+    }
+
     fn wants(&self, _: &str) -> bool {
+        !self.call_only
+    }
+
+    fn find_left_out(&self, name: &str, rest: &str) -> Option<usize> {
+        self.left_out.find(name, rest).map(|(length, ())| length)
+    }
+
+    fn keep_left_out(&mut self, name: &str, text: &str) {
+        // Counters differ from one input to the next.
+        if name == "facts" {
+            self.left_out.keep(name, text, &());
+        }
+    }
+
+    fn wants_of_run(&self, _: &str) -> bool {
         true
     }
 
@@ -179,10 +213,13 @@ mod tests {
         ] {
             let text = format!("{{\"run\":{run},\"time\":1}}");
             let expected = convert(serde_json::from_str(&text).unwrap()).unwrap();
-            assert_eq!(inputs.read(text.as_bytes()).unwrap(), expected, "{run}");
+            assert_eq!(inputs.read(text.as_bytes(), None).unwrap(), expected, "{run}");
         }
         for broken in [r#"{"labels":{"a":"b"}"#, r#"{"labels":{"a":"b"}x}"#, r#"{"labels":{"a":"b"}{}}"#] {
-            assert!(inputs.read(format!("{{\"run\":{broken},\"time\":1}}").as_bytes()).is_err(), "{broken}");
+            assert!(
+                inputs.read(format!("{{\"run\":{broken},\"time\":1}}").as_bytes(), None).is_err(),
+                "{broken}"
+            );
         }
     }
 
@@ -193,12 +230,12 @@ mod tests {
             for number in 0..5 * PLACES {
                 let text = format!("{{\"{number}\":{number},\"x{number}\":-{round}.5}}");
                 let expected = convert(serde_json::from_str(&text).unwrap()).unwrap();
-                assert_eq!(inputs.read(text.as_bytes()).unwrap(), expected);
+                assert_eq!(inputs.read(text.as_bytes(), None).unwrap(), expected);
             }
         }
         let long = format!("{{\"{}\":[null,true,\"\"]}}", "n".repeat(100));
         let expected = convert(serde_json::from_str(&long).unwrap()).unwrap();
-        assert_eq!(inputs.read(long.as_bytes()).unwrap(), expected);
-        assert!(inputs.read(b"{").unwrap_err().starts_with("the policy input: "));
+        assert_eq!(inputs.read(long.as_bytes(), None).unwrap(), expected);
+        assert!(inputs.read(b"{", None).unwrap_err().starts_with("the policy input: "));
     }
 }

@@ -46,12 +46,14 @@ never if {
 }
 either if tool == "t0"
 either if tool == "t2"
+every_list if every item in data.lists[tool] { item > 0 }
+whole := input
+known := whole.facts if input.call.kind != "other"
 "#;
 
 const LIBRARY: &str = "package lib\n\nis_t2 if input.call.name == \"t2\"\nnames := {\"t0\": 1, \"t2\": 2}\n";
 
-const DATA: &str =
-    r#"{"names":["t0","t3"],"tools":{"t0":true,"t1":{"on":true},"t2":false,"t4":null},"word":"t1"}"#;
+const DATA: &str = r#"{"lists":{"none":[],"t0":[1,2],"t1":[],"t2":7},"names":["t0","t3"],"tools":{"t0":true,"t1":{"on":true},"t2":false,"t4":null},"word":"t1"}"#;
 
 const CONDITIONS: &[&str] = &[
     r#"input.call.name == "t0""#,
@@ -110,6 +112,21 @@ const CONDITIONS: &[&str] = &[
     r#"not startswith(tool, "t")"#,
     r#"count(input.call.name) == 2"#,
     r#"lower(input.call.name) == "t1""#,
+    // Loops without turns for some names, or for all.
+    "some VAR in data.lists[tool]\n    VAR > 1",
+    "some VAR in data.lists[input.call.name]\n    VAR > input.call.args.amount",
+    "every item in data.lists[tool] { item > 0 }",
+    "some VAR in data.lists.none\n    VAR == input.call.name",
+    "every item in data.lists.none { item > 0 }",
+    "not every_list",
+    // What looks at more than the call.
+    "input.facts.x.n == 1",
+    "not input.facts.x",
+    "input.run.depth == 0",
+    "known.x",
+    "not whole.facts.x",
+    "count(input) > 3",
+    "some VAR, _ in input\n    VAR == \"facts\"",
     // What errs for some arguments.
     "input.call.args.amount > 100",
     "not input.call.args.amount > 100",
@@ -181,6 +198,12 @@ fn inputs() -> Vec<Vec<u8>> {
         calls.push(call.to_owned());
     }
     let mut inputs: Vec<Vec<u8>> = calls.iter().map(|call| common::input(call)).collect();
+    let known = |input: &Vec<u8>| {
+        let text = String::from_utf8(input.clone()).unwrap();
+        text.replacen(r#""facts":{}"#, r#""facts":{"x":{"n":1,"price":0.5}}"#, 1).into_bytes()
+    };
+    let with_facts: Vec<_> = inputs.iter().rev().take(14).map(known).collect();
+    inputs.extend(with_facts);
     let run = |tools: &str, call: &str| {
         let text = String::from_utf8(common::input(call)).unwrap();
         text.replace(r#""tools":{}"#, &format!(r#""tools":{tools}"#)).into_bytes()
