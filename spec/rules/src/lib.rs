@@ -36,6 +36,7 @@
 //! * A Rego rule is left out where its body is shown to fail, before anything in it can err, for every input of that kind
 //!   of call and tool. This is shown on the compiled program, instruction by instruction; `rego_slice` gives the argument.
 //!   The limit of instructions counts what all rules would take.
+//!   Where all that is left looks at the call alone, facts and counters are checked for their form and not made into values.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
