@@ -52,7 +52,7 @@ pub(crate) fn benches(criterion: &mut Criterion) -> Result<(), AnyError> {
     group.bench_function("100 rules, regorus's interpreter", |bencher| {
         bencher.iter(|| inputs.iter().map(|input| interpreter.decide(input)).all(|fired| fired.is_ok()));
     });
-    let mut machine = Machine::new(rules::hundred(Language::Rego))?;
+    let mut machine = Machine::new(rules::hundred(Language::Rego), "{}")?;
     for input in &inputs {
         assert_eq!(machine.decide(input)?, [1, 0, 0]);
     }

@@ -344,14 +344,14 @@ impl Kernel {
     /// Waits until every record made so far is in the log, or was refused by it; `false` when that takes longer than
     /// `patience`, or the kernel is closed or its disk fails first.
     pub async fn drain(&self, patience: Duration) -> bool {
-        if self.sync().await.is_err() {
-            return false;
-        }
-        let mut progress = self.inner.shared.progress.subscribe();
-        let target = progress.borrow().committed;
-        let reached = progress.wait_for(|progress| progress.logged >= target || progress.over);
-        let reached = tokio::time::timeout(patience, reached).await;
-        reached.is_ok_and(|reached| reached.is_ok_and(|progress| progress.logged >= target))
+        let reached = async {
+            self.sync().await.ok()?;
+            let mut progress = self.inner.shared.progress.subscribe();
+            let target = progress.borrow().committed;
+            let reached = progress.wait_for(|progress| progress.logged >= target || progress.over).await;
+            Some(reached.ok()?.logged >= target)
+        };
+        tokio::time::timeout(patience, reached).await == Ok(Some(true))
     }
 
     /// The `close` entry of a run, as this kernel signed it: what the kernel that delegated the run settles with

@@ -300,7 +300,7 @@ impl Shared {
         self.ops.send(op).map_err(|_| self.stopped().unwrap_or(Stop::Gone))
     }
 
-    /// Waits for the writer's answer, which comes after its commit.
+    /// Waits for the writer's answer.
     pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Stop> {
         answer.await.map_err(|_| self.stopped().unwrap_or(Stop::Gone))
     }

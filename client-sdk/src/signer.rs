@@ -33,7 +33,7 @@ pub trait Signer: Send + Sync + 'static {
     /// The public half, as it was granted by the operator.
     fn verifier(&self) -> &VerifierKey;
 
-    /// The Ed25519 signature (RFC 8032) of `message` under [`Signer::verifier`].
+    /// The Ed25519 signature (RFC 8032) of `message` under [`Signer::verifier`]. Called from several threads at once.
     ///
     /// # Errors
     /// When the key cannot be used now. The kernel then halts.

@@ -48,7 +48,7 @@ pub(crate) use learnt::Learnt;
 pub(crate) use line::{Line, LiveCall};
 pub(crate) use ops::{Close, Finish, Finished, Op, OpenRun, Propose, Recorded};
 pub(crate) use receipts::Logged;
-use seal::{Chain, Sealed, Sealer, Unsigned};
+use seal::{Chain, SealError, Sealed, Sealer, Unsigned};
 
 /// Most operations in one commit. Bounds how long the first of them waits for the last.
 const ROUND_OPS_MAX: usize = 1024;
@@ -209,9 +209,10 @@ impl Writer {
         let (ready, replies) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.signed_replies));
         if !chains.is_empty() && !self.over {
             let start = Instant::now();
+            let first = chains.values().filter_map(Chain::first).min();
             let sealed = match self.sealer.seal(chains) {
                 Ok(sealed) => sealed,
-                Err(error) => return self.die(&error.to_string()),
+                Err(error) => return self.unsignable(&error, first),
             };
             let stopwatch = &self.shared.stopwatch;
             ready.iter().for_each(|ready| stopwatch.round.add(start - *ready));
@@ -275,6 +276,20 @@ impl Writer {
         if let Err(error) = self.store.tidy() {
             self.unwritable(&error);
         }
+    }
+
+    /// The key failed. What was signed before may be answered already, and so becomes durable first: the records of the
+    /// round below the first that was not signed, which are those of earlier calls.
+    fn unsignable(&mut self, error: &SealError, first: Option<u64>) {
+        let first = first.or_else(|| self.chains.values().filter_map(Chain::first).min());
+        let mut signed = Batch::default();
+        signed.records = std::mem::take(&mut self.batch.records);
+        signed.objects = std::mem::take(&mut self.batch.objects);
+        signed.objects.retain(|(position, _)| first.is_none_or(|first| *position < first));
+        if let Err(error) = self.store.commit(&signed) {
+            tracing::error!(%error, "what was signed before the key failed is not on the disk");
+        }
+        self.die(&error.to_string());
     }
 
     fn unwritable(&mut self, error: &StoreError) {

@@ -256,7 +256,7 @@ impl Writer {
     }
 
     /// Records an outcome and settles the hold. That is answered when it is signed, unless it halts the run: then with the
-    /// halt.
+    /// halt. Nor is a refusal answered before what it rests on, such as an approver's word.
     pub(super) fn finish(&mut self, mut finish: Finish) {
         let (reply, run) = (finish.reply.take(), finish.run);
         let finished = match &reply {
@@ -265,7 +265,7 @@ impl Writer {
         };
         match (reply, finished) {
             (Some(reply), finished) => {
-                if self.lines.get(&run).is_some_and(|line| line.halted) {
+                if finished.is_err() || self.lines.get(&run).is_some_and(|line| line.halted) {
                     self.waiting += 1;
                     self.reply(reply, finished);
                 } else {

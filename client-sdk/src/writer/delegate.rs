@@ -50,7 +50,10 @@ impl Writer {
         let key = self.signer.verifier();
         let note = delegation.sign_with(key, |text| self.signer.sign(text).map_err(SealError::from));
         // As with a record: a key that fails halts the kernel.
-        note.map_err(|error| self.contradiction(&error.to_string()).into())
+        note.map_err(|error| {
+            self.unsignable(&error, None);
+            self.shared.stopped().unwrap_or(Stop::Gone).into()
+        })
     }
 
     /// What a sub-agent at another kernel has used, one sub-agent included, as that kernel's signed close says: the

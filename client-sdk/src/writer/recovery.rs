@@ -1,6 +1,6 @@
 //! The start: what an earlier process left is folded from the records, and its runs are closed or wait to be resumed.
 //!
-//! Every signed record that was answered is in the store, so nothing is lost. A call that was let through and has no
+//! Every record that was answered is in the store, but for outcomes of the last moment (see [`super`]). A call that was let through and has no
 //! outcome may have acted: its outcome is `unknown` and its hold is settled in full. A call that still waited for an
 //! approval cannot have acted: it is cancelled. Then the runs are closed as abandoned; or, where [`crate::Config`] grants
 //! a grace time, those that can go on wait for somebody who resumes them, and are closed when nobody has come.

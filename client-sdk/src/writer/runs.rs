@@ -178,6 +178,8 @@ impl Writer {
             let wrong = "a run has settled more than the ledger knows";
             below = all.ok_or_else(|| RunError::Stopped(self.contradiction(wrong)))?;
         }
+        // An end never waits: what is signed and not on the disk are records of runs that go on.
+        self.urgent = true;
         let closed = self.ledger.close(&ledger::Close { run, time });
         closed.map_err(|error: LedgerError| RunError::Stopped(self.contradiction(&error.to_string())))?;
         let body = Body::Close(sift_spec::record::Close { below, census, reason, settled });

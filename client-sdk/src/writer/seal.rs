@@ -3,9 +3,14 @@
 //!
 //! What does not take longer than waking a thread, such as the one record of a kernel with one caller, is signed where it
 //! is made. Else helpers take runs from the same queue as the writer, which never waits for a run that nobody has taken.
+//!
+//! The first record that cannot be signed ends the round: what is not signed by then is not tried, because a key that hangs
+//! would hang for each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -31,8 +36,10 @@ pub(super) enum SealError {
     Sign(#[from] SignError),
     #[error("a record has no encoding: {0}")]
     Entry(#[from] EntryError),
-    #[error("the thread that signed it panicked")]
+    #[error("what signs records panicked")]
     Panic,
+    #[error("another record of the round was not signed")]
+    GivenUp,
 }
 
 impl From<RecordError> for SealError {
@@ -48,6 +55,13 @@ pub(super) struct Chain {
     pub(super) head: Option<RunHead>,
     /// In their order. Their `prev` need not be right.
     pub(super) drafts: Vec<Unsigned>,
+}
+
+impl Chain {
+    /// Position of its first record.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.drafts.first().map(|unsigned| unsigned.position)
+    }
 }
 
 /// A record that is not signed yet.
@@ -74,11 +88,21 @@ struct Seal {
 }
 
 impl Seal {
-    fn chain(&self, run: RunId, chain: Chain) -> Result<Sealed, SealError> {
+    /// Signs a run's records, unless another's were not: then `failed` is set. A panic of the signer is caught, whichever
+    /// thread it is on, because the kernel halts for it and does not just end.
+    fn chain(&self, run: RunId, chain: Chain, failed: &AtomicBool) -> Result<Sealed, SealError> {
+        let sign = AssertUnwindSafe(|| self.try_chain(run, chain, failed));
+        std::panic::catch_unwind(sign).unwrap_or(Err(SealError::Panic))
+    }
+
+    fn try_chain(&self, run: RunId, chain: Chain, failed: &AtomicBool) -> Result<Sealed, SealError> {
         let Chain { mut head, drafts } = chain;
         let key = self.signer.verifier();
         let mut records = Vec::with_capacity(drafts.len());
         for Unsigned { position, before, draft } in drafts {
+            if failed.load(Ordering::Relaxed) {
+                return Err(SealError::GivenUp);
+            }
             let draft = match &head {
                 Some(head) => draft.chained(head.leaf())?,
                 None => draft,
@@ -106,6 +130,8 @@ struct Job {
     run: RunId,
     chain: Chain,
     done: mpsc::Sender<Result<Sealed, SealError>>,
+    /// Whether a record of the round could not be signed.
+    failed: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -128,9 +154,12 @@ impl Desk {
     }
 
     fn work(&self, job: Job) {
-        let Job { run, chain, done } = job;
-        // Who waits is there until all are done.
-        let _ = done.send(self.seal.chain(run, chain));
+        let Job { run, chain, done, failed } = job;
+        let sealed = self.seal.chain(run, chain, &failed);
+        let fails = sealed.is_err();
+        // Who waits may have seen another failure. The reason comes before what was given up for it.
+        let _ = done.send(sealed);
+        failed.fetch_or(fails, Ordering::Relaxed);
     }
 
     fn help(&self) {
@@ -184,12 +213,18 @@ impl Sealer {
     /// # Errors
     /// When one of them cannot be signed or does not follow the one before.
     pub(super) fn seal(&self, chains: BTreeMap<RunId, Chain>) -> Result<Vec<Sealed>, SealError> {
-        let (runs, records) = (chains.len(), chains.values().map(|chain| chain.drafts.len()).sum::<usize>());
-        if self.helpers.is_empty() || runs == 1 || records < SHARED_RECORDS_MIN {
-            return chains.into_iter().map(|(run, chain)| self.desk.seal.chain(run, chain)).collect();
+        let records: usize = chains.values().map(|chain| chain.drafts.len()).sum();
+        if self.helpers.is_empty() || chains.len() == 1 || records < SHARED_RECORDS_MIN {
+            let failed = AtomicBool::new(false);
+            return chains
+                .into_iter()
+                .map(|(run, chain)| self.desk.seal.chain(run, chain, &failed))
+                .collect();
         }
         let (done, sealed) = mpsc::channel();
-        let jobs = chains.into_iter().map(|(run, chain)| Job { run, chain, done: done.clone() });
+        let failed = Arc::new(AtomicBool::new(false));
+        let job = |(run, chain)| Job { run, chain, done: done.clone(), failed: Arc::clone(&failed) };
+        let jobs: Vec<Job> = chains.into_iter().map(job).collect();
         self.desk.queue().jobs.extend(jobs);
         self.desk.filled.notify_all();
         drop(done);
@@ -199,8 +234,7 @@ impl Sealer {
             let Some(job) = job else { break };
             self.desk.work(job);
         }
-        let sealed: Vec<Sealed> = sealed.into_iter().collect::<Result<_, _>>()?;
-        if sealed.len() == runs { Ok(sealed) } else { Err(SealError::Panic) }
+        sealed.into_iter().collect()
     }
 }
 
@@ -209,7 +243,7 @@ impl Drop for Sealer {
         self.desk.queue().over = true;
         self.desk.filled.notify_all();
         for helper in self.helpers.drain(..) {
-            // One that panicked has told so by what it did not give back.
+            // A panic of what it did was caught.
             let _ = helper.join();
         }
     }
@@ -217,7 +251,8 @@ impl Drop for Sealer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
 
     use sift_spec::entry::Entry;
     use sift_spec::note::{KeyType, SignerKey, VerifierKey};
@@ -231,7 +266,9 @@ mod tests {
         key: SignerKey,
         signed: AtomicUsize,
         fails_at: usize,
-        panics: AtomicBool,
+        panics: bool,
+        /// How long each signature takes from the one that fails on.
+        hangs: Duration,
     }
 
     impl Signer for Faulty {
@@ -239,8 +276,9 @@ mod tests {
             self.key.verifier()
         }
         fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
-            if self.signed.fetch_add(1, Ordering::SeqCst) == self.fails_at {
-                assert!(!self.panics.load(Ordering::SeqCst), "told to");
+            if self.signed.fetch_add(1, Ordering::SeqCst) >= self.fails_at {
+                assert!(!self.panics, "told to");
+                std::thread::sleep(self.hangs);
                 return Err(SignError("told to".to_owned()));
             }
             Ok(self.key.sign_bytes(message))
@@ -249,7 +287,7 @@ mod tests {
 
     fn faulty(fails_at: usize, panics: bool) -> Arc<Faulty> {
         let key = SignerKey::from_seed("test/kernel".parse().unwrap(), KeyType::Ed25519, &[3; 32]).unwrap();
-        Arc::new(Faulty { key, signed: AtomicUsize::new(0), fails_at, panics: panics.into() })
+        Arc::new(Faulty { key, signed: AtomicUsize::new(0), fails_at, panics, hangs: Duration::ZERO })
     }
 
     fn record(run: RunId, seq: u64) -> Record {
@@ -303,20 +341,26 @@ mod tests {
 
     #[test]
     fn a_signer_that_fails_or_panics_ends_the_round_and_hangs_nobody() {
-        for at in 0..24 {
-            let sealer = Sealer::with(faulty(at, false), "log.example".parse().unwrap(), 2).unwrap();
+        for (at, helpers) in (0..24).flat_map(|at| [(at, 0), (at, 2)]) {
+            let log = || "log.example".parse().unwrap();
+            let sealer = Sealer::with(faulty(at, false), log(), helpers).unwrap();
             assert!(matches!(sealer.seal(chains(8)), Err(SealError::Sign(_))), "{at}");
+            let sealer = Sealer::with(faulty(at, true), log(), helpers).unwrap();
+            assert!(matches!(sealer.seal(chains(8)), Err(SealError::Panic)), "{at}");
+            assert!(matches!(sealer.seal(chains(1)), Err(SealError::Panic)), "{at}");
         }
-        // In a helper; a panic of the writer's own thread is the writer's.
-        let signer = faulty(0, true);
-        let sealer = Sealer::with(signer.clone(), "log.example".parse().unwrap(), 1).unwrap();
-        let (done, sealed) = mpsc::channel();
-        let (run, chain) = chains(1).pop_first().unwrap();
-        sealer.desk.queue().jobs.push_back(Job { run, chain, done });
-        sealer.desk.filled.notify_all();
-        assert!(sealed.recv().is_err());
-        // The writer goes on alone.
-        assert_eq!(sealer.seal(chains(8)).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn a_signer_that_hangs_is_waited_for_once() {
+        let hangs = Duration::from_millis(300);
+        let signer = Arc::new(Faulty { hangs, ..Arc::into_inner(faulty(5, false)).unwrap() });
+        let sealer = Sealer::with(signer.clone(), "log.example".parse().unwrap(), 3).unwrap();
+        let start = Instant::now();
+        assert!(matches!(sealer.seal(chains(64)), Err(SealError::Sign(_))));
+        // Each thread may have been at one when the first failed.
+        assert!(start.elapsed() < 8 * hangs, "{:?}", start.elapsed());
+        assert!(signer.signed.load(Ordering::SeqCst) <= 5 + 4);
     }
 
     #[test]

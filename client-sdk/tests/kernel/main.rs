@@ -29,6 +29,7 @@ mod retention;
 mod revocations;
 mod serve;
 mod signer_program;
+mod signers;
 mod simulate;
 mod storms;
 mod streams;

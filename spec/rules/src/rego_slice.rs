@@ -623,7 +623,7 @@ fn without_turns(collection: &Value, mode: &LoopMode) -> Option<Value> {
             });
         }
     };
-    empty.then(|| Value::Bool(matches!(mode, LoopMode::Every)))
+    empty.then_some(Value::Bool(matches!(mode, LoopMode::Every)))
 }
 
 /// Whether a value is neither false nor undefined, as `not` sees it: anything but a boolean passes.
