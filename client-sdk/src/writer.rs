@@ -282,10 +282,10 @@ impl Writer {
     /// round below the first that was not signed, which are those of earlier calls.
     fn unsignable(&mut self, error: &SealError, first: Option<u64>) {
         let first = first.or_else(|| self.chains.values().filter_map(Chain::first).min());
-        let mut signed = Batch::default();
-        signed.records = std::mem::take(&mut self.batch.records);
-        signed.objects = std::mem::take(&mut self.batch.objects);
-        signed.objects.retain(|(position, _)| first.is_none_or(|first| *position < first));
+        let (records, mut objects) =
+            (std::mem::take(&mut self.batch.records), std::mem::take(&mut self.batch.objects));
+        objects.retain(|(position, _)| first.is_none_or(|first| *position < first));
+        let signed = Batch { records, objects, ..Batch::default() };
         if let Err(error) = self.store.commit(&signed) {
             tracing::error!(%error, "what was signed before the key failed is not on the disk");
         }

@@ -95,7 +95,7 @@ async fn who_gives_up_while_an_approver_refuses_learns_of_the_refusal() {
         let Ok(Answered::Denied(denial)) = given_up else { panic!("{given_up:?}") };
         assert_eq!(denial.unapproved.as_deref(), Some("an approver refused"), "{round}");
         takes_ms.store(0, Ordering::SeqCst);
-        other.await.unwrap();
+        assert!(matches!(other.await.unwrap(), Verdict::Denied(_)));
     }
     let refused = || kinds(&kernel, run.id()).iter().filter(|kind| **kind == "outcome").count() == 5;
     eventually("five outcomes", refused).await;
