@@ -70,8 +70,12 @@ impl Office {
     }
 
     fn watch(&self, json: &[&str]) -> Child {
+        self.watch_into(json, Stdio::piped())
+    }
+
+    fn watch_into(&self, json: &[&str], stdout: impl Into<Stdio>) -> Child {
         let mut command = self.desk.command(&[json, &["approvals", "watch", "--dir", "kernel"]].concat());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -182,9 +186,10 @@ async fn who_watches_hears_of_a_request_when_it_comes_and_goes() {
     assert_eq!((&event["event"], &event["name"]), (&json!("waits"), &json!(waits.name)));
     // Nobody reads what this one says. It starts while there is something to say: it looks now and then, and
     // would say nothing of what came and went in between.
-    let mut unread = office.watch(&[]);
-    drop(unread.stdout.take());
-    let unread = unread.wait_with_output().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    // Before it starts, or its first words would find room.
+    drop(reader);
+    let unread = office.watch_into(&[], writer).wait_with_output().unwrap();
     assert_eq!(unread.status.code(), Some(0), "{unread:?}");
     office.await_answers(&waits);
     says(&office.answer("approve", &waits, "boss", "supervisor"), 0);
