@@ -93,7 +93,8 @@ async fn killed_at(stage: &Stage, point: &str, pass: u32, acts: usize, mode: &'s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_goes_on_and_its_pack_verifies() {
     let stage = Stage::new().await;
-    // The fourth outcome came onto the disk with the fifth call, which waits for an approval and so is cancelled.
+    // The fourth outcome came onto the disk with the fifth call, which waits for an approval and so is cancelled; or, on a
+    // busy machine, without it.
     for (point, acted, held) in
         [("after-commit-intent:3", 2, 0), ("after-dispatch:3", 3, 0), ("after-commit-outcome:4", 4, 1)]
     {
@@ -114,7 +115,8 @@ async fn a_killed_run_goes_on_and_its_pack_verifies() {
         let found = life.judge_open(&kernel, point).await;
         println!("{point}: {found:?}");
         let ended = found.ok + found.unknown + found.cancelled;
-        assert_eq!((found.acted, found.cancelled, ended), (acted + 3, held, found.let_through), "{point}");
+        assert_eq!((found.acted, ended), (acted + 3, found.let_through), "{point}");
+        assert!(found.cancelled <= held, "{point}: {found:?}");
         let runs = kernel.store().runs().unwrap();
         assert_eq!(runs[0], run.id(), "{point}: the same run");
         kernel.close().await;
