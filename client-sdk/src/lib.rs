@@ -54,8 +54,9 @@
 //!   the log. If a record cannot be made, the run halts.
 //! * No budget, no call: one thread reserves, in every scope or in none, before it answers.
 //! * A streamed answer is read no further than the output that was reserved for it: [`Permit::meter`].
-//! * kill -9, or a disk that fails, at any point loses no hold, and of the records that were answered at most outcomes of the last milliseconds
-//!   ([`Kernel::sync`] waits for those): a call without outcome becomes `unknown`, and its hold is settled in full.
+//! * kill -9, or a disk that fails, at any point loses no hold, and of the records that were answered at most outcomes of
+//!   the last milliseconds ([`Kernel::sync`] waits for those): a call without outcome becomes `unknown`, and its hold is
+//!   settled in full.
 //! * A halt of a run, an agent or everything ([`Kernel::halt_scope`], `sift-kernel halt`) lets nothing be dispatched from the
 //!   moment it is taken; its record follows.
 //! * A run that a process left open goes on as the same run, counters and all ([`Kernel::resume_run`]), or not at all: what

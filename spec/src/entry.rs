@@ -109,12 +109,6 @@ impl Draft {
         Ok(self)
     }
 
-    /// The record, given back.
-    #[must_use]
-    pub fn into_record(self) -> Record {
-        self.record
-    }
-
     /// Signs it with a key that may live elsewhere, such as in a hardware module: `sign` gives the Ed25519 signature
     /// (RFC 8032) of its argument under `key`.
     ///
