@@ -256,8 +256,8 @@ mod tests {
 
     use sift_spec::entry::Entry;
     use sift_spec::note::{KeyType, SignerKey, VerifierKey};
-    use sift_spec::record::{Beat, Body, Record};
-    use sift_spec::types::{Hash, Seq, UnixMillis};
+    use sift_spec::record::{Beat, Body, Halt, HaltCause, Record};
+    use sift_spec::types::{Hash, Seq, Text, UnixMillis};
 
     use super::*;
 
@@ -291,7 +291,12 @@ mod tests {
     }
 
     fn record(run: RunId, seq: u64) -> Record {
-        let body = Body::Beat(Beat { records: seq });
+        // Words that look like the member that is written over.
+        let detail = Text::cut(&format!("\"prev\":\"{}\",\"run\":\"", Hash::from_bytes([9; 32])));
+        let body = match seq {
+            5 => Body::Halt(Halt { cause: HaltCause::Operator, detail }),
+            _ => Body::Beat(Beat { records: seq }),
+        };
         let prev = Some(Hash::from_bytes([0; 32]));
         let (seq, time) = (Seq::new(seq).unwrap(), UnixMillis::new(1_764_000_000_000 + seq).unwrap());
         Record { agent: "test/agent".parse().unwrap(), body, prev, run, seq, time }
