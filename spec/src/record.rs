@@ -16,10 +16,11 @@ mod statement;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use canonical::{only, parse_text, present, print_text};
+use canonical::{Canonical, only, parse_text, present, print_text, write_json};
 pub use delegation::{DELEGATION_BYTES_MAX, Delegation, DelegationError, Delegator, SignedDelegation};
 pub use hold::{
     Approvals, CountError, Counted, HOLD_COUNT_MAX, HOLD_ROLES_MAX, Hold, HoldProgress, Needed, NeededError,
@@ -767,25 +768,20 @@ impl Record {
     /// # Errors
     /// When the text is not the one encoding of a record (SPEC §3.1, §3.3).
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(
-            RECORD_HEADER,
-            text,
-            |wire: RecordWire<'static>| {
-                let RecordWire { agent, prev, run, seq, time, kind, .. } = wire;
-                let bodies = [
-                    wire.approval.map(|body| Body::Approval(body.into_owned())),
-                    wire.beat.map(Body::Beat),
-                    wire.close.map(|body| Body::Close(body.into_owned())),
-                    wire.halt.map(|body| Body::Halt(body.into_owned())),
-                    wire.intent.map(|body| Body::Intent(body.into_owned())),
-                    wire.open.map(|body| Body::Open(body.into_owned())),
-                    wire.outcome.map(|body| Body::Outcome(body.into_owned())),
-                ];
-                let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
-                Ok(Self { agent: agent.into_owned(), body, prev, run, seq, time })
-            },
-            Self::text,
-        )
+        parse_text(text, |wire: RecordWire<'static>| {
+            let RecordWire { agent, prev, run, seq, time, kind, .. } = wire;
+            let bodies = [
+                wire.approval.map(|body| Body::Approval(body.into_owned())),
+                wire.beat.map(Body::Beat),
+                wire.close.map(|body| Body::Close(body.into_owned())),
+                wire.halt.map(|body| Body::Halt(body.into_owned())),
+                wire.intent.map(|body| Body::Intent(body.into_owned())),
+                wire.open.map(|body| Body::Open(body.into_owned())),
+                wire.outcome.map(|body| Body::Outcome(body.into_owned())),
+            ];
+            let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
+            Ok(Self { agent: agent.into_owned(), body, prev, run, seq, time })
+        })
     }
 
     /// The text of this record's note.
@@ -793,6 +789,38 @@ impl Record {
     /// # Errors
     /// When fields contradict one another or the text would not fit an entry.
     pub fn text(&self) -> Result<String, RecordError> {
+        print_text(self)
+    }
+
+    /// All payloads that this record commits to.
+    #[must_use]
+    pub fn commitments(&self) -> Vec<&Commitment> {
+        match &self.body {
+            Body::Intent(intent) => {
+                let payload = match &intent.call {
+                    Call::Agent(call) => &call.task,
+                    Call::Model(call) => &call.request,
+                    Call::Tool(call) => &call.args,
+                };
+                vec![payload, &intent.decision.input]
+            }
+            Body::Outcome(outcome) => outcome.result.iter().collect(),
+            Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => Vec::new(),
+        }
+    }
+
+    /// Digest of the action an intent proposes: what an approver signs (SPEC §3.6). `None` for other kinds.
+    #[must_use]
+    pub fn action(&self) -> Option<Hash> {
+        let Body::Intent(intent) = &self.body else { return None };
+        action_of(&self.agent, &intent.call, self.run, self.seq)
+    }
+}
+
+impl Canonical for Record {
+    const HEADER: &'static str = RECORD_HEADER;
+
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
         if self.prev.is_none() != (self.seq == Seq::ZERO) {
             return Err(RecordError::Prev);
         }
@@ -821,31 +849,7 @@ impl Record {
             Body::Open(body) => wire.open = Some(Cow::Borrowed(body)),
             Body::Outcome(body) => wire.outcome = Some(Cow::Borrowed(body)),
         }
-        print_text(RECORD_HEADER, &wire)
-    }
-
-    /// All payloads that this record commits to.
-    #[must_use]
-    pub fn commitments(&self) -> Vec<&Commitment> {
-        match &self.body {
-            Body::Intent(intent) => {
-                let payload = match &intent.call {
-                    Call::Agent(call) => &call.task,
-                    Call::Model(call) => &call.request,
-                    Call::Tool(call) => &call.args,
-                };
-                vec![payload, &intent.decision.input]
-            }
-            Body::Outcome(outcome) => outcome.result.iter().collect(),
-            Body::Approval(_) | Body::Beat(_) | Body::Close(_) | Body::Halt(_) | Body::Open(_) => Vec::new(),
-        }
-    }
-
-    /// Digest of the action an intent proposes: what an approver signs (SPEC §3.6). `None` for other kinds.
-    #[must_use]
-    pub fn action(&self) -> Option<Hash> {
-        let Body::Intent(intent) = &self.body else { return None };
-        action_of(&self.agent, &intent.call, self.run, self.seq)
+        write_json(target, &wire)
     }
 }
 

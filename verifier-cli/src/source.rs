@@ -78,7 +78,9 @@ impl Source for Directory {
             }
             Err(error) => return Err(fail(error)),
         };
-        let mut bytes = Vec::new();
+        // Room for all of it at once, as far as its length is told; a file that is none, or grows, is read all the same.
+        let told = file.metadata().map_or(0, |metadata| metadata.len()).min(bytes_max as u64);
+        let mut bytes = Vec::with_capacity(told as usize + 1);
         file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
         if bytes.len() > bytes_max {
             let (what, bytes_max) = ("this resource of a log", bytes_max as u64);

@@ -25,48 +25,82 @@ pub(super) fn only<T, const N: usize>(candidates: [Option<T>; N]) -> Option<T> {
     present.next().is_none().then_some(first)
 }
 
-pub(super) fn parse_text<Wire: DeserializeOwned, T>(
-    header: &'static str,
+/// What has exactly one text: a header line and a line of canonical JSON.
+pub(super) trait Canonical {
+    /// The header line, without its line feed.
+    const HEADER: &'static str;
+
+    /// Writes the line of JSON, by [`write_json`], without its line feed.
+    ///
+    /// # Errors
+    /// When fields contradict one another, or `target` takes no more.
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError>;
+}
+
+pub(super) fn parse_text<Wire: DeserializeOwned, T: Canonical>(
     text: &str,
     build: impl FnOnce(Wire) -> Result<T, RecordError>,
-    print: impl FnOnce(&T) -> Result<String, RecordError>,
 ) -> Result<T, RecordError> {
     if text.len() > ENTRY_BYTES_MAX {
         return Err(RecordError::TooLong(text.len()));
     }
-    let rest = text.strip_prefix(header).and_then(|rest| rest.strip_prefix('\n'));
-    let rest = rest.ok_or(RecordError::Header(header))?;
+    let rest = text.strip_prefix(T::HEADER).and_then(|rest| rest.strip_prefix('\n'));
+    let rest = rest.ok_or(RecordError::Header(T::HEADER))?;
     let json = rest.strip_suffix('\n').filter(|json| !json.contains('\n')).ok_or(RecordError::Lines)?;
     let wire = serde_json::from_str(json).map_err(|error| {
         // One line, of which the columns count from 1.
-        let at = header.len() + 1 + error.column().saturating_sub(1);
+        let at = T::HEADER.len() + 1 + error.column().saturating_sub(1);
         RecordError::Json { why: error.to_string(), at: Some(at) }
     })?;
     let value = build(wire)?;
     // SPEC §3.1: exactly one encoding. Order, white space, escapes and numbers are all checked by this.
-    let printed = print(&value)?;
-    if printed != text {
-        let differs = printed.bytes().zip(text.bytes()).position(|(a, b)| a != b);
-        return Err(RecordError::NotCanonical(differs.unwrap_or(printed.len().min(text.len()))));
+    let mut expected = Expected(json.as_bytes());
+    if value.write(&mut expected).is_ok() && expected.0.is_empty() {
+        return Ok(value);
     }
-    Ok(value)
+    let printed = print_text(&value)?;
+    let differs = printed.bytes().zip(text.bytes()).position(|(a, b)| a != b);
+    Err(RecordError::NotCanonical(differs.unwrap_or(printed.len().min(text.len()))))
 }
 
-pub(super) fn print_text(header: &'static str, wire: &impl Serialize) -> Result<String, RecordError> {
+/// Takes what is written only while it is what is expected next: so a text is compared without being printed.
+struct Expected<'a>(&'a [u8]);
+
+impl io::Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write(bytes).map(|_| ())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn print_text<T: Canonical>(value: &T) -> Result<String, RecordError> {
     let mut text = Vec::with_capacity(TEXT_BYTES_USUAL);
-    text.extend_from_slice(header.as_bytes());
+    text.extend_from_slice(T::HEADER.as_bytes());
     text.push(b'\n');
-    let mut printer = serde_json::Serializer::with_formatter(&mut text, BoundedIntegers);
-    wire.serialize(&mut printer).map_err(|error| match error.is_io() {
-        // Nothing else fails to write: the buffer grows.
-        true => RecordError::Inconsistent("an integer is above 2^53 - 1"),
-        false => RecordError::Json { why: error.to_string(), at: None },
-    })?;
+    value.write(&mut text)?;
     text.push(b'\n');
     if text.len() > ENTRY_BYTES_MAX {
         return Err(RecordError::TooLong(text.len()));
     }
     String::from_utf8(text).map_err(|error| RecordError::Json { why: error.to_string(), at: None })
+}
+
+/// Writes canonical JSON; the fields of `wire` stand in the order that it wants.
+pub(super) fn write_json(target: &mut impl io::Write, wire: &impl Serialize) -> Result<(), RecordError> {
+    let mut printer = serde_json::Serializer::with_formatter(target, BoundedIntegers);
+    wire.serialize(&mut printer).map_err(|error| match error.is_io() {
+        // Nothing else fails to be written into a buffer, which grows.
+        true => RecordError::Inconsistent("an integer is above 2^53 - 1"),
+        false => RecordError::Json { why: error.to_string(), at: None },
+    })
 }
 
 /// Room for the text of most records, in bytes.
@@ -87,17 +121,47 @@ impl Formatter for BoundedIntegers {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
     fn integers_stop_at_2_pow_53() {
-        let print = |value: u64| print_text("header", &[("a", value), ("b", 7)]);
-        assert_eq!(print(INTEGER_MAX).unwrap(), "header\n[[\"a\",9007199254740991],[\"b\",7]]\n");
+        let pair = |value: u64| print(&[("a", value), ("b", 7)]);
+        assert_eq!(pair(INTEGER_MAX).unwrap(), "[[\"a\",9007199254740991],[\"b\",7]]");
         for beyond in [INTEGER_MAX + 1, u64::MAX] {
-            let refused = print(beyond).unwrap_err();
+            let refused = pair(beyond).unwrap_err();
             assert_eq!(refused, RecordError::Inconsistent("an integer is above 2^53 - 1"), "{beyond}");
         }
         // Digits within a string are no number.
-        assert!(print_text("header", &"18446744073709551615").is_ok());
+        assert!(print(&"18446744073709551615").is_ok());
+    }
+
+    fn print(wire: &impl Serialize) -> Result<String, RecordError> {
+        let mut json = Vec::new();
+        write_json(&mut json, wire).map(|()| String::from_utf8(json).unwrap())
+    }
+
+    /// However the pieces fall, what is taken is a whole text and nothing else.
+    #[test]
+    fn an_expected_text_is_taken_in_any_pieces_and_no_other_is() {
+        let text = b"{\"a\":1}";
+        for at in 0..=text.len() {
+            let (left, right) = text.split_at(at);
+            let mut expected = Expected(text);
+            assert!([left, right].iter().all(|piece| expected.write_all(piece).is_ok()));
+            assert!(expected.0.is_empty());
+            assert!(expected.write_all(b" ").is_err(), "what is longer");
+            for flipped in 0..text.len() {
+                let mut other = *text;
+                other[flipped] ^= 1;
+                let (left, right) = other.split_at(at);
+                let mut expected = Expected(text);
+                assert!(
+                    [left, right].iter().any(|piece| expected.write_all(piece).is_err()),
+                    "{at} {flipped}"
+                );
+            }
+        }
     }
 }

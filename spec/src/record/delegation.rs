@@ -1,8 +1,10 @@
 //! Delegations: what one kernel signs so that a sub-agent may run at another (SPEC §3.7).
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
-use super::canonical::{parse_text, present, print_text};
+use super::canonical::{Canonical, parse_text, present, print_text, write_json};
 use super::{DELEGATION_HEADER, LIST_MAX, Limits, MeterLimit, Open, Record, RecordError, Scope, Window};
 use crate::meter::{Amounts, Meter};
 use crate::note::{KeyId, KeyType, Note, NoteError, VerifierKey, signature_line};
@@ -75,20 +77,10 @@ pub struct SignedDelegation {
     signature: [u8; 64],
 }
 
-impl Delegation {
-    /// Reads the text of a delegation's note.
-    ///
-    /// # Errors
-    /// When the text is not the one encoding of a delegation.
-    pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(DELEGATION_HEADER, text, Ok, Self::text)
-    }
+impl Canonical for Delegation {
+    const HEADER: &'static str = DELEGATION_HEADER;
 
-    /// The text of this delegation's note.
-    ///
-    /// # Errors
-    /// When a run would be above itself, or the text would not fit an entry.
-    pub fn text(&self) -> Result<String, RecordError> {
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
         let demand = |holds: bool, why| if holds { Ok(()) } else { Err(RecordError::Inconsistent(why)) };
         demand(self.depth > 0, "a delegated run's depth is at least 1")?;
         demand(self.parent.run != self.run, "a run is not delegated to itself")?;
@@ -96,7 +88,25 @@ impl Delegation {
             self.depth_limit.is_none_or(|limit| self.depth <= limit),
             "a delegated run is nested deeper than the delegation allows",
         )?;
-        print_text(DELEGATION_HEADER, self)
+        write_json(target, self)
+    }
+}
+
+impl Delegation {
+    /// Reads the text of a delegation's note.
+    ///
+    /// # Errors
+    /// When the text is not the one encoding of a delegation.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        parse_text(text, Ok)
+    }
+
+    /// The text of this delegation's note.
+    ///
+    /// # Errors
+    /// When a run would be above itself, or the text would not fit an entry.
+    pub fn text(&self) -> Result<String, RecordError> {
+        print_text(self)
     }
 
     /// Signs the delegation with a key that may live elsewhere: `sign` gives the Ed25519 signature (RFC 8032) of its

@@ -1,8 +1,10 @@
 //! Records of the operator, in a chain of their own (SPEC §4).
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
-use super::canonical::{only, parse_text, present, print_text};
+use super::canonical::{Canonical, only, parse_text, present, print_text, write_json};
 use super::{LIST_MAX, OPERATOR_HEADER, RecordError};
 use crate::types::{AgentScope, Hash, KeyName, Seq, Text, UnixMillis, Word};
 
@@ -147,21 +149,16 @@ impl OperatorRecord {
     /// # Errors
     /// When the text is not the one encoding of an operator record (SPEC §3.1, §4).
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(
-            OPERATOR_HEADER,
-            text,
-            |wire: OperatorWire| {
-                let OperatorWire { erase, key, kind, log, policy, prev, seq, time } = wire;
-                let bodies = [
-                    erase.map(OperatorBody::Erase),
-                    key.map(OperatorBody::Key),
-                    policy.map(OperatorBody::Policy),
-                ];
-                let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
-                Ok(Self { body, log, prev, seq, time })
-            },
-            Self::text,
-        )
+        parse_text(text, |wire: OperatorWire| {
+            let OperatorWire { erase, key, kind, log, policy, prev, seq, time } = wire;
+            let bodies = [
+                erase.map(OperatorBody::Erase),
+                key.map(OperatorBody::Key),
+                policy.map(OperatorBody::Policy),
+            ];
+            let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
+            Ok(Self { body, log, prev, seq, time })
+        })
     }
 
     /// The text of this record's note.
@@ -169,6 +166,14 @@ impl OperatorRecord {
     /// # Errors
     /// When fields contradict one another.
     pub fn text(&self) -> Result<String, RecordError> {
+        print_text(self)
+    }
+}
+
+impl Canonical for OperatorRecord {
+    const HEADER: &'static str = OPERATOR_HEADER;
+
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
         if self.prev.is_none() != (self.seq == Seq::ZERO) {
             return Err(RecordError::Prev);
         }
@@ -181,6 +186,6 @@ impl OperatorRecord {
         }
         let (kind, log, prev, seq, time) =
             (self.body.kind(), self.log.clone(), self.prev, self.seq, self.time);
-        print_text(OPERATOR_HEADER, &OperatorWire { erase, key, kind, log, policy, prev, seq, time })
+        write_json(target, &OperatorWire { erase, key, kind, log, policy, prev, seq, time })
     }
 }

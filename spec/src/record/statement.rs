@@ -1,8 +1,10 @@
 //! Approvers' statements: what an approver signs about one exact action (SPEC §3.6).
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
-use super::canonical::{parse_text, print_text};
+use super::canonical::{Canonical, parse_text, print_text, write_json};
 use super::{APPROVAL_HEADER, RecordError};
 use crate::types::{Hash, KeyName, RunId, Seq, UnixMillis, Word};
 
@@ -38,13 +40,21 @@ pub enum Answer {
     Refuse,
 }
 
+impl Canonical for Statement {
+    const HEADER: &'static str = APPROVAL_HEADER;
+
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
+        write_json(target, self)
+    }
+}
+
 impl Statement {
     /// Reads the text of an approver's note.
     ///
     /// # Errors
     /// When the text is not the one encoding of a statement.
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(APPROVAL_HEADER, text, Ok, Self::text)
+        parse_text(text, Ok)
     }
 
     /// The text of this statement's note.
@@ -52,6 +62,6 @@ impl Statement {
     /// # Errors
     /// When the text would not fit an entry.
     pub fn text(&self) -> Result<String, RecordError> {
-        print_text(APPROVAL_HEADER, self)
+        print_text(self)
     }
 }

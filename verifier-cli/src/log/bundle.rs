@@ -57,6 +57,9 @@ impl Bundle {
                 return Ok(bundle);
             }
         };
+        // Nobody's word: so many entries are there. An entry is wide, and a list that grows is copied.
+        bundle.entries.reserve_exact(usize::from(width));
+        bundle.leaves.reserve_exact(usize::from(width));
         // A full bundle may stand in for a partial one: the tree ends before it does.
         for bytes in entries.into_iter().take(usize::from(width)) {
             let entry = Entry::parse(bytes.to_vec());
@@ -84,7 +87,12 @@ pub(super) fn verify_signatures(bundles: &[Signed], entropy: &[u8; 32]) -> Vec<F
             Some((index_of(signed.bundle.index, position), item))
         })
     });
-    let (indices, items): (Vec<LeafIndex>, Vec<BatchItem<'_>>) = entries.unzip();
+    let most = bundles.iter().map(|signed| signed.keys.len()).sum();
+    let (mut indices, mut items) = (Vec::with_capacity(most), Vec::with_capacity(most));
+    for (index, item) in entries {
+        indices.push(index);
+        items.push(item);
+    }
     let valid = verify_batch(&items, entropy);
     let invalid = indices.into_iter().zip(&items).zip(valid).filter(|(_, valid)| !valid);
     invalid
