@@ -56,15 +56,15 @@ use cedar_policy::{
     EntityId, EntityTypeName, EntityUid, EvaluationError, Policy, PolicyId, PolicySet, Request,
     RestrictedExpression as Expr, Schema, ValidationMode, Validator,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
 use crate::bundle::CompileError;
-use crate::cedar_needs::{Members, Needs, OfRun};
+use crate::cedar_needs::{self, Needs, OfRun};
 use crate::cedar_value::{Shapes, Wanted, check, convert, convert_members, convert_needed, convert_part};
+use crate::document::{Document, Documents, Fact, Members, Node};
 use crate::explain::{Ended, RuleReport, RuleSet, Site};
-use crate::plain::{Document, Documents};
 use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
@@ -128,13 +128,25 @@ struct Rule {
 /// The policies that can concern one action.
 #[derive(Debug)]
 struct Slice {
+    /// Those that allow or deny.
     base: PolicySet,
+    /// Those that hold.
     holds: PolicySet,
+    /// All of them; `None` where none holds.
+    all: Option<PolicySet>,
     /// What they refer to of the context; of the data, that is here.
     needs: Needs,
     wanted: Wanted,
     data: Option<Expr>,
     data_shapes: Shapes,
+}
+
+/// A policy on its way into slices.
+struct Sorted {
+    policy: Policy,
+    /// The same for every action; only in slices of the actions that its scope names.
+    of_slice: Option<Policy>,
+    holds: bool,
 }
 
 impl CedarPolicy {
@@ -163,7 +175,11 @@ impl CedarPolicy {
                     Site { rule: Some(name.clone()), file: (*file).to_owned(), line },
                     named.clone(),
                 ));
-                policies.push((named, rule.hold.is_some()));
+                policies.push(Sorted {
+                    of_slice: without_action(&named, schema.is_some()),
+                    policy: named,
+                    holds: rule.hold.is_some(),
+                });
                 if rules.insert(name.clone(), rule).is_some() {
                     return Err(in_file(file, format!("@id({name:?}) is given twice")));
                 }
@@ -179,7 +195,7 @@ impl CedarPolicy {
 
         let in_all = |why: String| in_file(&files.keys().copied().collect::<Vec<_>>().join(", "), why);
         let mut actions = BTreeSet::new();
-        for (policy, _) in &policies {
+        for Sorted { policy, .. } in &policies {
             match policy.action_constraint() {
                 ActionConstraint::Any => {}
                 ActionConstraint::In(list) => actions.extend(list),
@@ -195,9 +211,10 @@ impl CedarPolicy {
         }
         let groups = schema.is_some();
         let in_data = |why| CompileError::Setting { file: "data.json".to_owned(), why };
-        data.values().try_for_each(check).map_err(in_data)?;
-        let agents = data.get("agents").and_then(Value::as_object).into_iter().flatten();
-        let agents = agents.filter_map(|(agent, own)| Some((agent.clone(), convert(own).transpose()?)));
+        let data = Members::from(data);
+        data.iter().try_for_each(|(_, member)| check(member)).map_err(in_data)?;
+        let agents = data.get("agents").and_then(Node::as_object).into_iter().flat_map(Members::iter);
+        let agents = agents.filter_map(|(agent, own)| Some((agent.to_owned(), convert(own).transpose()?)));
         let agents =
             agents.map(|(agent, own)| Ok((agent, own?))).collect::<Result<_, _>>().map_err(in_data)?;
         let slice = |action: Option<&EntityUid>| {
@@ -269,10 +286,10 @@ fn lines_of_ids(source: &str) -> HashMap<&str, u32> {
 }
 
 /// Validates policies against a schema; gives its actions with their groups.
-fn validate(source: &str, policies: &[(Policy, bool)]) -> Result<Entities, String> {
+fn validate(source: &str, policies: &[Sorted]) -> Result<Entities, String> {
     let (schema, _warnings) = Schema::from_cedarschema_str(source).map_err(|error| error.to_string())?;
     let entities = schema.action_entities().map_err(|error| error.to_string())?;
-    let all = PolicySet::from_policies(policies.iter().map(|(policy, _)| policy.clone()));
+    let all = PolicySet::from_policies(policies.iter().map(|sorted| sorted.policy.clone()));
     let all = all.map_err(|error| error.to_string())?;
     let result = Validator::new(schema).validate(&all, ValidationMode::Strict);
     let mut errors: Vec<String> = result.validation_errors().map(ToString::to_string).collect();
@@ -342,22 +359,41 @@ fn concerns(policy: &Policy, action: Option<&EntityUid>, groups: bool) -> bool {
     }
 }
 
+/// A policy without what its scope says of the action, for slices of the actions that it matches: Cedar makes the
+/// condition of a policy anew, scope and all, each time that it is asked. `None` where the scope says nothing, or may
+/// not match an action that it concerns.
+fn without_action(policy: &Policy, groups: bool) -> Option<Policy> {
+    match policy.action_constraint() {
+        ActionConstraint::Any => return None,
+        ActionConstraint::In(_) if groups => return None,
+        ActionConstraint::In(_) | ActionConstraint::Eq(_) => {}
+    }
+    let mut json = policy.to_json().ok()?;
+    *json.get_mut("action")? = json!({"op": "All"});
+    let open = Policy::from_json(Some(policy.id().clone()), json.clone()).ok()?;
+    // Nothing else became another.
+    open.to_json().is_ok_and(|read| read == json).then_some(open)
+}
+
 impl Slice {
-    /// The policies that concern an action, with what they refer to; or with everything, if that is asked for.
+    /// The policies that concern an action, with what they refer to; or all of them as they are, with everything.
     fn of(
-        policies: &[(Policy, bool)],
-        data: &Map<String, Value>,
+        policies: &[Sorted],
+        data: &Members<'_>,
         everything: bool,
         concerns: impl Fn(&Policy) -> bool,
     ) -> Result<Self, String> {
-        let (mut base, mut holds) = (PolicySet::new(), PolicySet::new());
-        let chosen: Vec<_> = policies.iter().filter(|(policy, _)| concerns(policy)).collect();
-        for (policy, holds_call) in &chosen {
-            let set = if *holds_call { &mut holds } else { &mut base };
-            set.add(policy.clone()).map_err(|error| error.to_string())?;
+        let (mut base, mut holds, mut all) = (PolicySet::new(), PolicySet::new(), PolicySet::new());
+        let chosen: Vec<_> = policies.iter().filter(|sorted| concerns(&sorted.policy)).collect();
+        for Sorted { policy, of_slice, holds: holds_call } in &chosen {
+            let policy = of_slice.as_ref().filter(|_| !everything).unwrap_or(policy);
+            for set in [if *holds_call { &mut holds } else { &mut base }, &mut all] {
+                set.add(policy.clone()).map_err(|error| error.to_string())?;
+            }
         }
+        let all = (!everything && !holds.is_empty()).then_some(all);
         let needs =
-            if everything { Needs::whole() } else { Needs::of(chosen.iter().map(|(policy, _)| policy)) };
+            if everything { Needs::whole() } else { Needs::of(chosen.iter().map(|sorted| &sorted.policy)) };
         let wanted = Wanted::of(&needs);
         let mut data_shapes = Shapes::default();
         data_shapes.add_object("data", data, &wanted)?;
@@ -365,11 +401,11 @@ impl Slice {
             Some(needs) if !data.is_empty() => Some(convert_needed(data, needs)?),
             _ => None,
         };
-        Ok(Self { base, holds, needs, wanted, data, data_shapes })
+        Ok(Self { base, holds, all, needs, wanted, data, data_shapes })
     }
 
     /// The members of `run` that it refers to, and what makes the request.
-    fn of_run(&self) -> Members {
+    fn of_run(&self) -> cedar_needs::Members {
         let id = "id".to_owned();
         match self.needs.get("run") {
             Some(run) if run.whole => None,
@@ -397,6 +433,9 @@ impl CedarDecider {
     pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
         let input = self.documents.read(input).map_err(|why| format!("the policy input: {why}"))?;
         let (request, slice) = self.shared.request(input, self.sliced)?;
+        if let Some(verdict) = self.at_once(&request, slice) {
+            return Ok(verdict);
+        }
         let (decision, fired) = self.evaluate(&request, &slice.base)?;
         let fired: Vec<Fired> = fired.into_iter().map(|rule| rule.fired.clone()).collect();
         if decision == Decision::Deny {
@@ -411,6 +450,20 @@ impl CedarDecider {
             }
         }
         Ok(Verdict::combine(Vec::new(), holds, fired))
+    }
+
+    /// The verdict of one evaluation of all policies together, where that says it: a policy that holds is a `forbid` to
+    /// Cedar, which names every `forbid` that fires, but beside one no `permit`.
+    fn at_once(&self, request: &Request, slice: &Slice) -> Option<Verdict> {
+        // What errs is told apart by sets: a policy that holds may err where another denies.
+        let (decision, fired) = self.evaluate(request, slice.all.as_ref()?).ok()?;
+        if decision == Decision::Allow {
+            let allows = fired.into_iter().map(|rule| rule.fired.clone()).collect();
+            return Some(Verdict::combine(Vec::new(), Vec::new(), allows));
+        }
+        let is_held = !fired.is_empty() && fired.iter().all(|rule| rule.hold.is_some());
+        let denies = fired.into_iter().filter(|rule| rule.hold.is_none()).map(|rule| rule.fired.clone());
+        (!is_held).then(|| Verdict::combine(denies.collect(), Vec::new(), Vec::new()))
     }
 
     fn evaluate(&self, request: &Request, policies: &PolicySet) -> Result<(Decision, Vec<&Rule>), String> {
@@ -445,7 +498,7 @@ fn describe(error: &AuthorizationError) -> String {
 
 impl Shared {
     /// The request that an input makes, and the policies that decide it.
-    fn request(&self, input: Document, sliced: bool) -> Result<(Request, &Slice), String> {
+    fn request(&self, input: Document<'_>, sliced: bool) -> Result<(Request, &Slice), String> {
         let Document { members: mut input, facts, small } = input;
         let mut call = take_object(&mut input, "call")?;
         let kind = take_text(&call, "kind")?;
@@ -467,7 +520,7 @@ impl Shared {
         // What no policy refers to is not made; but a number that Cedar does not have denies the call wherever it is.
         if !small {
             for part in [&call, &run] {
-                part.values().try_for_each(check)?;
+                part.iter().try_for_each(|(_, member)| check(member))?;
             }
             facts.iter().try_for_each(|(_, fact)| check(fact))?;
             args.iter().chain(input.get("time")).try_for_each(check)?;
@@ -507,18 +560,18 @@ impl Shared {
     }
 }
 
-fn named((name, fact): &(String, Arc<Value>)) -> (&str, &Value) {
-    (name.as_str(), fact)
+fn named<'a>((name, fact): &'a Fact<'_>) -> (&'a str, &'a Node<'a>) {
+    (name, fact)
 }
 
-fn take_object(object: &mut Map<String, Value>, name: &str) -> Result<Map<String, Value>, String> {
+fn take_object<'a>(object: &mut Members<'a>, name: &str) -> Result<Members<'a>, String> {
     match object.remove(name) {
-        Some(Value::Object(member)) => Ok(member),
+        Some(Node::Object(member)) => Ok(member),
         _ => Err(format!("the policy input: {name} is not an object")),
     }
 }
 
-fn take_text(object: &Map<String, Value>, name: &str) -> Result<String, String> {
-    let text = object.get(name).and_then(Value::as_str);
+fn take_text(object: &Members<'_>, name: &str) -> Result<String, String> {
+    let text = object.get(name).and_then(Node::as_str);
     text.map(str::to_owned).ok_or_else(|| format!("the policy input: {name} is not a string"))
 }

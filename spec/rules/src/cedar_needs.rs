@@ -11,6 +11,8 @@ use std::sync::Arc;
 use cedar_policy::Policy;
 use serde_json::Value;
 
+use crate::document::Node;
+
 /// What is needed of a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
@@ -86,8 +88,8 @@ pub(crate) struct OfRun {
 
 impl OfRun {
     /// The members for a call, as a policy input states it.
-    pub(crate) fn of_call(&self, call: &Value) -> Members {
-        let text = |name: &str| call.get(name).and_then(Value::as_str);
+    pub(crate) fn of_call(&self, call: &Node<'_>) -> Members {
+        let text = |name: &str| call.get(name).and_then(Node::as_str);
         match text("kind") {
             Some("agent") => self.agent.clone(),
             Some("model") => self.model.clone(),

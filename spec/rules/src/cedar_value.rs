@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::RestrictedExpression as Expr;
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 
 use crate::cedar_needs::Needs;
+use crate::document::{Members, Node};
 
 /// Elements of an array that are reachable by position.
 pub(crate) const ITEMS_MAX: usize = 16;
@@ -18,17 +19,18 @@ const DECIMALS_MAX: usize = 4;
 /// # Errors
 /// When a number is neither a 64-bit signed integer nor a decimal of at most four decimals. The text does not quote it:
 /// it becomes a reason, and reasons are published.
-pub(crate) fn convert(value: &Value) -> Result<Option<Expr>, String> {
+pub(crate) fn convert(value: &Node<'_>) -> Result<Option<Expr>, String> {
     Ok(Some(match value {
-        Value::Null => return Ok(None),
-        Value::Bool(value) => Expr::new_bool(*value),
-        Value::Number(number) => convert_number(number)?,
-        Value::String(text) => Expr::new_string(text.clone()),
-        Value::Array(items) => {
+        Node::Null => return Ok(None),
+        Node::Bool(value) => Expr::new_bool(*value),
+        Node::Integer(integer) => Expr::new_long(*integer),
+        Node::Number(number) => convert_number(number)?,
+        Node::Text(text) => Expr::new_string(text.to_string()),
+        Node::Array(items) => {
             let items: Vec<_> = items.iter().map(convert).collect::<Result<_, _>>()?;
             Expr::new_set(items.into_iter().flatten())
         }
-        Value::Object(members) => convert_object(members)?,
+        Node::Object(members) => convert_object(members)?,
     }))
 }
 
@@ -36,11 +38,11 @@ pub(crate) fn convert(value: &Value) -> Result<Option<Expr>, String> {
 ///
 /// # Errors
 /// As for [`convert`].
-pub(crate) fn convert_object(members: &Map<String, Value>) -> Result<Expr, String> {
-    let mut record = Vec::with_capacity(members.len());
-    for (name, member) in members {
+pub(crate) fn convert_object(members: &Members<'_>) -> Result<Expr, String> {
+    let mut record = Vec::new();
+    for (name, member) in members.iter() {
         if let Some(member) = convert(member)? {
-            record.push((name.clone(), member));
+            record.push((name.to_owned(), member));
         }
     }
     Expr::new_record(record).map_err(|_| "a member is given twice".to_owned())
@@ -50,8 +52,8 @@ pub(crate) fn convert_object(members: &Map<String, Value>) -> Result<Expr, Strin
 ///
 /// # Errors
 /// As for [`convert`], for what is needed.
-pub(crate) fn convert_needed(members: &Map<String, Value>, needs: &Needs) -> Result<Expr, String> {
-    convert_members(members.iter().map(|(name, member)| (name.as_str(), member)), needs)
+pub(crate) fn convert_needed(members: &Members<'_>, needs: &Needs) -> Result<Expr, String> {
+    convert_members(members.iter(), needs)
 }
 
 /// What is needed of an object with these members, each name once.
@@ -59,7 +61,7 @@ pub(crate) fn convert_needed(members: &Map<String, Value>, needs: &Needs) -> Res
 /// # Errors
 /// As for [`convert`], for what is needed.
 pub(crate) fn convert_members<'a>(
-    members: impl Iterator<Item = (&'a str, &'a Value)>,
+    members: impl Iterator<Item = (&'a str, &'a Node<'a>)>,
     needs: &Needs,
 ) -> Result<Expr, String> {
     let mut record = Vec::new();
@@ -77,11 +79,11 @@ pub(crate) fn convert_members<'a>(
 ///
 /// # Errors
 /// As for [`convert`], for what is needed.
-pub(crate) fn convert_part(value: &Value, needs: &Needs) -> Result<Option<Expr>, String> {
+pub(crate) fn convert_part(value: &Node<'_>, needs: &Needs) -> Result<Option<Expr>, String> {
     match value {
-        Value::Object(members) => convert_needed(members, needs).map(Some),
+        Node::Object(members) => convert_needed(members, needs).map(Some),
         // Whether it is there, and of what type.
-        Value::Array(_) if !needs.whole => Ok(Some(Expr::new_set([]))),
+        Node::Array(_) if !needs.whole => Ok(Some(Expr::new_set([]))),
         value => convert(value),
     }
 }
@@ -90,19 +92,17 @@ pub(crate) fn convert_part(value: &Value, needs: &Needs) -> Result<Option<Expr>,
 ///
 /// # Errors
 /// As for [`convert`].
-pub(crate) fn check(value: &Value) -> Result<(), String> {
+pub(crate) fn check(value: &Node<'_>) -> Result<(), String> {
     match value {
-        Value::Number(number) if number.as_i64().is_none() => convert_number(number).map(|_| ()),
-        Value::Array(items) => items.iter().try_for_each(check),
-        Value::Object(members) => members.values().try_for_each(check),
+        Node::Number(number) => convert_number(number).map(|_| ()),
+        Node::Array(items) => items.iter().try_for_each(check),
+        Node::Object(members) => members.iter().try_for_each(|(_, member)| check(member)),
         _ => Ok(()),
     }
 }
 
+/// A number that is no 64-bit signed integer.
 fn convert_number(number: &Number) -> Result<Expr, String> {
-    if let Some(integer) = number.as_i64() {
-        return Ok(Expr::new_long(integer));
-    }
     // The digits that the policy input is printed with.
     let text = number.to_string();
     let text = text.strip_suffix(".0").unwrap_or(&text);
@@ -164,12 +164,12 @@ impl Shapes {
     ///
     /// # Errors
     /// As for [`convert`].
-    pub(crate) fn add(&mut self, path: &str, value: &Value, wanted: &Wanted) -> Result<(), String> {
+    pub(crate) fn add(&mut self, path: &str, value: &Node<'_>, wanted: &Wanted) -> Result<(), String> {
         if !wanted.below(path) {
             return Ok(());
         }
         match value {
-            Value::Array(items) => {
+            Node::Array(items) => {
                 if wanted.has(0, path) {
                     let count = i64::try_from(items.len()).map_err(|error| error.to_string())?;
                     self.count.insert(path.to_owned(), count);
@@ -182,7 +182,7 @@ impl Shapes {
                     {
                         self.items.insert(at, item);
                     }
-                    let members = item.as_object().into_iter().flatten();
+                    let members = item.as_object().into_iter().flat_map(Members::iter);
                     for (name, member) in members.filter(|(name, _)| is_plain(name)) {
                         let column = format!("{path}.{name}");
                         if wanted.has(2, &column) {
@@ -192,7 +192,7 @@ impl Shapes {
                 }
                 Ok(())
             }
-            Value::Object(members) => self.add_object(path, members, wanted),
+            Node::Object(members) => self.add_object(path, members, wanted),
             _ => Ok(()),
         }
     }
@@ -204,10 +204,10 @@ impl Shapes {
     pub(crate) fn add_object(
         &mut self,
         path: &str,
-        members: &Map<String, Value>,
+        members: &Members<'_>,
         wanted: &Wanted,
     ) -> Result<(), String> {
-        self.add_members(path, members.iter().map(|(name, member)| (name.as_str(), member)), wanted)
+        self.add_members(path, members.iter(), wanted)
     }
 
     /// Adds an object with these members, as [`Shapes::add`] does.
@@ -217,7 +217,7 @@ impl Shapes {
     pub(crate) fn add_members<'a>(
         &mut self,
         path: &str,
-        members: impl Iterator<Item = (&'a str, &'a Value)> + Clone,
+        members: impl Iterator<Item = (&'a str, &'a Node<'a>)> + Clone,
         wanted: &Wanted,
     ) -> Result<(), String> {
         if !wanted.below(path) {
@@ -265,9 +265,10 @@ mod tests {
     use crate::json;
     use cedar_policy::Context;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     fn number(text: &str) -> Result<Option<Expr>, String> {
-        convert(&json::read(text.as_bytes()).unwrap())
+        convert(&json::read(text.as_bytes()).unwrap().into())
     }
 
     #[test]
@@ -285,7 +286,7 @@ mod tests {
     fn names_that_would_make_paths_alike_have_none() {
         let value = json::read(br#"{"a.b":[1],"a":{"b":[1,2]},"c[0]":[1]}"#).unwrap();
         let mut shapes = Shapes::default();
-        shapes.add("args", &value, &Wanted::of(&Needs::whole())).unwrap();
+        shapes.add("args", &value.into(), &Wanted::of(&Needs::whole())).unwrap();
         assert_eq!(shapes.count.into_iter().collect::<Vec<_>>(), [("args.a.b".to_owned(), 2)]);
     }
 
@@ -314,6 +315,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn conversion_never_panics_and_gives_a_context(value in any_json()) {
+            let value = Node::from(value);
             let mut shapes = Shapes::default();
             let whole = Needs::whole();
             let parts = shapes.add("args", &value, &Wanted::of(&whole)).and_then(|()| convert(&value));

@@ -46,6 +46,7 @@ pub mod cedar;
 mod cedar_needs;
 mod cedar_value;
 pub mod decide;
+mod document;
 pub mod explain;
 pub mod fact;
 pub mod history;

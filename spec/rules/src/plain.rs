@@ -7,12 +7,8 @@
 //! INVARIANT: what is read here is read by [`crate::json::read_input`] as well, and as the same.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
-
-use crate::cedar_needs::OfRun;
 use crate::json;
 
 /// Makes the values of an engine.
@@ -29,7 +25,7 @@ pub(crate) trait Build<'a> {
     fn decimal(&mut self, value: f64) -> Self::Value;
     fn text(&mut self, text: Cow<'a, str>) -> Self::Value;
     fn array(&mut self, items: Vec<Self::Value>) -> Self::Value;
-    fn name(&mut self, name: &str) -> Self::Name;
+    fn name(&mut self, name: Cow<'a, str>) -> Self::Name;
     /// Members in byte order of their names, each name once.
     fn object(&mut self, members: Vec<(Self::Name, Self::Value)>) -> Self::Value;
 
@@ -58,9 +54,9 @@ pub(crate) trait Build<'a> {
     /// The members of this part come next.
     fn part_begin(&mut self, part: Part);
     /// A member of which the rest of the input starts with the text that an earlier one had: the length of that text.
-    fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize>;
+    fn known(&mut self, part: Part, name: Cow<'a, str>, rest: &str) -> Option<usize>;
     /// A member, with its text.
-    fn member(&mut self, part: Part, name: &str, text: &str, value: Self::Value);
+    fn member(&mut self, part: Part, name: Cow<'a, str>, text: &str, value: Self::Value);
     /// The object of the members that were told since [`Build::part_begin`], in byte order of their names.
     fn part_end(&mut self, part: Part) -> Self::Value;
 }
@@ -122,135 +118,6 @@ pub(crate) fn read<'a, B: Build<'a>>(bytes: &'a [u8], build: &mut B) -> Option<B
     (reader.at == text.len()).then_some(value)
 }
 
-/// A policy input as a document of `serde_json`.
-pub(crate) struct Document {
-    /// Its members, without the facts.
-    pub(crate) members: Map<String, Value>,
-    /// Facts in byte order of their names; `None` where they are no object.
-    pub(crate) facts: Option<Vec<(String, Arc<Value>)>>,
-    /// Whether there is no number in it but integers of at most 18 digits.
-    pub(crate) small: bool,
-}
-
-/// Reads policy inputs as documents of `serde_json`.
-#[derive(Debug, Default)]
-pub(crate) struct Documents {
-    /// With whether there are decimals in them.
-    facts_kept: Kept<(Arc<Value>, bool)>,
-    facts: Option<Vec<(String, Arc<Value>)>>,
-    /// Whether a decimal was read, since the input began and since the fact at hand did.
-    decimals: bool,
-    decimals_in_fact: bool,
-    tools: Map<String, Value>,
-    /// Which members of `run` are looked at for which call; `None` for all.
-    of_run: Option<Arc<OfRun>>,
-    /// Those for the call that was read; `None` for all.
-    wanted: Option<Arc<BTreeSet<String>>>,
-}
-
-impl Documents {
-    /// A reader for whoever looks at these members of `run`, and at decimals wherever they are.
-    pub(crate) fn with_run(of_run: Arc<OfRun>) -> Self {
-        Self { of_run: Some(of_run), ..Self::default() }
-    }
-
-    /// Reads a policy input.
-    ///
-    /// # Errors
-    /// As for [`json::read_input`].
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<Document, String> {
-        self.facts = None;
-        (self.decimals, self.decimals_in_fact) = (false, false);
-        self.wanted = None;
-        if let Some(Value::Object(members)) = read(bytes, self) {
-            return Ok(Document { members, facts: self.facts.take(), small: !self.decimals });
-        }
-        let mut members = json::read_input(bytes)?;
-        let facts = match members.remove("facts") {
-            Some(Value::Object(facts)) => Some(facts),
-            _ => None,
-        };
-        let sorted = |facts: Map<String, Value>| {
-            let mut facts: Vec<_> = facts.into_iter().map(|(name, fact)| (name, Arc::new(fact))).collect();
-            facts.sort_by(|a, b| a.0.cmp(&b.0));
-            facts
-        };
-        Ok(Document { members, facts: facts.map(sorted), small: false })
-    }
-}
-
-impl<'a> Build<'a> for Documents {
-    type Name = String;
-    type Value = Value;
-
-    fn null(&mut self) -> Value {
-        Value::Null
-    }
-    fn bool(&mut self, value: bool) -> Value {
-        Value::Bool(value)
-    }
-    fn unsigned(&mut self, value: u64) -> Value {
-        value.into()
-    }
-    fn negative(&mut self, value: i64) -> Value {
-        value.into()
-    }
-    fn decimal(&mut self, value: f64) -> Value {
-        (self.decimals, self.decimals_in_fact) = (true, true);
-        value.into()
-    }
-    fn text(&mut self, text: Cow<'a, str>) -> Value {
-        Value::String(text.into_owned())
-    }
-    fn array(&mut self, items: Vec<Value>) -> Value {
-        Value::Array(items)
-    }
-    fn name(&mut self, name: &str) -> String {
-        name.to_owned()
-    }
-    fn object(&mut self, members: Vec<(String, Value)>) -> Value {
-        Value::Object(members.into_iter().collect())
-    }
-    fn told(&mut self, name: &str, value: &Value) {
-        if let (Some(of_run), "call") = (&self.of_run, name) {
-            self.wanted = of_run.of_call(value);
-        }
-    }
-    fn wants_of_run(&self, name: &str) -> bool {
-        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name))
-    }
-    fn part_begin(&mut self, part: Part) {
-        match part {
-            Part::Facts => (self.facts, self.decimals_in_fact) = (Some(Vec::new()), false),
-            Part::Tools => self.tools = Map::new(),
-        }
-    }
-    fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize> {
-        let (length, (value, decimals)) =
-            (part == Part::Facts).then(|| self.facts_kept.find(name, rest))??;
-        self.decimals |= decimals;
-        self.facts.get_or_insert_default().push((name.to_owned(), value));
-        Some(length)
-    }
-    fn member(&mut self, part: Part, name: &str, text: &str, value: Value) {
-        if part == Part::Tools {
-            self.tools.insert(name.to_owned(), value);
-            return;
-        }
-        let value = Arc::new(value);
-        let decimals = std::mem::take(&mut self.decimals_in_fact);
-        self.facts_kept.keep(name, text, &(Arc::clone(&value), decimals));
-        self.facts.get_or_insert_default().push((name.to_owned(), value));
-    }
-    fn part_end(&mut self, part: Part) -> Value {
-        match part {
-            // They stand beside the document, where they can be shared.
-            Part::Facts => Value::Null,
-            Part::Tools => Value::Object(std::mem::take(&mut self.tools)),
-        }
-    }
-}
-
 /// Makes nothing: says whether a value holds no decimals. Integers that are read here fit 63 bits.
 struct Skip;
 
@@ -279,7 +146,7 @@ impl<'a> Build<'a> for Skip {
     fn array(&mut self, items: Vec<bool>) -> bool {
         items.into_iter().all(|item| item)
     }
-    fn name(&mut self, _: &str) {}
+    fn name(&mut self, _: Cow<'a, str>) {}
     fn object(&mut self, members: Vec<((), bool)>) -> bool {
         members.into_iter().all(|((), member)| member)
     }
@@ -287,10 +154,10 @@ impl<'a> Build<'a> for Skip {
         true
     }
     fn part_begin(&mut self, _: Part) {}
-    fn known(&mut self, _: Part, _: &str, _: &str) -> Option<usize> {
+    fn known(&mut self, _: Part, _: Cow<'a, str>, _: &str) -> Option<usize> {
         None
     }
-    fn member(&mut self, _: Part, _: &str, _: &str, _: bool) {}
+    fn member(&mut self, _: Part, _: Cow<'a, str>, _: &str, _: bool) {}
     /// No member of `run` is a part of an input.
     fn part_end(&mut self, _: Part) -> bool {
         false
@@ -414,7 +281,7 @@ impl<'a> Reader<'a> {
     ) -> Option<B::Value> {
         let mut members = Vec::new();
         self.members(|reader, name| {
-            if let Some(value) = each(reader, name, depth, build)? {
+            if let Some(value) = each(reader, &name, depth, build)? {
                 members.push((build.name(name), value));
             }
             Some(())
@@ -431,7 +298,7 @@ impl<'a> Reader<'a> {
         build.part_begin(part);
         self.members(|reader, name| {
             let start = reader.at;
-            if let Some(length) = build.known(part, name, reader.text.get(start..)?) {
+            if let Some(length) = build.known(part, name.clone(), reader.text.get(start..)?) {
                 reader.at += length;
                 return Some(());
             }
@@ -443,7 +310,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The members of an object: `each` reads the value of one.
-    fn members(&mut self, mut each: impl FnMut(&mut Self, &str) -> Option<()>) -> Option<()> {
+    fn members(&mut self, mut each: impl FnMut(&mut Self, Cow<'a, str>) -> Option<()>) -> Option<()> {
         self.take(b'{')?;
         if self.take(b'}').is_some() {
             return Some(());
@@ -452,12 +319,12 @@ impl<'a> Reader<'a> {
         loop {
             let name = self.string()?;
             // In order, and so each once.
-            if last.is_some_and(|last| last >= name) {
+            if last.as_ref().is_some_and(|last| *last >= name) {
                 return None;
             }
             self.take(b':')?;
-            each(self, &name)?;
-            last = Some(name);
+            last = Some(name.clone());
+            each(self, name)?;
             if self.take(b',').is_none() {
                 return self.take(b'}');
             }
@@ -527,212 +394,6 @@ impl<'a> Reader<'a> {
             None if digits.len() < whole.len() && is_zero => None,
             None if digits.len() < whole.len() => whole.parse().ok().map(|value| build.negative(value)),
             None => whole.parse().ok().map(|value| build.unsigned(value)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Whether a text is plain; and then it is read as the strict reader reads it, whatever was read before.
-    fn is_plain_after(text: &[u8], documents: &mut Documents) -> bool {
-        let is_plain = read(text, documents).is_some();
-        let expected = json::read_input(text);
-        let whole = documents.read(text).map(|Document { mut members, facts, small }| {
-            let is_small = |value: &Value| !holds_decimals(value);
-            assert!(
-                !small
-                    || members.values().chain(facts.iter().flatten().map(|(_, fact)| &**fact)).all(is_small)
-            );
-            if let Some(facts) = facts {
-                let facts = facts.into_iter().map(|(name, fact)| (name, Value::clone(&fact))).collect();
-                members.insert("facts".to_owned(), Value::Object(facts));
-            }
-            members
-        });
-        match expected {
-            // Facts that are no object are left out: their reader says so.
-            Ok(expected) if expected.get("facts").is_some_and(|facts| !facts.is_object()) => {}
-            expected => assert_eq!(whole, expected, "{}", text.escape_ascii()),
-        }
-        is_plain
-    }
-
-    fn holds_decimals(value: &Value) -> bool {
-        match value {
-            Value::Number(number) => number.as_i64().is_none(),
-            Value::Array(items) => items.iter().any(holds_decimals),
-            Value::Object(members) => members.values().any(holds_decimals),
-            _ => false,
-        }
-    }
-
-    fn is_plain(text: &[u8]) -> bool {
-        is_plain_after(text, &mut Documents::default())
-    }
-
-    #[test]
-    fn what_is_plain() {
-        for text in [
-            "{}",
-            r#"{"a":[],"b":[{}],"c":{"d":null,"e":true,"f":false}}"#,
-            r#"{"":0,"a":-1,"b":123456789012345678,"c":0.1,"d":-0.0,"e":10.25}"#,
-            r#"{"a":"\"\\\/\b\f\n\r\t","b":"é\u007f","b\n":"x"}"#.replace("\\u007f", "\u{7f}").as_str(),
-        ] {
-            assert!(is_plain(text.as_bytes()), "{text}");
-        }
-        for text in [
-            "",
-            "[]",
-            "null",
-            "1",
-            "{",
-            "{}{}",
-            "{} ",
-            " {}",
-            r#"{"a":1,}"#,
-            r#"{"a" :1}"#,
-            r#"{"b":1,"a":1}"#,
-            r#"{"a":1,"a":1}"#,
-            r#"{"a":01}"#,
-            r#"{"a":-}"#,
-            r#"{"a":-0}"#,
-            r#"{"a":1.}"#,
-            r#"{"a":.5}"#,
-            r#"{"a":1e2}"#,
-            r#"{"a":+1}"#,
-            r#"{"a":1-1}"#,
-            r#"{"a":0.1.2}"#,
-            r#"{"a":1234567890123456789}"#,
-            r#"{"a":"\u0041"}"#,
-            r#"{"a":"\x"}"#,
-            r#"{"a":"}"#,
-            r#"{"a":"\"#,
-            "{\"a\":\"\n\"}",
-            r#"{"a":tru}"#,
-            r#"{"a":[1,]}"#,
-            r#"{"a"}"#,
-            r#"{a:1}"#,
-            r#"{"a":9007199254740993.0}"#,
-            r#"{"a":0.10000000000000000001}"#,
-        ] {
-            assert!(!is_plain(text.as_bytes()), "{text}");
-        }
-        assert!(!is_plain(b"{\"a\":\"\xff\"}"));
-        let deep = |n: usize| format!("{}1{}", "{\"a\":".repeat(n), "}".repeat(n));
-        assert!(is_plain(deep(json::INPUT_DEPTH_MAX).as_bytes()));
-        assert!(!is_plain(deep(json::INPUT_DEPTH_MAX + 1).as_bytes()));
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::Bool),
-            any::<i64>().prop_map(Value::from),
-            any::<u64>().prop_map(Value::from),
-            (-100_000..100_000_i32).prop_map(|n| Value::from(f64::from(n) / 1000.0)),
-            "[a-zé\"\\\\\n\u{1}\u{7f}]{0,6}".prop_map(Value::String),
-        ];
-        leaf.prop_recursive(4, 48, 5, |inner| {
-            let members = proptest::collection::btree_map("[a-c\"é\n]{0,3}", inner.clone(), 0..5);
-            prop_oneof![
-                proptest::collection::vec(inner, 0..5).prop_map(Value::Array),
-                members.prop_map(|members| Value::Object(members.into_iter().collect::<Map<_, _>>())),
-            ]
-        })
-    }
-
-    #[test]
-    fn facts_that_go_on_are_told_from_those_that_are_the_same() {
-        let mut documents = Documents::default();
-        for facts in [
-            r#"{"a":{"b":1},"c":{}}"#,
-            r#"{"a":{"b":1},"c":{}}"#,
-            r#"{"a":{"b":12},"c":{"d":1}}"#,
-            r#"{"a":{"b":1},"b":{"b":1}}"#,
-            r#"{"a":1,"b":[],"c":"x"}"#,
-            r#"{"a":12,"b":[1],"c":"xy"}"#,
-            r#"{"a":{"b":1}}"#,
-            r#"{}"#,
-        ] {
-            let text = format!("{{\"agent\":\"x\",\"facts\":{facts},\"time\":1}}");
-            assert!(is_plain_after(text.as_bytes(), &mut documents), "{text}");
-            let tools =
-                format!("{{\"run\":{{\"a\":1,\"seen\":{facts},\"tools\":{facts},\"x\":{facts},\"z\":[]}}}}");
-            assert!(is_plain_after(tools.as_bytes(), &mut documents), "{tools}");
-            // The same text where no facts are.
-            let elsewhere = format!("{{\"call\":{facts},\"fact\":{{\"facts\":{facts}}}}}");
-            assert!(is_plain_after(elsewhere.as_bytes(), &mut documents), "{elsewhere}");
-        }
-        for broken in
-            [r#"{"facts":{"a":{"b":1}"#, r#"{"facts":{"a":{"b":1}x}}"#, r#"{"facts":{"a":{"b":1}{}}}"#]
-        {
-            assert!(!is_plain_after(broken.as_bytes(), &mut documents), "{broken}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_wanted_is_left_out_and_read_all_the_same() {
-        let mut documents = Documents::with_run(Arc::new(OfRun::of_models(["id"])));
-        for (told, left) in [
-            (r#"{"calls":{"tool":1},"id":{"a":0.5},"tools":{"pay":{"ok":-2}}}"#, r#"{"id":{"a":0.5}}"#),
-            (r#"{"id":1,"tools":[1,"x",null,true,{"a":[]}]}"#, r#"{"id":1}"#),
-            (r#"{"id":1,"tools":{"pay":{"ok":0.00001}}}"#, r#"{"id":1,"tools":{"pay":{"ok":0.00001}}}"#),
-            (r#"{"calls":[0.5],"id":1}"#, r#"{"calls":[0.5],"id":1}"#),
-            // What is not plain is read by the strict reader, whole.
-            (r#"{"calls":18446744073709551615}"#, r#"{"calls":18446744073709551615}"#),
-            (r#"{"calls": 1}"#, r#"{"calls":1}"#),
-        ] {
-            let read = |documents: &mut Documents, call: &str| {
-                let text = format!("{{\"call\":{call},\"run\":{told}}}");
-                json::print(&documents.read(text.as_bytes()).unwrap().members["run"])
-            };
-            assert_eq!(read(&mut documents, r#"{"kind":"model"}"#), left);
-            // Another call looks at all of it.
-            for call in
-                [r#"{"kind":"agent"}"#, r#"{"kind":"tool","name":"pay"}"#, r#"{"kind":"x"}"#, "[]", "1"]
-            {
-                assert_eq!(read(&mut documents, call), told.replace(' ', ""), "{call}");
-            }
-        }
-        for broken in
-            [r#"{"calls":{"a":1,"a":1}}"#, r#"{"calls":1e999}"#, r#"{"calls":[}"#, r#"{"calls":01}"#]
-        {
-            let text = format!("{{\"call\":{{\"kind\":\"model\"}},\"run\":{broken}}}");
-            assert!(documents.read(text.as_bytes()).is_err(), "{broken}");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
-        #[test]
-        fn facts_are_read_the_same_whatever_was_read_before(
-            facts in proptest::collection::vec(("[ab]", any_json()), 1..20),
-        ) {
-            let mut documents = Documents::default();
-            for pair in facts.windows(2) {
-                let members: Map<_, _> = pair.iter().cloned().collect();
-                let text = json::print(&Value::Object(Map::from_iter([("facts".to_owned(), Value::Object(members))])));
-                is_plain_after(text.as_bytes(), &mut documents);
-                is_plain_after(text.as_bytes(), &mut documents);
-                let tools = format!("{{\"run\":{}}}", text.replacen("facts", "tools", 1));
-                is_plain_after(tools.as_bytes(), &mut documents);
-                is_plain_after(tools.as_bytes(), &mut documents);
-            }
-        }
-
-
-        #[test]
-        fn plain_is_strict(value in any_json(), at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
-            let mut text = json::print(&Value::Object(Map::from_iter([("a".to_owned(), value)]))).into_bytes();
-            is_plain(&text);
-            let at = at.index(text.len());
-            text[at] = byte;
-            is_plain(&text);
-            text.remove(at);
-            is_plain(&text);
         }
     }
 }

@@ -113,18 +113,8 @@ impl<'a> Build<'a> for Names {
         Value::from(items)
     }
 
-    fn name(&mut self, name: &str) -> Value {
-        // FNV-1a: spread is all that is asked of it.
-        let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-        let place = name.bytes().take(NAME_BYTES_MAX).fold(0x811c_9dc5, step) as usize % PLACES;
-        match self.kept.get_mut(place) {
-            Some(Value::String(kept)) if **kept == *name => Value::String(kept.clone()),
-            Some(place) if name.len() <= NAME_BYTES_MAX => {
-                *place = name.into();
-                place.clone()
-            }
-            _ => name.into(),
-        }
+    fn name(&mut self, name: Cow<'a, str>) -> Value {
+        self.kept_name(&name)
     }
 
     fn object(&mut self, members: Vec<(Value, Value)>) -> Value {
@@ -168,15 +158,15 @@ impl<'a> Build<'a> for Names {
         self.told.clear();
     }
 
-    fn known(&mut self, part: Part, name: &str, rest: &str) -> Option<usize> {
-        let (length, value) = self.kept_of(part).find(name, rest)?;
+    fn known(&mut self, part: Part, name: Cow<'a, str>, rest: &str) -> Option<usize> {
+        let (length, value) = self.kept_of(part).find(&name, rest)?;
         let name = self.name(name);
         self.told.push((name, value));
         Some(length)
     }
 
-    fn member(&mut self, part: Part, name: &str, text: &str, value: Value) {
-        self.kept_of(part).keep(name, text, &value);
+    fn member(&mut self, part: Part, name: Cow<'a, str>, text: &str, value: Value) {
+        self.kept_of(part).keep(&name, text, &value);
         let name = self.name(name);
         self.told.push((name, value));
     }
@@ -188,6 +178,20 @@ impl<'a> Build<'a> for Names {
 }
 
 impl Names {
+    fn kept_name(&mut self, name: &str) -> Value {
+        // FNV-1a: spread is all that is asked of it.
+        let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        let place = name.bytes().take(NAME_BYTES_MAX).fold(0x811c_9dc5, step) as usize % PLACES;
+        match self.kept.get_mut(place) {
+            Some(Value::String(kept)) if **kept == *name => Value::String(kept.clone()),
+            Some(place) if name.len() <= NAME_BYTES_MAX => {
+                *place = name.into();
+                place.clone()
+            }
+            _ => name.into(),
+        }
+    }
+
     const fn kept_of(&mut self, part: Part) -> &mut Kept<Value> {
         match part {
             Part::Facts => &mut self.facts,

@@ -352,6 +352,58 @@ fn cedar(rules: &[(usize, usize, usize, Vec<usize>)]) -> String {
     text
 }
 
+/// With a schema an action is in groups, which a list of a scope may name beside the action itself.
+#[test]
+fn scopes_that_name_groups_of_actions() {
+    const SCHEMA: &str = r#"
+entity Agent; entity Run;
+namespace Tool {
+  action "safe";
+  action "read" in [Action::"safe"];
+  action "t0" in [Action::"read"] appliesTo { principal: [Agent], resource: [Run], context: { args: { amount?: Long } } };
+  action "t1" in [Action::"safe"] appliesTo { principal: [Agent], resource: [Run], context: { args: { amount?: Long } } };
+  action "t2" appliesTo { principal: [Agent], resource: [Run], context: { args: { amount?: Long } } };
+}"#;
+    let lists = [
+        r#"== Tool::Action::"t0""#,
+        r#"in [Tool::Action::"read"]"#,
+        r#"in [Tool::Action::"safe"]"#,
+        r#"in [Tool::Action::"t1", Tool::Action::"read"]"#,
+        r#"in [Tool::Action::"t2", Tool::Action::"t0"]"#,
+        r#"== Tool::Action::"t2""#,
+    ];
+    let heads = [("", "permit"), ("", "forbid"), ("@hold(\"boss\") @seconds(\"9\")", "forbid")];
+    let conditions =
+        ["when { true }", "when { context.args has amount && context.args.amount > 100 }", "when { false }"];
+    let inputs = inputs();
+    let mut effects = std::collections::BTreeSet::new();
+    for allowed in lists {
+        for other in lists {
+            for (annotations, effect) in heads {
+                for condition in conditions {
+                    let policy = format!(
+                        "@id(\"a\") permit (principal, action {allowed}, resource);\n\
+                        @id(\"b\") {annotations} {effect} (principal, action {other}, resource) {condition};"
+                    );
+                    let bundle = compile(&[("p.cedar", &policy), ("schema.cedarschema", SCHEMA)]).unwrap();
+                    let verdicts = compare(&bundle, &inputs, &policy);
+                    effects.extend(verdicts.iter().map(|verdict| (verdict.effect, names(verdict).join(" "))));
+                }
+            }
+        }
+    }
+    // Every way that a verdict of these two can come about, but for errors.
+    for expected in [
+        (Effect::Allow, "a"),
+        (Effect::Allow, "a b"),
+        (Effect::Allow, "b"),
+        (Effect::Deny, "b"),
+        (Effect::Hold, "b"),
+    ] {
+        assert!(effects.contains(&(expected.0, expected.1.to_owned())), "{expected:?}: {effects:?}");
+    }
+}
+
 #[test]
 fn the_limit_of_instructions_is_reached_by_the_same_inputs() {
     let mut policy = "package sift\n\nallow contains {\"rule\": \"all\"}\n\
