@@ -131,6 +131,8 @@ pub(crate) type Fact<'a> = (Cow<'a, str>, Arc<Node<'static>>);
 pub(crate) struct Documents {
     /// Facts as they were last read, with whether there are decimals in them.
     facts: Kept<(Arc<Node<'static>>, bool)>,
+    /// Members of `run` that were left out, without decimals.
+    left_out: Kept<()>,
     /// Which members of `run` are looked at for which call; `None` for all.
     of_run: Option<Arc<OfRun>>,
 }
@@ -223,6 +225,12 @@ impl<'a> Build<'a> for Reading<'_, 'a> {
     }
     fn wants_of_run(&self, name: &str) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name))
+    }
+    fn find_left_out(&self, name: &str, rest: &str) -> Option<usize> {
+        self.documents.left_out.find(name, rest).map(|(length, ())| length)
+    }
+    fn keep_left_out(&mut self, name: &str, text: &str) {
+        self.documents.left_out.keep(name, text, &());
     }
     fn part_begin(&mut self, part: Part) {
         match part {

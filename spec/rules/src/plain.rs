@@ -35,12 +35,12 @@ pub(crate) trait Build<'a> {
     fn wants(&self, _name: &str) -> bool {
         true
     }
-    /// A member that is left out and is an object, if the rest of the input starts with the text that it last had: the length
-    /// of that text.
+    /// A member, of the input or of `run`, that is left out and is an object, if the rest of the input starts with the text
+    /// that it last had: the length of that text.
     fn find_left_out(&self, _name: &str, _rest: &str) -> Option<usize> {
         None
     }
-    /// A member that was left out, with its text.
+    /// A member, of the input or of `run`, that was left out, with its text.
     fn keep_left_out(&mut self, _name: &str, _text: &str) {}
     /// Whether a member of `run` is looked at; else it is left out, if it holds no decimals.
     fn wants_of_run(&self, name: &str) -> bool;
@@ -246,7 +246,12 @@ impl<'a> Reader<'a> {
         self.object_with(depth, build, |reader, name, depth, build| {
             if !build.wants_of_run(name) {
                 let start = reader.at;
+                if let Some(length) = build.find_left_out(name, reader.text.get(start..)?) {
+                    reader.at += length;
+                    return Some(None);
+                }
                 if reader.value(depth, &mut Skip)? {
+                    build.keep_left_out(name, reader.text.get(start..reader.at)?);
                     return Some(None);
                 }
                 reader.at = start;
