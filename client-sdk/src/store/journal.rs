@@ -36,6 +36,9 @@ use format::{BLOCK, Frame, SLOTS, Slot, at, damaged, head_blocks};
 /// Blocks of a new file's journal: 16 MiB, the commits of a few hundred calls.
 pub(super) const JOURNAL_BLOCKS: u64 = 4096;
 
+/// Most blocks that a checkpoint writes in one piece: 256 KiB.
+const PIECE_BLOCKS: usize = 64;
+
 /// The file of a store, as redb's storage.
 #[derive(Debug, Clone)]
 pub(super) struct JournaledFile(Arc<Inner>);
@@ -183,8 +186,9 @@ impl JournaledFile {
         if length != placed {
             file.set_len(at(start) + length)?;
         }
-        // Neighbours in one piece.
-        for run in blocks.chunk_by(|a, b| a.0 + 1 == b.0) {
+        // Neighbours together, in pieces that a processor's cache holds.
+        let runs = blocks.chunk_by(|a, b| a.0 + 1 == b.0).flat_map(|run| run.chunks(PIECE_BLOCKS));
+        for run in runs {
             tail.buffer.clear();
             run.iter().for_each(|(_, block)| tail.buffer.extend_from_slice(block));
             file.write_all_at(&tail.buffer, at(start + run[0].0))?;
