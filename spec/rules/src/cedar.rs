@@ -50,6 +50,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cedar_policy::{
     ActionConstraint, AuthorizationError, Authorizer, Context, Decision, Effect as CedarEffect, Entities,
@@ -73,13 +74,30 @@ pub const ENGINE: &str = "cedar/cedar-policy-4.14.1";
 /// Most pairs of a policy and an action that policies name: each policy is asked whether it concerns each action.
 const PAIRS_MAX: usize = 1 << 23;
 
+/// Most policies of which each worker has its own: Cedar counts references to what a policy is made of, and workers that
+/// share it wait for each other's counts.
+const OWN_MAX: usize = 1_000;
+
 /// A compiled Cedar policy.
 #[derive(Debug)]
 pub(crate) struct CedarPolicy {
-    groups: bool,
     /// Every policy, in the order of sets and files.
     policies: Vec<(RuleSet, Site, Policy)>,
-    shared: Arc<Shared>,
+    parts: Parts,
+    ready: Arc<Ready>,
+    /// Whether a decider has what is ready: the next has its own.
+    taken: AtomicBool,
+}
+
+/// What it takes to decide is made of.
+#[derive(Debug)]
+struct Parts {
+    sorted: Vec<Sorted>,
+    data: Members<'static>,
+    entities: Entities,
+    rules: BTreeMap<String, Rule>,
+    /// Whether a schema may put actions into groups.
+    groups: bool,
 }
 
 /// A handle on a compiled policy.
@@ -87,12 +105,13 @@ pub(crate) struct CedarPolicy {
 pub(crate) struct CedarDecider {
     authorizer: Authorizer,
     documents: Documents,
-    shared: Arc<Shared>,
+    ready: Arc<Ready>,
     sliced: bool,
 }
 
+/// Policies in slices, and what they look at beside the input.
 #[derive(Debug)]
-struct Shared {
+struct Ready {
     /// Data by agent.
     agents: BTreeMap<String, Expr>,
     entities: Entities,
@@ -142,6 +161,7 @@ struct Slice {
 }
 
 /// A policy on its way into slices.
+#[derive(Debug, Clone)]
 struct Sorted {
     policy: Policy,
     /// The same for every action; only in slices of the actions that its scope names.
@@ -194,56 +214,24 @@ impl CedarPolicy {
         };
 
         let in_all = |why: String| in_file(&files.keys().copied().collect::<Vec<_>>().join(", "), why);
-        let mut actions = BTreeSet::new();
-        for Sorted { policy, .. } in &policies {
-            match policy.action_constraint() {
-                ActionConstraint::Any => {}
-                ActionConstraint::In(list) => actions.extend(list),
-                ActionConstraint::Eq(action) => actions.extend([action]),
-            }
-        }
-        if actions.len().saturating_mul(policies.len()) > PAIRS_MAX {
-            return Err(in_all(format!(
-                "{} policies that name {} actions: too many to sort by action; split the bundle",
-                policies.len(),
-                actions.len()
-            )));
-        }
-        let groups = schema.is_some();
         let in_data = |why| CompileError::Setting { file: "data.json".to_owned(), why };
         let data = Members::from(data);
         data.iter().try_for_each(|(_, member)| check(member)).map_err(in_data)?;
-        let agents = data.get("agents").and_then(Node::as_object).into_iter().flat_map(Members::iter);
-        let agents = agents.filter_map(|(agent, own)| Some((agent.to_owned(), convert(own).transpose()?)));
-        let agents =
-            agents.map(|(agent, own)| Ok((agent, own?))).collect::<Result<_, _>>().map_err(in_data)?;
-        let slice = |action: Option<&EntityUid>| {
-            Slice::of(&policies, &data, false, |policy| concerns(policy, action, groups)).map_err(in_all)
-        };
-        let whole = Slice::of(&policies, &data, true, |_| true).map_err(in_all)?;
-        let rest = slice(None)?;
-        let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
-        let slices = slices.collect::<Result<_, CompileError>>()?;
-
-        let names = Names::new().map_err(in_all)?;
         sites.sort_by(|(set, site, _), (other, beside, _)| {
             (set, &site.file, site.line, &site.rule).cmp(&(other, &beside.file, beside.line, &beside.rule))
         });
-        let of_run = Arc::new(of_run(&slices, &rest, &names));
-        Ok(Self {
-            groups,
-            policies: sites,
-            shared: Arc::new(Shared { of_run, agents, entities, names, rules, slices, rest, whole }),
-        })
+        let parts = Parts { sorted: policies, data, entities, rules, groups: schema.is_some() };
+        let ready = Arc::new(parts.make_ready().map_err(in_all)?);
+        Ok(Self { policies: sites, parts, ready, taken: AtomicBool::new(false) })
     }
 
     /// What became of every policy.
     pub(crate) fn explain(&self, input: &[u8]) -> Vec<RuleReport> {
         let document = Documents::default().read(input);
-        let Ok((request, _)) = document.and_then(|input| self.shared.request(input, false)) else {
+        let Ok((request, _)) = document.and_then(|input| self.ready.request(input, false)) else {
             return Vec::new();
         };
-        let decider = self.decider(false);
+        let decider = self.decider_of(&self.ready, false);
         let one = |(set, site, policy): &(RuleSet, Site, Policy)| {
             let alone = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string());
             let ended = match alone
@@ -257,7 +245,7 @@ impl CedarPolicy {
                     });
                     Ended::Fired(fired.collect())
                 }
-                Ok(_) if concerns(policy, request.action(), self.groups) => Ended::False,
+                Ok(_) if concerns(policy, request.action(), self.parts.groups) => Ended::False,
                 Ok(_) => Ended::OutOfScope,
             };
             site.report(*set, ended)
@@ -267,9 +255,78 @@ impl CedarPolicy {
 
     /// A decider, with slices or always with all policies.
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
+        let own = || self.parts.copy().and_then(|parts| parts.make_ready().ok());
+        match self.taken.swap(true, Ordering::Relaxed).then(own).flatten() {
+            Some(own) => self.decider_of(&Arc::new(own), sliced),
+            None => self.decider_of(&self.ready, sliced),
+        }
+    }
+
+    fn decider_of(&self, ready: &Arc<Ready>, sliced: bool) -> CedarDecider {
         let documents =
-            if sliced { Documents::with_run(Arc::clone(&self.shared.of_run)) } else { Documents::default() };
-        CedarDecider { authorizer: Authorizer::new(), documents, shared: Arc::clone(&self.shared), sliced }
+            if sliced { Documents::with_run(Arc::clone(&ready.of_run)) } else { Documents::default() };
+        CedarDecider { authorizer: Authorizer::new(), documents, ready: Arc::clone(ready), sliced }
+    }
+}
+
+impl Parts {
+    /// The actions that scopes name.
+    fn actions(&self) -> BTreeSet<EntityUid> {
+        let mut actions = BTreeSet::new();
+        for Sorted { policy, .. } in &self.sorted {
+            match policy.action_constraint() {
+                ActionConstraint::Any => {}
+                ActionConstraint::In(list) => actions.extend(list),
+                ActionConstraint::Eq(action) => actions.extend([action]),
+            }
+        }
+        actions
+    }
+
+    fn make_ready(&self) -> Result<Ready, String> {
+        let Self { sorted, data, groups, .. } = self;
+        let actions = self.actions();
+        if actions.len().saturating_mul(sorted.len()) > PAIRS_MAX {
+            return Err(format!(
+                "{} policies that name {} actions: too many to sort by action; split the bundle",
+                sorted.len(),
+                actions.len()
+            ));
+        }
+        let agents = data.get("agents").and_then(Node::as_object).into_iter().flat_map(Members::iter);
+        let agents = agents.filter_map(|(agent, own)| Some((agent.to_owned(), convert(own).transpose()?)));
+        let agents = agents.map(|(agent, own)| Ok((agent, own?))).collect::<Result<_, String>>()?;
+        let slice = |action: Option<&EntityUid>| {
+            Slice::of(sorted, data, false, |policy| concerns(policy, action, *groups))
+        };
+        let whole = Slice::of(sorted, data, true, |_| true)?;
+        let rest = slice(None)?;
+        let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
+        let slices = slices.collect::<Result<_, String>>()?;
+        let names = Names::new()?;
+        let of_run = Arc::new(of_run(&slices, &rest, &names));
+        let (entities, rules) = (self.entities.clone(), self.rules.clone());
+        Ok(Ready { of_run, agents, entities, names, rules, slices, rest, whole })
+    }
+
+    /// The same, made of policies that share nothing with these; `None` where there are too many.
+    fn copy(&self) -> Option<Self> {
+        if self.sorted.len() > OWN_MAX {
+            return None;
+        }
+        let copy = |policy: &Policy| {
+            Policy::from_json(Some(PolicyId::new(policy.id())), policy.to_json().ok()?).ok()
+        };
+        let sorted = self.sorted.iter().map(|Sorted { policy, of_slice, holds }| {
+            let of_slice = match of_slice {
+                Some(policy) => Some(copy(policy)?),
+                None => None,
+            };
+            Some(Sorted { policy: copy(policy)?, of_slice, holds: *holds })
+        });
+        let sorted = sorted.collect::<Option<_>>()?;
+        let (data, entities) = (self.data.clone(), self.entities.clone());
+        Some(Self { sorted, data, entities, rules: self.rules.clone(), groups: self.groups })
     }
 }
 
@@ -432,7 +489,7 @@ impl CedarDecider {
     /// The verdict, or why the evaluation failed.
     pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
         let input = self.documents.read(input).map_err(|why| format!("the policy input: {why}"))?;
-        let (request, slice) = self.shared.request(input, self.sliced)?;
+        let (request, slice) = self.ready.request(input, self.sliced)?;
         if let Some(verdict) = self.at_once(&request, slice) {
             return Ok(verdict);
         }
@@ -467,14 +524,14 @@ impl CedarDecider {
     }
 
     fn evaluate(&self, request: &Request, policies: &PolicySet) -> Result<(Decision, Vec<&Rule>), String> {
-        let response = self.authorizer.is_authorized(request, policies, &self.shared.entities);
+        let response = self.authorizer.is_authorized(request, policies, &self.ready.entities);
         let mut errors: Vec<String> = response.diagnostics().errors().map(describe).collect();
         if !errors.is_empty() {
             // Cedar says nothing of their order.
             errors.sort();
             return Err(errors.join("; "));
         }
-        let rule = |id: &PolicyId| self.shared.rules.get::<str>(id.as_ref()).ok_or("an unknown policy fired");
+        let rule = |id: &PolicyId| self.ready.rules.get::<str>(id.as_ref()).ok_or("an unknown policy fired");
         let fired = response.diagnostics().reason().map(rule).collect::<Result<_, _>>()?;
         Ok((response.decision(), fired))
     }
@@ -496,7 +553,7 @@ fn describe(error: &AuthorizationError) -> String {
     format!("{}: {kind}", error.policy_id())
 }
 
-impl Shared {
+impl Ready {
     /// The request that an input makes, and the policies that decide it.
     fn request(&self, input: Document<'_>, sliced: bool) -> Result<(Request, &Slice), String> {
         let Document { members: mut input, facts, small } = input;

@@ -60,6 +60,7 @@ mod plain;
 pub mod price;
 pub mod rego;
 mod rego_bind;
+mod rego_copy;
 mod rego_explain;
 mod rego_slice;
 mod rego_strict;

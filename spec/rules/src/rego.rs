@@ -36,6 +36,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -48,6 +49,7 @@ use sift_spec::types::{Text, Word};
 use crate::bundle::CompileError;
 use crate::explain::{RuleSet, Site};
 use crate::rego_bind::guard_bindings;
+use crate::rego_copy;
 use crate::rego_explain::sites;
 use crate::rego_slice::Slices;
 use crate::rego_strict::{failed_in, harden};
@@ -78,6 +80,8 @@ pub(crate) struct RegoPolicy {
     /// Where the rules of each declared set stand, in the order of the sets that are sliced.
     pub(crate) sites: Vec<(RuleSet, Vec<Site>)>,
     pub(crate) slices: Arc<Slices>,
+    /// Whether a decider has program and data: the next has its own.
+    taken: AtomicBool,
 }
 
 /// A virtual machine with the policy in it.
@@ -158,7 +162,13 @@ impl RegoPolicy {
             (set, sites(&compiled, path))
         });
         let sites = sites.collect();
-        let policy = Self { data, program: Arc::new(program), sites, slices: Arc::new(slices) };
+        let policy = Self {
+            data,
+            program: Arc::new(program),
+            sites,
+            slices: Arc::new(slices),
+            taken: AtomicBool::new(false),
+        };
         // Rules and data that meet under one path are found here.
         machine(&policy.program, &policy.data).map_err(|error| in_file("data.json", error))?;
         Ok(policy)
@@ -166,10 +176,15 @@ impl RegoPolicy {
 
     /// A decider, with slices or always with all rules.
     pub(crate) fn decider(&self, sliced: bool) -> RegoDecider {
+        let own = || rego_copy::copy(&self.program, &self.data);
+        let own = self.taken.swap(true, Ordering::Relaxed).then(own).flatten();
+        let (program, data) = own.map_or_else(
+            || (Arc::clone(&self.program), self.data.clone()),
+            |(program, data)| (Arc::new(program), data),
+        );
         // The data fitted when the policy was compiled; a machine without it would find its rules undefined and deny.
-        let vm = machine(&self.program, &self.data).unwrap_or_default();
-        let slices = sliced.then(|| Arc::clone(&self.slices));
-        let (data, program) = (self.data.clone(), Arc::clone(&self.program));
+        let vm = machine(&program, &data).unwrap_or_default();
+        let slices = sliced.then(|| Arc::new(Slices::clone(&self.slices)));
         RegoDecider { data, inputs: Inputs::default(), program, slices, vm }
     }
 }

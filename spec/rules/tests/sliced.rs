@@ -219,12 +219,15 @@ fn inputs() -> Vec<Vec<u8>> {
     inputs
 }
 
-/// Compares both ways to decide on all inputs; gives the verdicts.
+/// Compares the ways to decide on all inputs; gives the verdicts.
 fn compare(bundle: &PolicyBundle, inputs: &[Vec<u8>], what: &str) -> Vec<Verdict> {
-    let (mut sliced, mut whole) = (bundle.decider(), bundle.decider_unsliced());
+    // The first has the compiled policy itself, those after it a copy each.
+    let (mut sliced, mut whole, mut copied) = (bundle.decider(), bundle.decider_unsliced(), bundle.decider());
     let mut decide = |input: &Vec<u8>| {
         let verdict = whole.decide(input);
-        assert_eq!(sliced.decide(input), verdict, "{}\n{what}", String::from_utf8_lossy(input));
+        for other in [&mut sliced, &mut copied] {
+            assert_eq!(other.decide(input), verdict, "{}\n{what}", String::from_utf8_lossy(input));
+        }
         verdict
     };
     inputs.iter().map(&mut decide).collect()
