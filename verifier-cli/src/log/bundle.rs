@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sift_spec::entry::{Entry, EntryError};
 use sift_spec::hash::leaf_hash;
-use sift_spec::note::{BatchItem, VerifierKey, verify_batch};
+use sift_spec::note::{VerifierKey, verify_batch};
 use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, parse_entries, parse_hashes};
 use sift_spec::types::{Hash, LeafIndex};
 
