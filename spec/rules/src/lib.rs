@@ -62,6 +62,7 @@ pub mod rego;
 mod rego_bind;
 mod rego_copy;
 mod rego_explain;
+mod rego_follow;
 mod rego_slice;
 mod rego_strict;
 mod rego_value;
