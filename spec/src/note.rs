@@ -314,14 +314,13 @@ impl<'a> SignatureLine<'a> {
     #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
         let (name, blob) = line.strip_prefix(SIGNATURE_PREFIX)?.split_once(' ')?;
-        name.parse::<KeyName>().ok()?;
-        if blob.len() > SIGNATURE_BYTES_MAX {
+        if !KeyName::is_valid(name) || blob.len() > SIGNATURE_BYTES_MAX {
             return None;
         }
-        let blob = STANDARD.decode(blob).ok()?;
-        let (id, signature) = blob.split_first_chunk()?;
-        let id = KeyId(u32::from_be_bytes(*id));
-        if signature.is_empty() { None } else { Some(Self { name, id, signature: signature.to_vec() }) }
+        let mut signature = STANDARD.decode(blob).ok()?;
+        let id = KeyId(u32::from_be_bytes(*signature.first_chunk()?));
+        signature.drain(..4);
+        if signature.is_empty() { None } else { Some(Self { name, id, signature }) }
     }
 }
 

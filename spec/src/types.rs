@@ -384,13 +384,23 @@ macro_rules! text {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Whether a text is one.
+            #[must_use]
+            pub fn is_valid(text: &str) -> bool {
+                Self::check(text).is_ok()
+            }
+
+            fn check(text: &str) -> Result<(), &'static str> {
+                let check: fn(&str) -> Result<(), &'static str> = $check;
+                check(text)
+            }
         }
 
         impl TryFrom<String> for $name {
             type Error = ValueError;
             fn try_from(text: String) -> Result<Self, ValueError> {
-                let check: fn(&str) -> Result<(), &'static str> = $check;
-                match check(&text) {
+                match Self::check(&text) {
                     Ok(()) => Ok(Self(text)),
                     Err(why) => refuse($what, why),
                 }

@@ -132,10 +132,10 @@ pub fn verify(
     let mut edge = EdgeTiles::new(source, head.size);
     let (workers, entropy) = (worker_count(options), entropy()?);
     let mut all = Desk::new(source, head.size, workers).run(&entropy, |bundle| {
-        let (mut found, keys) = audit.bundle(bundle);
+        let (mut found, signers) = audit.bundle(bundle);
         found.extend(edge.push(bundle)?);
         options.progress.advance(audit.entries(), head.size.get());
-        Ok((found, keys))
+        Ok((found, signers))
     })?;
     all.extend(audit.take_forks().explain(source, head.size)?);
     // 5. The root, and the tiles above the leaves that are not full.

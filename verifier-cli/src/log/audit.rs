@@ -10,7 +10,7 @@ use sift_spec::note::{KeyId, VerifierKey};
 use sift_spec::record::{Body, Effect, Kind, OperatorRecord, Record};
 use sift_spec::types::{Hash, KeyName, LeafIndex, RunId};
 
-use super::bundle::{Bundle, index_of};
+use super::bundle::{Bundle, Signers, index_of};
 use super::forks::Forks;
 use crate::chain;
 use crate::finding::{Code, Concern, Finding};
@@ -24,8 +24,8 @@ pub(super) struct Audit {
     operator_head: Option<OperatorHead>,
     /// `None` is a run whose chain broke: what follows in it is not judged again.
     runs: HashMap<RunId, Option<RunHead>>,
-    /// Keys of the ring, shared with the workers.
-    keys: HashMap<(KeyName, KeyId), Arc<VerifierKey>>,
+    /// Keys of the ring, shared with the workers. Of two keys with one id, the one that was met last.
+    keys: HashMap<KeyId, Arc<VerifierKey>>,
     forks: Forks,
     tally: Tally,
 }
@@ -47,28 +47,21 @@ impl Audit {
     }
 
     /// Takes in a bundle: what is wrong with its entries, and which key must have signed each.
-    pub(super) fn bundle(&mut self, bundle: &Bundle) -> (Vec<Finding>, Vec<Option<Arc<VerifierKey>>>) {
-        let mut findings = Vec::new();
-        let entries = bundle.entries.iter().zip(&bundle.leaves).enumerate();
-        let keys = entries
-            .map(|(position, (entry, leaf))| {
-                let index = index_of(bundle.index, position);
-                self.tally.entries += 1;
-                match entry {
-                    Ok(entry) => self.entry(index, entry, *leaf, &mut findings),
-                    Err(error) => {
-                        let concern = Concern::entry(index);
-                        findings.push(Finding::rejects(
-                            Code::RecordMalformed,
-                            concern.at(error.offset()),
-                            error,
-                        ));
-                        None
-                    }
+    pub(super) fn bundle(&mut self, bundle: &Bundle) -> (Vec<Finding>, Signers) {
+        let (mut findings, mut signers) = (Vec::new(), Signers::default());
+        for (position, (entry, leaf)) in bundle.entries.iter().zip(&bundle.leaves).enumerate() {
+            let index = index_of(bundle.index, position);
+            self.tally.entries += 1;
+            match entry {
+                Ok(entry) => signers.push(self.entry(index, entry, *leaf, &mut findings)),
+                Err(error) => {
+                    let concern = Concern::entry(index).at(error.offset());
+                    findings.push(Finding::rejects(Code::RecordMalformed, concern, error));
+                    signers.push(None);
                 }
-            })
-            .collect();
-        (findings, keys)
+            }
+        }
+        (findings, signers)
     }
 
     fn entry(
@@ -77,7 +70,7 @@ impl Audit {
         entry: &Entry,
         leaf: Hash,
         findings: &mut Vec<Finding>,
-    ) -> Option<Arc<VerifierKey>> {
+    ) -> Option<&Arc<VerifierKey>> {
         match entry.content() {
             Content::Operator(record) => {
                 self.operator(index, entry, record, leaf, findings);
@@ -171,11 +164,14 @@ impl Audit {
         entry: &Entry,
         record: &Record,
         findings: &mut Vec<Finding>,
-    ) -> Option<Arc<VerifierKey>> {
+    ) -> Option<&Arc<VerifierKey>> {
         match self.ring.as_ref()?.kernel(entry.signer(), entry.key_id(), &record.agent, index) {
             Ok(key) => {
-                let slot = (entry.signer().clone(), entry.key_id());
-                Some(self.keys.entry(slot).or_insert_with(|| Arc::new(key.clone())).clone())
+                let shared = self.keys.entry(entry.key_id()).or_insert_with(|| Arc::new(key.clone()));
+                if **shared != *key {
+                    *shared = Arc::new(key.clone());
+                }
+                Some(shared)
             }
             Err(error) => {
                 let concern = Concern::record(index, record.run, record.seq);

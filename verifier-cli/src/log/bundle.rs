@@ -29,8 +29,39 @@ pub(super) struct Bundle {
 /// A bundle after the chain step: who is said to have signed each entry.
 pub(super) struct Signed {
     pub(super) bundle: Bundle,
+    pub(super) signers: Signers,
+}
+
+/// The keys to check the entries of a bundle with.
+///
+/// Each key is counted as a reference once a bundle, not once an entry: all threads would wait for that count.
+#[derive(Debug, Default)]
+pub(super) struct Signers {
+    /// Those that occur.
+    keys: Vec<Arc<VerifierKey>>,
+    /// For each entry the position of its key, where there is one.
+    of_entry: Vec<Option<usize>>,
+}
+
+impl Signers {
+    /// Adds what the next entry must be signed with.
+    pub(super) fn push(&mut self, key: Option<&Arc<VerifierKey>>) {
+        let position = key.map(|key| {
+            let known = self.keys.iter().position(|known| Arc::ptr_eq(known, key));
+            known.unwrap_or_else(|| {
+                self.keys.push(Arc::clone(key));
+                self.keys.len() - 1
+            })
+        });
+        self.of_entry.push(position);
+    }
+
     /// For each entry the key to check, where there is one.
-    pub(super) keys: Vec<Option<Arc<VerifierKey>>>,
+    fn iter(&self) -> impl Iterator<Item = Option<&VerifierKey>> {
+        self.of_entry
+            .iter()
+            .map(|position| position.and_then(|position| self.keys.get(position)).map(|key| &**key))
+    }
 }
 
 /// Index of an entry in the log, from its bundle's and its position there.
@@ -81,13 +112,13 @@ impl Bundle {
 /// Checks all signatures of some bundles in one batch.
 pub(super) fn verify_signatures(bundles: &[Signed], entropy: &[u8; 32]) -> Vec<Finding> {
     let entries = bundles.iter().flat_map(|signed| {
-        let entries = signed.bundle.entries.iter().zip(&signed.keys).enumerate();
+        let entries = signed.bundle.entries.iter().zip(signed.signers.iter()).enumerate();
         entries.filter_map(|(position, (entry, key))| {
-            let item = entry.as_ref().ok()?.batch_item(key.as_deref()?);
+            let item = entry.as_ref().ok()?.batch_item(key?);
             Some((index_of(signed.bundle.index, position), item))
         })
     });
-    let most = bundles.iter().map(|signed| signed.keys.len()).sum();
+    let most = bundles.iter().map(|signed| signed.signers.of_entry.len()).sum();
     let (mut indices, mut items) = (Vec::with_capacity(most), Vec::with_capacity(most));
     for (index, item) in entries {
         indices.push(index);

@@ -4,13 +4,12 @@
 //! costs the less the more are checked at once, so bundles are gathered until there is a batch of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use sift_spec::note::VerifierKey;
 use sift_spec::tile::TILE_WIDTH;
 use sift_spec::types::TreeSize;
 
-use super::bundle::{Bundle, Signed, verify_signatures};
+use super::bundle::{Bundle, Signed, Signers, verify_signatures};
 use super::found::Found;
 use crate::error::CannotCheck;
 use crate::finding::Finding;
@@ -26,7 +25,7 @@ const BATCH_BUNDLES: usize = 16;
 const BATCH_BYTES: usize = 16 << 20;
 
 /// What the chain step gives for a bundle: what it found, and whose signatures to check.
-pub(super) type Chained = (Vec<Finding>, Vec<Option<Arc<VerifierKey>>>);
+pub(super) type Chained = (Vec<Finding>, Signers);
 
 pub(super) struct Desk<'a> {
     source: &'a dyn Source,
@@ -95,7 +94,7 @@ impl<'a> Desk<'a> {
             let _leave = Leave(self);
             for _ in 0..self.bundles() {
                 let Some(mut bundle) = self.take_next() else { break };
-                let (mut found, keys) = match chain(&bundle) {
+                let (mut found, signers) = match chain(&bundle) {
                     Ok(chained) => chained,
                     Err(error) => {
                         self.fail(error);
@@ -105,7 +104,7 @@ impl<'a> Desk<'a> {
                 found.append(&mut bundle.findings);
                 let mut state = self.lock();
                 state.found.extend(found);
-                state.gather(Signed { bundle, keys });
+                state.gather(Signed { bundle, signers });
                 self.changed.notify_all();
             }
             self.drain(entropy);
