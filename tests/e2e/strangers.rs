@@ -71,7 +71,9 @@ async fn tesseras_hammer_finds_no_error() {
     ];
     let (done, said) = run(&hammer, args.to_vec()).await;
     // Each line starts with a letter for its severity: information, warning, error, fatal.
-    let complaints: Vec<&str> = said.lines().filter(|line| !line.starts_with('I')).collect();
+    let mut complaints: Vec<&str> = said.lines().filter(|line| !line.starts_with('I')).collect();
+    // When it has reached its goal it cancels what it is still asking, and says so.
+    complaints.retain(|line| !line.ends_with("context canceled"));
     assert!(done.status.success() && complaints.is_empty(), "{}\n{}", done.status, complaints.join("\n"));
     let updates = said.lines().filter(|line| line.contains("Updated checkpoint")).count();
     let summary = said.lines().find(|line| line.contains("Reached tree size goal"));
