@@ -199,7 +199,7 @@ pub fn time_threads(
     let start = Instant::now();
     let times = std::thread::scope(|scope| {
         let worker = || {
-            let mut decider = bundle.decider();
+            let mut decider = bundle.own_decider();
             let times = time_each(inputs, rounds, |input| Ok(decider.decide(input).effect));
             times.map_err(|error| error.to_string())
         };

@@ -31,14 +31,21 @@ use crate::store::Store;
 #[derive(Debug)]
 pub(crate) struct Rules {
     bundle: PolicyBundle,
-    /// Idle deciders. A shared one scales badly, so every decision takes one out.
+    /// Idle deciders. Every decision takes one out: the one that was put back last.
     deciders: Mutex<Vec<Decider>>,
 }
+
+/// Most deciders with a policy of their own; what decides at the same time beyond that shares one.
+const OWN_DECIDERS_MAX: usize = 16;
 
 impl Rules {
     pub(crate) fn compile(bundle: &Bundle) -> Result<Arc<Self>, CompileError> {
         let bundle = PolicyBundle::compile(bundle)?;
-        Ok(Arc::new(Self { bundle, deciders: Mutex::new(Vec::new()) }))
+        // Now, because it takes as long as compiling: not while an agent waits for its first decision. One for each core.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(OWN_DECIDERS_MAX);
+        let deciders =
+            [bundle.decider()].into_iter().chain((1..cores).map(|_| bundle.own_decider())).collect();
+        Ok(Arc::new(Self { bundle, deciders: Mutex::new(deciders) }))
     }
 
     pub(crate) const fn bundle(&self) -> &PolicyBundle {

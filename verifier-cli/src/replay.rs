@@ -145,7 +145,8 @@ impl<'a> Desk<'a> {
 
     /// Decides a run again under another bundle.
     fn under(&mut self, bundle: &'a PolicyBundle, run: &Examined, only_changes: bool) -> Decided {
-        let simulation = self.simulation.get_or_insert_with(|| Simulation::new(bundle, Follow::Record));
+        let make = || Simulation::new(bundle, Follow::Record).with_own_decider();
+        let simulation = self.simulation.get_or_insert_with(make);
         simulation.restart();
         let start = Instant::now();
         let mut sums = Sums::of_one_run();

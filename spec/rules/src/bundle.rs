@@ -159,10 +159,23 @@ impl PolicyBundle {
         &self.facts
     }
 
-    /// A decider for one worker.
+    /// A decider for one worker. Made at once, of what all deciders share: where several decide at the same time they
+    /// wait for each other a little, as [`PolicyBundle::own_decider`] says.
     #[must_use]
     pub fn decider(&self) -> Decider {
         self.decider_of(true)
+    }
+
+    /// A decider for a worker that stays: with a copy of the policy, which takes about as long to make as compiling it.
+    /// Both engines count references to the values of a policy; deciders that share them wait for each other's counts,
+    /// and on two cores a decision takes up to half as long again. A policy that is too large for copies is shared.
+    #[must_use]
+    pub fn own_decider(&self) -> Decider {
+        let own = match &self.policy {
+            Policy::Cedar(policy) => policy.own_decider().map(Engine::Cedar),
+            Policy::Rego(policy) => policy.own_decider().map(|own| Engine::Rego(Box::new(own))),
+        };
+        own.map_or_else(|| self.decider(), Decider::new)
     }
 
     /// A decider that runs all rules for every call: to compare with. It gives the same verdicts.

@@ -50,14 +50,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use cedar_policy::pst::{self, StaticPolicy, Template};
 use cedar_policy::{
     ActionConstraint, AuthorizationError, Authorizer, Context, Decision, Effect as CedarEffect, Entities,
     EntityId, EntityTypeName, EntityUid, EvaluationError, Policy, PolicyId, PolicySet, Request,
     RestrictedExpression as Expr, Schema, ValidationMode, Validator,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sift_spec::record::{HOLD_COUNT_MAX, Needed};
 use sift_spec::types::{Text, Word};
 
@@ -66,6 +66,7 @@ use crate::cedar_needs::{self, Needs, OfRun};
 use crate::cedar_value::{Shapes, Wanted, check, convert, convert_members, convert_needed, convert_part};
 use crate::document::{Document, Documents, Fact, Members, Node};
 use crate::explain::{Ended, RuleReport, RuleSet, Site};
+use crate::nesting::cedar_operators;
 use crate::verdict::{AskFor, Fired, FiredHold, HOLD_SECONDS_MAX, Verdict};
 
 /// Engine and version that decides.
@@ -74,9 +75,15 @@ pub const ENGINE: &str = "cedar/cedar-policy-4.14.1";
 /// Most pairs of a policy and an action that policies name: each policy is asked whether it concerns each action.
 const PAIRS_MAX: usize = 1 << 23;
 
-/// Most policies of which each worker has its own: Cedar counts references to what a policy is made of, and workers that
-/// share it wait for each other's counts.
-const OWN_MAX: usize = 1_000;
+/// Most operators on the way to any part of a policy whose scope is taken off: Cedar's forms that have no text are made by
+/// descending, some 4 KiB of stack for each, where compiling has to fit a thread of 2 MiB.
+const OPERATORS_MAX: usize = 100;
+
+/// Most policies in all slices together. Where there are more, every action is decided with all policies.
+const MEMBERS_MAX: usize = 1 << 18;
+
+/// Most policies in all slices together that a worker has for itself.
+const OWN_MEMBERS_MAX: usize = 10_000;
 
 /// A compiled Cedar policy.
 #[derive(Debug)]
@@ -85,8 +92,6 @@ pub(crate) struct CedarPolicy {
     policies: Vec<(RuleSet, Site, Policy)>,
     parts: Parts,
     ready: Arc<Ready>,
-    /// Whether a decider has what is ready: the next has its own.
-    taken: AtomicBool,
 }
 
 /// What it takes to decide is made of.
@@ -125,6 +130,8 @@ struct Ready {
     whole: Slice,
     /// What the slices look at of `run`.
     of_run: Arc<OfRun>,
+    /// Policies in all slices together.
+    members: usize,
 }
 
 /// Entity types of requests.
@@ -195,11 +202,7 @@ impl CedarPolicy {
                     Site { rule: Some(name.clone()), file: (*file).to_owned(), line },
                     named.clone(),
                 ));
-                policies.push(Sorted {
-                    of_slice: without_action(&named, schema.is_some()),
-                    policy: named,
-                    holds: rule.hold.is_some(),
-                });
+                policies.push(Sorted::of(named, rule.hold.is_some(), schema.is_some()));
                 if rules.insert(name.clone(), rule).is_some() {
                     return Err(in_file(file, format!("@id({name:?}) is given twice")));
                 }
@@ -222,7 +225,7 @@ impl CedarPolicy {
         });
         let parts = Parts { sorted: policies, data, entities, rules, groups: schema.is_some() };
         let ready = Arc::new(parts.make_ready().map_err(in_all)?);
-        Ok(Self { policies: sites, parts, ready, taken: AtomicBool::new(false) })
+        Ok(Self { policies: sites, parts, ready })
     }
 
     /// What became of every policy.
@@ -231,7 +234,7 @@ impl CedarPolicy {
         let Ok((request, _)) = document.and_then(|input| self.ready.request(input, false)) else {
             return Vec::new();
         };
-        let decider = self.decider_of(&self.ready, false);
+        let decider = self.decider(false);
         let one = |(set, site, policy): &(RuleSet, Site, Policy)| {
             let alone = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string());
             let ended = match alone
@@ -255,14 +258,21 @@ impl CedarPolicy {
 
     /// A decider, with slices or always with all policies.
     pub(crate) fn decider(&self, sliced: bool) -> CedarDecider {
-        let own = || self.parts.copy().and_then(|parts| parts.make_ready().ok());
-        match self.taken.swap(true, Ordering::Relaxed).then(own).flatten() {
-            Some(own) => self.decider_of(&Arc::new(own), sliced),
-            None => self.decider_of(&self.ready, sliced),
+        self.decider_of(&self.ready, sliced)
+    }
+
+    /// A decider whose policies are its own: Cedar counts references to what they are made of, and deciders that share
+    /// them wait for each other's counts. `None` where there are too many.
+    pub(crate) fn own_decider(&self) -> Option<CedarDecider> {
+        if self.ready.members > OWN_MEMBERS_MAX {
+            return None;
         }
+        let own = self.parts.copy()?.make_ready().ok()?;
+        Some(self.decider_of(&Arc::new(own), true))
     }
 
     fn decider_of(&self, ready: &Arc<Ready>, sliced: bool) -> CedarDecider {
+        let sliced = sliced && ready.members <= MEMBERS_MAX;
         let documents =
             if sliced { Documents::with_run(Arc::clone(&ready.of_run)) } else { Documents::default() };
         CedarDecider { authorizer: Authorizer::new(), documents, ready: Arc::clone(ready), sliced }
@@ -301,30 +311,28 @@ impl Parts {
         };
         let whole = Slice::of(sorted, data, true, |_| true)?;
         let rest = slice(None)?;
-        let slices = actions.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
-        let slices = slices.collect::<Result<_, String>>()?;
+        let (mut slices, mut members) = (BTreeMap::new(), 0_usize);
+        for action in actions {
+            members += sorted.iter().filter(|one| concerns(&one.policy, Some(&action), *groups)).count();
+            if members > MEMBERS_MAX {
+                break;
+            }
+            let slice = slice(Some(&action))?;
+            slices.insert(action, slice);
+        }
         let names = Names::new()?;
         let of_run = Arc::new(of_run(&slices, &rest, &names));
         let (entities, rules) = (self.entities.clone(), self.rules.clone());
-        Ok(Ready { of_run, agents, entities, names, rules, slices, rest, whole })
+        Ok(Ready { of_run, agents, entities, names, rules, slices, rest, whole, members })
     }
 
-    /// The same, made of policies that share nothing with these; `None` where there are too many.
+    /// The same, made of policies that were read again; `None` where one is not what it was.
     fn copy(&self) -> Option<Self> {
-        if self.sorted.len() > OWN_MAX {
-            return None;
-        }
-        let copy = |policy: &Policy| {
-            Policy::from_json(Some(PolicyId::new(policy.id())), policy.to_json().ok()?).ok()
+        let copy = |Sorted { policy, holds, .. }: &Sorted| {
+            let read = Policy::parse(Some(PolicyId::new(policy.id())), policy.to_string()).ok()?;
+            (read == *policy).then(|| Sorted::of(read, *holds, self.groups))
         };
-        let sorted = self.sorted.iter().map(|Sorted { policy, of_slice, holds }| {
-            let of_slice = match of_slice {
-                Some(policy) => Some(copy(policy)?),
-                None => None,
-            };
-            Some(Sorted { policy: copy(policy)?, of_slice, holds: *holds })
-        });
-        let sorted = sorted.collect::<Option<_>>()?;
+        let sorted = self.sorted.iter().map(copy).collect::<Option<_>>()?;
         let (data, entities) = (self.data.clone(), self.entities.clone());
         Some(Self { sorted, data, entities, rules: self.rules.clone(), groups: self.groups })
     }
@@ -418,18 +426,30 @@ fn concerns(policy: &Policy, action: Option<&EntityUid>, groups: bool) -> bool {
 
 /// A policy without what its scope says of the action, for slices of the actions that it matches: Cedar makes the
 /// condition of a policy anew, scope and all, each time that it is asked. `None` where the scope says nothing, or may
-/// not match an action that it concerns.
+/// not match an action that it concerns; and where the policy is too deep, which only takes longer.
 fn without_action(policy: &Policy, groups: bool) -> Option<Policy> {
     match policy.action_constraint() {
         ActionConstraint::Any => return None,
         ActionConstraint::In(_) if groups => return None,
         ActionConstraint::In(_) | ActionConstraint::Eq(_) => {}
     }
-    let mut json = policy.to_json().ok()?;
-    *json.get_mut("action")? = json!({"op": "All"});
-    let open = Policy::from_json(Some(policy.id().clone()), json.clone()).ok()?;
-    // Nothing else became another.
-    open.to_json().is_ok_and(|read| read == json).then_some(open)
+    if cedar_operators(&policy.to_string()) > OPERATORS_MAX {
+        return None;
+    }
+    let read = |template: Template| Policy::from_pst(StaticPolicy::try_from(template).ok()?.into()).ok();
+    let mut template = policy.to_pst().ok()?.body().clone();
+    if read(template.clone())? != *policy {
+        // What decides would be another policy.
+        return None;
+    }
+    template.action = pst::ActionConstraint::Any;
+    read(template)
+}
+
+impl Sorted {
+    fn of(policy: Policy, holds: bool, groups: bool) -> Self {
+        Self { of_slice: without_action(&policy, groups), policy, holds }
+    }
 }
 
 impl Slice {
@@ -631,4 +651,41 @@ fn take_object<'a>(object: &mut Members<'a>, name: &str) -> Result<Members<'a>, 
 fn take_text(object: &Members<'_>, name: &str) -> Result<String, String> {
     let text = object.get(name).and_then(Node::as_str);
     text.map(str::to_owned).ok_or_else(|| format!("the policy input: {name} is not a string"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_scope_is_taken_off_and_nothing_else_changes() {
+        let conditions = [
+            "",
+            r#"when { context.args.to like "*\*x" } unless { context has args.to.x }"#,
+            r#"when { principal is Agent && resource == Run::"\"\u{1f}é" }"#,
+            r#"when { principal is Agent in Agent::"all" || {"a b": -9223372036854775808}["a b"] < 1 }"#,
+            r#"when { if context.a then decimal("1.5").lessThan(context.d) else [1, "x", ip("1.2.3.4")].contains(context.e) }"#,
+            r#"when { {"__entity": 1, "__extn": {"fn": "ip"}} == context.f && !(!context.g) && 1 - (2 - 3) * 4 == context.h }"#,
+        ];
+        for condition in conditions {
+            for scope in [r#"== Tool::Action::"x y""#, r#"in [Tool::Action::"x", Model::Action::"call"]"#] {
+                let text = format!(
+                    "@id(\"a\") @reason(\"é\") @flag forbid (principal, action {scope}, resource) {condition};"
+                );
+                let policy = Policy::parse(Some(PolicyId::new("a")), &text).unwrap();
+                let open = without_action(&policy, false).unwrap_or_else(|| panic!("{text}"));
+                let mut expected = policy.to_json().unwrap();
+                expected["action"] = json!({"op": "All"});
+                assert_eq!(open.to_json().unwrap(), expected, "{text}");
+                assert_eq!((open.id(), open.annotation("reason")), (policy.id(), Some("é")), "{text}");
+                assert_eq!(without_action(&policy, true).is_some(), scope.starts_with("=="), "{text}");
+            }
+        }
+        let deep = format!(
+            r#"permit (principal, action == Tool::Action::"x", resource) when {{ 1{} == 1 }};"#,
+            " + 1".repeat(101)
+        );
+        assert!(without_action(&Policy::parse(None, deep).unwrap(), false).is_none());
+    }
 }

@@ -6,10 +6,10 @@ use crate::input::INPUT_BYTES_MAX;
 use crate::rego::RegoDecider;
 use crate::verdict::Verdict;
 
-/// What one worker needs to decide: its own virtual machine for Rego, its own handle on the rules for Cedar.
+/// What one worker needs to decide: a virtual machine for Rego, slices of policies for Cedar, and what was read before.
 ///
-/// Not shared between threads: a shared compiled policy scales badly. Make one per worker with
-/// [`PolicyBundle::decider`].
+/// Not shared between threads. Make one per worker with [`PolicyBundle::own_decider`], or with
+/// [`PolicyBundle::decider`] for a few decisions.
 #[derive(Debug)]
 pub struct Decider {
     engine: Engine,

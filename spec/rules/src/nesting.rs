@@ -59,12 +59,30 @@ pub(crate) fn check_rego<'a>(
 /// # Errors
 /// With the line where it is too deep.
 pub fn check_cedar(file: &str, source: &str) -> Result<(), CompileError> {
+    for (code, open, way) in ways(source, file.ends_with(".cedar")) {
+        if open > CEDAR_BRACKETS_MAX {
+            return Err(code.refused(file, "brackets nest more than 32 deep"));
+        }
+        if way > CEDAR_OPERATORS_MAX {
+            return Err(code
+                .refused(file, "an expression has more than 1,000 operators: make several policies of it"));
+        }
+    }
+    Ok(())
+}
+
+/// Most operators on the way to any part of a Cedar policy.
+pub(crate) fn cedar_operators(policy: &str) -> usize {
+    ways(policy, true).map(|(_, _, way)| way).max().unwrap_or_default()
+}
+
+/// Each byte of code in Cedar, with the number of open brackets and of operators on the way to it.
+fn ways(source: &str, is_policy: bool) -> impl Iterator<Item = (Code, usize, usize)> {
     // In a schema `Set<Set<Long>>` nests as well; in a policy `<` compares.
-    let [opening, closing]: [&[u8]; 2] =
-        if file.ends_with(".cedar") { [b"([{", b")]}"] } else { [b"([{<", b")]}>"] };
+    let [opening, closing]: [&[u8]; 2] = if is_policy { [b"([{", b")]}"] } else { [b"([{<", b")]}>"] };
     // The operators of each bracket that is open, of the innermost, and of the whole way.
     let (mut open, mut here, mut way) = (Vec::new(), 0_usize, 0_usize);
-    for code in Code::of(source, Language::Cedar) {
+    Code::of(source, Language::Cedar).map(move |code| {
         if opening.contains(&code.byte) {
             open.push(std::mem::take(&mut here));
         } else if closing.contains(&code.byte) {
@@ -76,15 +94,8 @@ pub fn check_cedar(file: &str, source: &str) -> Result<(), CompileError> {
             here += 1;
             way += 1;
         }
-        if open.len() > CEDAR_BRACKETS_MAX {
-            return Err(code.refused(file, "brackets nest more than 32 deep"));
-        }
-        if way > CEDAR_OPERATORS_MAX {
-            return Err(code
-                .refused(file, "an expression has more than 1,000 operators: make several policies of it"));
-        }
-    }
-    Ok(())
+        (code, open.len(), way)
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,7 +36,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -80,8 +79,6 @@ pub(crate) struct RegoPolicy {
     /// Where the rules of each declared set stand, in the order of the sets that are sliced.
     pub(crate) sites: Vec<(RuleSet, Vec<Site>)>,
     pub(crate) slices: Arc<Slices>,
-    /// Whether a decider has program and data: the next has its own.
-    taken: AtomicBool,
 }
 
 /// A virtual machine with the policy in it.
@@ -162,13 +159,7 @@ impl RegoPolicy {
             (set, sites(&compiled, path))
         });
         let sites = sites.collect();
-        let policy = Self {
-            data,
-            program: Arc::new(program),
-            sites,
-            slices: Arc::new(slices),
-            taken: AtomicBool::new(false),
-        };
+        let policy = Self { data, program: Arc::new(program), sites, slices: Arc::new(slices) };
         // Rules and data that meet under one path are found here.
         machine(&policy.program, &policy.data).map_err(|error| in_file("data.json", error))?;
         Ok(policy)
@@ -176,16 +167,14 @@ impl RegoPolicy {
 
     /// A decider, with slices or always with all rules.
     pub(crate) fn decider(&self, sliced: bool) -> RegoDecider {
-        let own = || rego_copy::copy(&self.program, &self.data);
-        let own = self.taken.swap(true, Ordering::Relaxed).then(own).flatten();
-        let (program, data) = own.map_or_else(
-            || (Arc::clone(&self.program), self.data.clone()),
-            |(program, data)| (Arc::new(program), data),
-        );
-        // The data fitted when the policy was compiled; a machine without it would find its rules undefined and deny.
-        let vm = machine(&program, &data).unwrap_or_default();
-        let slices = sliced.then(|| Arc::new(Slices::clone(&self.slices)));
-        RegoDecider { data, inputs: Inputs::default(), program, slices, vm }
+        let slices = sliced.then(|| Arc::clone(&self.slices));
+        RegoDecider::of(Arc::clone(&self.program), self.data.clone(), slices)
+    }
+
+    /// A decider whose program and data are its own ([`rego_copy`]); `None` where they are too large for that.
+    pub(crate) fn own_decider(&self) -> Option<RegoDecider> {
+        let (program, data) = rego_copy::copy(&self.program, &self.data)?;
+        Some(RegoDecider::of(Arc::new(program), data, Some(Arc::new(Slices::clone(&self.slices)))))
     }
 }
 
@@ -199,6 +188,12 @@ pub(crate) fn machine(program: &Arc<Program>, data: &Value) -> Result<RegoVM, St
 }
 
 impl RegoDecider {
+    fn of(program: Arc<Program>, data: Value, slices: Option<Arc<Slices>>) -> Self {
+        // The data fitted when the policy was compiled; a machine without it would find its rules undefined and deny.
+        let vm = machine(&program, &data).unwrap_or_default();
+        Self { data, inputs: Inputs::default(), program, slices, vm }
+    }
+
     /// The verdict, or why the evaluation failed.
     pub(crate) fn decide(&mut self, input: &[u8]) -> Result<Verdict, String> {
         let value = self.inputs.read(input, self.slices.as_ref())?;

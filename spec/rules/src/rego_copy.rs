@@ -1,7 +1,7 @@
-//! Compiled policies that share nothing with one another.
+//! Copies of compiled policies, each with values of its own.
 //!
 //! A machine counts references to what it takes out of its program and data. Machines that share them wait for each
-//! other's counts: on two cores a decision takes half as long again.
+//! other's counts: on two cores a decision takes half as long again. Integers beyond 64 bits stay shared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

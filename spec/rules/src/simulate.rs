@@ -217,6 +217,12 @@ impl<'a> Simulation<'a> {
         Self { stage, follow, alone: false, runs, totals }
     }
 
+    /// The same for a worker beside others: with a decider of its own ([`PolicyBundle::own_decider`]).
+    #[must_use]
+    pub fn with_own_decider(self) -> Self {
+        Self { stage: self.stage.with_own_decider(), ..self }
+    }
+
     /// Forgets all runs, for a history of one run that follows; gives the sums so far. The decider is kept.
     pub fn restart(&mut self) -> Totals {
         self.stage.clear();

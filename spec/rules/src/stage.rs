@@ -80,6 +80,12 @@ impl<'a> Stage<'a> {
         Self { bundle, decider, ledger, states: BTreeMap::new(), time: UnixMillis::ZERO }
     }
 
+    /// The same with a decider of its own ([`PolicyBundle::own_decider`]).
+    #[must_use]
+    pub fn with_own_decider(self) -> Self {
+        Self { decider: self.bundle.own_decider(), ..self }
+    }
+
     /// The bundle that decides.
     #[must_use]
     pub const fn bundle(&self) -> &'a PolicyBundle {

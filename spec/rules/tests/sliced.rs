@@ -221,11 +221,11 @@ fn inputs() -> Vec<Vec<u8>> {
 
 /// Compares the ways to decide on all inputs; gives the verdicts.
 fn compare(bundle: &PolicyBundle, inputs: &[Vec<u8>], what: &str) -> Vec<Verdict> {
-    // The first has the compiled policy itself, those after it a copy each.
-    let (mut sliced, mut whole, mut copied) = (bundle.decider(), bundle.decider_unsliced(), bundle.decider());
+    let (mut sliced, mut whole, mut own) =
+        (bundle.decider(), bundle.decider_unsliced(), bundle.own_decider());
     let mut decide = |input: &Vec<u8>| {
         let verdict = whole.decide(input);
-        for other in [&mut sliced, &mut copied] {
+        for other in [&mut sliced, &mut own] {
             assert_eq!(other.decide(input), verdict, "{}\n{what}", String::from_utf8_lossy(input));
         }
         verdict
@@ -405,6 +405,37 @@ namespace Tool {
     ] {
         assert!(effects.contains(&(expected.0, expected.1.to_owned())), "{expected:?}: {effects:?}");
     }
+}
+
+/// Whoever compiles a policy, or copies it for a worker, may be a thread with the usual stack.
+#[test]
+fn the_deepest_cedar_policies_fit_a_small_stack() {
+    let conditions = [
+        format!("1{} > 0", " + 1".repeat(990)),
+        format!("1{} > 0", " - 1".repeat(990)),
+        format!("1{} > 0", " * 1".repeat(990)),
+        format!("context has {}", vec!["a"; 990].join(".")),
+        format!("context{} == 1", ".args".repeat(990)),
+        vec!["true"; 490].join(" && "),
+        vec!["false"; 490].join(" || "),
+        format!("{} true {}", "if true then ".repeat(900), "else false ".repeat(900)),
+        format!("{} true {}", "if false then true else ".repeat(900), ""),
+        format!("{}1{} == 1", "[".repeat(31), "]".repeat(31)),
+        format!("{}1{} == 1", "{a: (-(".repeat(10), "))}".repeat(10)),
+    ];
+    let inputs = inputs();
+    let deepest = move || {
+        for condition in conditions {
+            for scope in [r#"== Tool::Action::"t0""#, ""] {
+                let policy = format!(
+                    "@id(\"a\") forbid (principal, action {scope}, resource) when {{ {condition} }};"
+                );
+                let bundle = compile(&[("p.cedar", &policy)]).unwrap_or_else(|error| panic!("{error}"));
+                compare(&bundle, &inputs, &policy);
+            }
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(deepest).unwrap().join().unwrap();
 }
 
 #[test]
