@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tower::Service;
 
 use crate::patience::Patient;
@@ -42,7 +43,7 @@ pub(crate) struct Peer {
     pub(crate) certified: bool,
 }
 
-/// Serves until `shutdown` ends, then lets open requests finish for a while.
+/// Serves until `shutdown` ends, then lets open requests finish for a while and cuts off the others.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -61,8 +62,10 @@ pub(crate) async fn serve(
     let builder = Arc::new(builder);
     // Handshakes that are under way when this closes are given up.
     let (open, closing) = watch::channel(());
+    let mut connected = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
+        while connected.try_join_next().is_some() {}
         let accept = async {
             // The permit comes first: who is over the limit waits in the operating system's queue.
             let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
@@ -85,7 +88,7 @@ pub(crate) async fn serve(
         let served =
             Served { router: router.clone(), builder: Arc::clone(&builder), watcher: graceful.watcher() };
         let (tls, closing, address) = (tls.clone(), closing.clone(), address.ip());
-        tokio::spawn(async move {
+        connected.spawn(async move {
             serve_connection(stream, address, tls, served, closing).await;
             drop(permit);
         });
@@ -94,6 +97,8 @@ pub(crate) async fn serve(
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("stopped with requests still open");
     }
+    // Whoever is still there is cut off, and holds nothing of the log any more when this returns.
+    connected.shutdown().await;
     Ok(())
 }
 
