@@ -130,6 +130,8 @@ async fn a_clock_that_runs_on_takes_nothing_from_exactness() {
 
 /// Derives every policy input of a run from its records, as an auditor does: the kernel decided on exactly these.
 pub(crate) fn derive(kernel: &Kernel, run: RunId, bundle: &PolicyBundle) {
+    // The records first: an outcome that was answered may come onto the disk meanwhile.
+    let records = records(kernel, run);
     let objects: BTreeMap<_, _> = kernel
         .store()
         .run(run)
@@ -138,7 +140,6 @@ pub(crate) fn derive(kernel: &Kernel, run: RunId, bundle: &PolicyBundle) {
         .flat_map(|stored| kernel.store().objects(stored.position).unwrap())
         .collect();
     let content = |commitment: &Commitment| &objects[&commitment.digest][16..];
-    let records = records(kernel, run);
     let (agent, time) = (records[0].agent.clone(), records[0].time);
     let mut state = RunState::new(agent, run, 0, time, BTreeMap::new(), bundle.facts());
     let mut calls = BTreeMap::new();
