@@ -311,15 +311,15 @@ impl Parts {
         };
         let whole = Slice::of(sorted, data, true, |_| true)?;
         let rest = slice(None)?;
-        let (mut slices, mut members) = (BTreeMap::new(), 0_usize);
-        for action in actions {
-            members += sorted.iter().filter(|one| concerns(&one.policy, Some(&action), *groups)).count();
-            if members > MEMBERS_MAX {
-                break;
-            }
-            let slice = slice(Some(&action))?;
-            slices.insert(action, slice);
-        }
+        let concerned = |Sorted { policy, .. }: &Sorted| match policy.action_constraint() {
+            ActionConstraint::Eq(_) => 1,
+            ActionConstraint::In(list) if !groups => list.len(),
+            ActionConstraint::Any | ActionConstraint::In(_) => actions.len(),
+        };
+        let members: usize = sorted.iter().map(concerned).sum();
+        let sliced = if members > MEMBERS_MAX { BTreeSet::new() } else { actions };
+        let slices = sliced.into_iter().map(|action| Ok((action.clone(), slice(Some(&action))?)));
+        let slices = slices.collect::<Result<_, String>>()?;
         let names = Names::new()?;
         let of_run = Arc::new(of_run(&slices, &rest, &names));
         let (entities, rules) = (self.entities.clone(), self.rules.clone());

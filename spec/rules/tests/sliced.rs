@@ -407,6 +407,26 @@ namespace Tool {
     }
 }
 
+/// More policies for each of more actions than slices are made of.
+#[test]
+fn a_bundle_that_is_too_wide_for_slices_is_decided_whole() {
+    let mut policy = String::new();
+    for number in 0..520 {
+        let _ = writeln!(
+            policy,
+            "@id(\"own-{number}\") permit (principal, action == Tool::Action::\"t{number}\", resource);\n\
+            @id(\"all-{number}\") forbid (principal, action, resource) when {{ \
+            context.args.amount == {} && context.run.depth == 0 }};",
+            number * 100
+        );
+    }
+    let bundle = compile(&[("p.cedar", &policy)]).unwrap();
+    let verdicts = compare(&bundle, &inputs(), "wide");
+    for effect in [Effect::Allow, Effect::Deny] {
+        assert!(verdicts.iter().any(|verdict| verdict.effect == effect), "{effect}");
+    }
+}
+
 /// Whoever compiles a policy, or copies it for a worker, may be a thread with the usual stack.
 #[test]
 fn the_deepest_cedar_policies_fit_a_small_stack() {
