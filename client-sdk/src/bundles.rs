@@ -43,8 +43,12 @@ impl Rules {
         let bundle = PolicyBundle::compile(bundle)?;
         // Now, because it takes as long as compiling: not while an agent waits for its first decision. One for each core.
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(OWN_DECIDERS_MAX);
-        let deciders =
-            [bundle.decider()].into_iter().chain((1..cores).map(|_| bundle.own_decider())).collect();
+        let mut deciders = vec![bundle.decider()];
+        std::thread::scope(|scope| {
+            let own: Vec<_> = (1..cores).map(|_| scope.spawn(|| bundle.own_decider())).collect();
+            // One that could not be made is made when it is needed.
+            deciders.extend(own.into_iter().filter_map(|making| making.join().ok()));
+        });
         Ok(Arc::new(Self { bundle, deciders: Mutex::new(deciders) }))
     }
 
