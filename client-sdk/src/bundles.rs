@@ -45,8 +45,9 @@ impl Rules {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(OWN_DECIDERS_MAX);
         let mut deciders = vec![bundle.decider()];
         std::thread::scope(|scope| {
-            let own: Vec<_> = (1..cores).map(|_| scope.spawn(|| bundle.own_decider())).collect();
-            // One that could not be made is made when it is needed.
+            let make = |_| std::thread::Builder::new().spawn_scoped(scope, || bundle.own_decider()).ok();
+            let own: Vec<_> = (1..cores).filter_map(make).collect();
+            // In place of one that could not be made, a shared one is taken when it is needed.
             deciders.extend(own.into_iter().filter_map(|making| making.join().ok()));
         });
         Ok(Arc::new(Self { bundle, deciders: Mutex::new(deciders) }))
