@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod entry;
 pub mod evidence;
 pub mod hash;
+pub mod json;
 pub mod keys;
 pub mod meter;
 #[cfg(feature = "model")]

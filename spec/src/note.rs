@@ -347,7 +347,7 @@ impl<'a> Note<'a> {
             return Err(NoteError::Control(at));
         }
         // The last empty line separates; the text may hold others.
-        let separator = note.rfind("\n\n").ok_or(NoteError::Structure)?;
+        let separator = last_empty_line(note).ok_or(NoteError::Structure)?;
         let (text, lines) = (&note[..=separator], &note[separator + 2..]);
         let lines = lines.strip_suffix('\n').ok_or(NoteError::Structure)?;
         let mut signatures: Vec<SignatureLine<'a>> = Vec::with_capacity(1);
@@ -380,6 +380,17 @@ impl<'a> Note<'a> {
             }
         }
         if signed.is_empty() { Err(NoteError::NoKnownSignature) } else { Ok(signed) }
+    }
+}
+
+/// Where the last two line feeds that follow one another stand. Line by line: lines are long.
+fn last_empty_line(text: &str) -> Option<usize> {
+    let mut rest = text;
+    loop {
+        rest = &rest[..rest.rfind('\n')?];
+        if rest.ends_with('\n') {
+            return Some(rest.len() - 1);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A record is the text of a signed note: a first line that says which kind of note it is, and one line
 //! of canonical JSON. The types here are written in the order of their JSON names, serde refuses unknown
-//! and duplicate fields, and [`Record::parse`] re-encodes what it read and compares: there is exactly one
+//! and duplicate fields, and a text is read only as what it would be printed from: there is exactly one
 //! encoding, and everything else is refused.
 //!
 //! Out of scope: signatures ([`crate::note`]) and what a record owes to the records before it
@@ -13,6 +13,7 @@ mod delegation;
 mod hold;
 mod operator;
 mod statement;
+mod strict;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -820,11 +821,14 @@ impl Record {
 impl Canonical for Record {
     const HEADER: &'static str = RECORD_HEADER;
 
-    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
+    fn check(&self) -> Result<(), RecordError> {
         if self.prev.is_none() != (self.seq == Seq::ZERO) {
             return Err(RecordError::Prev);
         }
-        self.body.check(self.seq)?;
+        self.body.check(self.seq)
+    }
+
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
         let mut wire = RecordWire {
             agent: Cow::Borrowed(&self.agent),
             approval: None,

@@ -9,6 +9,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use sift_spec::json::first_special;
+
 use crate::json;
 
 /// Makes the values of an engine.
@@ -339,7 +341,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self) -> Option<Cow<'a, str>> {
         self.take(b'"')?;
         let rest = self.text.get(self.at..)?;
-        let end = json::first_special(rest.as_bytes())?;
+        let end = first_special(rest.as_bytes())?;
         if rest.as_bytes().get(end) == Some(&b'"') {
             self.at += end + 1;
             return rest.get(..end).map(Cow::Borrowed);
@@ -352,7 +354,7 @@ impl<'a> Reader<'a> {
         let mut text = String::new();
         loop {
             let rest = self.text.get(self.at..)?;
-            let end = json::first_special(rest.as_bytes())?;
+            let end = first_special(rest.as_bytes())?;
             text.push_str(rest.get(..end)?);
             let (stop, escape) = (rest.as_bytes().get(end)?, rest.as_bytes().get(end + 1));
             if *stop == b'"' {

@@ -80,14 +80,17 @@ pub struct SignedDelegation {
 impl Canonical for Delegation {
     const HEADER: &'static str = DELEGATION_HEADER;
 
-    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
+    fn check(&self) -> Result<(), RecordError> {
         let demand = |holds: bool, why| if holds { Ok(()) } else { Err(RecordError::Inconsistent(why)) };
         demand(self.depth > 0, "a delegated run's depth is at least 1")?;
         demand(self.parent.run != self.run, "a run is not delegated to itself")?;
         demand(
             self.depth_limit.is_none_or(|limit| self.depth <= limit),
             "a delegated run is nested deeper than the delegation allows",
-        )?;
+        )
+    }
+
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
         write_json(target, self)
     }
 }

@@ -173,11 +173,14 @@ impl OperatorRecord {
 impl Canonical for OperatorRecord {
     const HEADER: &'static str = OPERATOR_HEADER;
 
-    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
+    fn check(&self) -> Result<(), RecordError> {
         if self.prev.is_none() != (self.seq == Seq::ZERO) {
             return Err(RecordError::Prev);
         }
-        self.body.check()?;
+        self.body.check()
+    }
+
+    fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError> {
         let (mut erase, mut key, mut policy) = (None, None, None);
         match self.body.clone() {
             OperatorBody::Erase(body) => erase = Some(body),
