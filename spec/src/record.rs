@@ -769,20 +769,7 @@ impl Record {
     /// # Errors
     /// When the text is not the one encoding of a record (SPEC §3.1, §3.3).
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(text, |wire: RecordWire<'static>| {
-            let RecordWire { agent, prev, run, seq, time, kind, .. } = wire;
-            let bodies = [
-                wire.approval.map(|body| Body::Approval(body.into_owned())),
-                wire.beat.map(Body::Beat),
-                wire.close.map(|body| Body::Close(body.into_owned())),
-                wire.halt.map(|body| Body::Halt(body.into_owned())),
-                wire.intent.map(|body| Body::Intent(body.into_owned())),
-                wire.open.map(|body| Body::Open(body.into_owned())),
-                wire.outcome.map(|body| Body::Outcome(body.into_owned())),
-            ];
-            let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
-            Ok(Self { agent: agent.into_owned(), body, prev, run, seq, time })
-        })
+        parse_text(text)
     }
 
     /// The text of this record's note.
@@ -820,6 +807,23 @@ impl Record {
 
 impl Canonical for Record {
     const HEADER: &'static str = RECORD_HEADER;
+
+    type Wire = RecordWire<'static>;
+
+    fn build(wire: RecordWire<'static>) -> Result<Self, RecordError> {
+        let RecordWire { agent, prev, run, seq, time, kind, .. } = wire;
+        let bodies = [
+            wire.approval.map(|body| Body::Approval(body.into_owned())),
+            wire.beat.map(Body::Beat),
+            wire.close.map(|body| Body::Close(body.into_owned())),
+            wire.halt.map(|body| Body::Halt(body.into_owned())),
+            wire.intent.map(|body| Body::Intent(body.into_owned())),
+            wire.open.map(|body| Body::Open(body.into_owned())),
+            wire.outcome.map(|body| Body::Outcome(body.into_owned())),
+        ];
+        let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
+        Ok(Self { agent: agent.into_owned(), body, prev, run, seq, time })
+    }
 
     fn check(&self) -> Result<(), RecordError> {
         if self.prev.is_none() != (self.seq == Seq::ZERO) {

@@ -31,9 +31,18 @@ pub(super) fn only<T, const N: usize>(candidates: [Option<T>; N]) -> Option<T> {
 }
 
 /// What has exactly one text: a header line and a line of canonical JSON.
-pub(super) trait Canonical {
+pub(super) trait Canonical: Sized {
     /// The header line, without its line feed.
     const HEADER: &'static str;
+
+    /// What the line of JSON is read into.
+    type Wire: DeserializeOwned;
+
+    /// Takes what was read.
+    ///
+    /// # Errors
+    /// When `kind` does not name the one body that is present.
+    fn build(wire: Self::Wire) -> Result<Self, RecordError>;
 
     /// Whether the fields agree with one another.
     ///
@@ -48,23 +57,29 @@ pub(super) trait Canonical {
     fn write(&self, target: &mut impl io::Write) -> Result<(), RecordError>;
 }
 
-pub(super) fn parse_text<Wire: DeserializeOwned, T: Canonical>(
-    text: &str,
-    build: impl Fn(Wire) -> Result<T, RecordError>,
-) -> Result<T, RecordError> {
+pub(super) fn parse_text<T: Canonical>(text: &str) -> Result<T, RecordError> {
     if text.len() > ENTRY_BYTES_MAX {
         return Err(RecordError::TooLong(text.len()));
     }
     let rest = text.strip_prefix(T::HEADER).and_then(|rest| rest.strip_prefix('\n'));
     let rest = rest.ok_or(RecordError::Header(T::HEADER))?;
     let json = rest.strip_suffix('\n').ok_or(RecordError::Lines)?;
-    if let Some(Read { value, spelled_out }) = strict::read(json)
-        && let Ok(value) = build(value)
-        && value.check().is_ok()
-        && (!spelled_out || prints(&value, json))
-    {
-        return Ok(value);
+    match read_strictly(json) {
+        Some(value) => Ok(value),
+        None => read_and_compare(text, json),
     }
+}
+
+/// Reads the JSON where it is the one encoding; a `None` says nothing.
+fn read_strictly<T: Canonical>(json: &str) -> Option<T> {
+    let Read { value, spelled_out } = strict::read(json)?;
+    let value = T::build(value).ok()?;
+    let agrees = value.check().is_ok() && (!spelled_out || prints(&value, json));
+    agrees.then_some(value)
+}
+
+/// Reads any JSON, prints it and compares.
+fn read_and_compare<T: Canonical>(text: &str, json: &str) -> Result<T, RecordError> {
     if json.contains('\n') {
         return Err(RecordError::Lines);
     }
@@ -73,7 +88,7 @@ pub(super) fn parse_text<Wire: DeserializeOwned, T: Canonical>(
         let at = T::HEADER.len() + 1 + error.column().saturating_sub(1);
         RecordError::Json { why: error.to_string(), at: Some(at) }
     })?;
-    let value = build(wire)?;
+    let value = T::build(wire)?;
     let printed = print_text(&value)?;
     // SPEC §3.1: exactly one encoding. Order, white space, escapes and numbers are all checked by this.
     if printed == text {
@@ -149,6 +164,7 @@ impl Formatter for BoundedIntegers {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::path::Path;
 
     use super::*;
 
@@ -162,6 +178,68 @@ mod tests {
         }
         // Digits within a string are no number.
         assert!(print(&"18446744073709551615").is_ok());
+    }
+
+    /// The vectors of a folder, accepted and refused.
+    fn vectors(folder: &str) -> Vec<(String, String)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(folder);
+        let mut texts = Vec::new();
+        for half in ["ok", "bad"] {
+            for file in std::fs::read_dir(folder.join(half)).unwrap() {
+                let path = file.unwrap().path();
+                // Some are refused because they are not UTF-8, before anybody reads a record.
+                if let Ok(text) = std::fs::read_to_string(&path) {
+                    texts.push((format!("{half}/{}", path.file_stem().unwrap().to_str().unwrap()), text));
+                }
+            }
+        }
+        texts
+    }
+
+    /// The two ways take the same texts as the same values; gives how many they took and refused.
+    fn both_ways<T: Canonical + PartialEq + std::fmt::Debug>(name: &str, json: &str) -> [usize; 2] {
+        let text = format!("{}\n{json}\n", T::HEADER);
+        let (short, long) = (read_strictly::<T>(json), read_and_compare::<T>(&text, json).ok());
+        assert_eq!(short, long, "{name}: {json}");
+        if short.is_some() { [1, 0] } else { [0, 1] }
+    }
+
+    /// Every vector; and of each that is accepted every byte taken away, doubled, and replaced by what JSON is made of.
+    fn changed_vectors<T: Canonical + PartialEq + std::fmt::Debug>(folder: &str) {
+        let mut sums = [0; 2];
+        let mut count = |name: &str, json: &str| {
+            let seen = both_ways::<T>(name, json);
+            sums = [sums[0] + seen[0], sums[1] + seen[1]];
+        };
+        let vectors = vectors(folder);
+        assert!(vectors.len() > 5, "{folder}: {}", vectors.len());
+        for (name, text) in &vectors {
+            let json = text.strip_prefix(T::HEADER).and_then(|rest| rest.strip_prefix('\n'));
+            let Some(json) = json.and_then(|rest| rest.strip_suffix('\n')) else { continue };
+            count(name, json);
+            if !name.starts_with("ok/") {
+                continue;
+            }
+            for at in 0..json.len() {
+                let (Some(before), Some(after)) = (json.get(..at), json.get(at + 1..)) else { continue };
+                count(name, &format!("{before}{after}"));
+                count(name, &format!("{}{}", &json[..=at], &json[at..]));
+                for other in "\"\\{}[]:,0192-.eEnutfb \u{7f}\u{1}aAzZ_/+=\u{e9}".chars() {
+                    count(name, &format!("{before}{other}{after}"));
+                    count(name, &format!("{before}{other}{}", &json[at..]));
+                }
+            }
+        }
+        println!("{folder}: {} texts taken and {} refused, by both ways", sums[0], sums[1]);
+        assert!(sums[0] > 100 && sums[1] > 1000, "{folder}: {sums:?}");
+    }
+
+    #[test]
+    fn both_ways_of_reading_take_the_same_texts() {
+        changed_vectors::<crate::record::Record>("record");
+        changed_vectors::<crate::record::OperatorRecord>("operator");
+        changed_vectors::<crate::record::Delegation>("delegation");
+        changed_vectors::<crate::record::Statement>("approval");
     }
 
     fn print(wire: &impl Serialize) -> Result<String, RecordError> {

@@ -80,6 +80,12 @@ pub struct SignedDelegation {
 impl Canonical for Delegation {
     const HEADER: &'static str = DELEGATION_HEADER;
 
+    type Wire = Self;
+
+    fn build(wire: Self) -> Result<Self, RecordError> {
+        Ok(wire)
+    }
+
     fn check(&self) -> Result<(), RecordError> {
         let demand = |holds: bool, why| if holds { Ok(()) } else { Err(RecordError::Inconsistent(why)) };
         demand(self.depth > 0, "a delegated run's depth is at least 1")?;
@@ -101,7 +107,7 @@ impl Delegation {
     /// # Errors
     /// When the text is not the one encoding of a delegation.
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(text, Ok)
+        parse_text(text)
     }
 
     /// The text of this delegation's note.

@@ -100,7 +100,7 @@ pub struct Policy {
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum OperatorKind {
+pub(super) enum OperatorKind {
     Erase,
     Key,
     Policy,
@@ -108,7 +108,7 @@ enum OperatorKind {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OperatorWire {
+pub(super) struct OperatorWire {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     erase: Option<Erase>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -149,16 +149,7 @@ impl OperatorRecord {
     /// # Errors
     /// When the text is not the one encoding of an operator record (SPEC §3.1, §4).
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(text, |wire: OperatorWire| {
-            let OperatorWire { erase, key, kind, log, policy, prev, seq, time } = wire;
-            let bodies = [
-                erase.map(OperatorBody::Erase),
-                key.map(OperatorBody::Key),
-                policy.map(OperatorBody::Policy),
-            ];
-            let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
-            Ok(Self { body, log, prev, seq, time })
-        })
+        parse_text(text)
     }
 
     /// The text of this record's note.
@@ -172,6 +163,16 @@ impl OperatorRecord {
 
 impl Canonical for OperatorRecord {
     const HEADER: &'static str = OPERATOR_HEADER;
+
+    type Wire = OperatorWire;
+
+    fn build(wire: OperatorWire) -> Result<Self, RecordError> {
+        let OperatorWire { erase, key, kind, log, policy, prev, seq, time } = wire;
+        let bodies =
+            [erase.map(OperatorBody::Erase), key.map(OperatorBody::Key), policy.map(OperatorBody::Policy)];
+        let body = only(bodies).filter(|body| body.kind() == kind).ok_or(RecordError::Kind)?;
+        Ok(Self { body, log, prev, seq, time })
+    }
 
     fn check(&self) -> Result<(), RecordError> {
         if self.prev.is_none() != (self.seq == Seq::ZERO) {

@@ -43,6 +43,12 @@ pub enum Answer {
 impl Canonical for Statement {
     const HEADER: &'static str = APPROVAL_HEADER;
 
+    type Wire = Self;
+
+    fn build(wire: Self) -> Result<Self, RecordError> {
+        Ok(wire)
+    }
+
     fn check(&self) -> Result<(), RecordError> {
         Ok(())
     }
@@ -58,7 +64,7 @@ impl Statement {
     /// # Errors
     /// When the text is not the one encoding of a statement.
     pub fn parse(text: &str) -> Result<Self, RecordError> {
-        parse_text(text, Ok)
+        parse_text(text)
     }
 
     /// The text of this statement's note.
