@@ -177,7 +177,12 @@ pub fn sign_run(
     }
     let counts = [(Kind::Open, 1), (Kind::Intent, calls), (Kind::Outcome, calls)];
     let census = counts.into_iter().filter(|(_, count)| *count > 0).collect();
-    chain.push(Body::Close(Close { below: Amounts::ZERO, census, reason: CloseReason::Done, settled }))?;
+    chain.push(Body::Close(Box::new(Close {
+        below: Amounts::ZERO,
+        census,
+        reason: CloseReason::Done,
+        settled,
+    })))?;
     Ok(chain.entries)
 }
 

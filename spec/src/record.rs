@@ -124,7 +124,7 @@ pub enum Body {
     /// The run is still alive.
     Beat(Beat),
     /// The run has ended.
-    Close(Close),
+    Close(Box<Close>),
     /// The run was stopped; no call is dispatched after this.
     Halt(Halt),
     /// A call was proposed and decided.
@@ -746,7 +746,7 @@ struct RecordWire<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     beat: Option<Beat>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    close: Option<Cow<'a, Close>>,
+    close: Option<Cow<'a, Box<Close>>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     halt: Option<Cow<'a, Halt>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]

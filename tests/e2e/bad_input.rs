@@ -214,7 +214,7 @@ async fn what_does_not_follow() {
         settled: sift_spec::meter::Amounts::ZERO,
     };
     let headless = Record {
-        body: Body::Close(close),
+        body: Body::Close(close.into()),
         seq: Seq::new(1).unwrap(),
         prev: fresh[1].prev,
         ..fresh[0].clone()

@@ -139,12 +139,12 @@ impl Writer {
         }
         let census = [(Kind::Open, 1), (Kind::Intent, calls), (Kind::Outcome, calls)];
         let census: BTreeMap<Kind, u64> = census.into_iter().filter(|(_, n)| *n > 0).collect();
-        bodies.push(Body::Close(Close {
+        bodies.push(Body::Close(Box::new(Close {
             below: Amounts::ZERO,
             census,
             reason: CloseReason::Done,
             settled: Amounts::ZERO,
-        }));
+        })));
         let mut records: Vec<Record> = Vec::new();
         for (seq, body) in (0..).zip(bodies) {
             let prev = records.last().map(|last| self.sign(last).leaf());

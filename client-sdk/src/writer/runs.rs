@@ -182,7 +182,7 @@ impl Writer {
         self.urgent = true;
         let closed = self.ledger.close(&ledger::Close { run, time });
         closed.map_err(|error: LedgerError| RunError::Stopped(self.contradiction(&error.to_string())))?;
-        let body = Body::Close(sift_spec::record::Close { below, census, reason, settled });
+        let body = Body::Close(Box::new(sift_spec::record::Close { below, census, reason, settled }));
         self.append(run, body, time)?;
         if let Some(line) = self.lines.remove(&run) {
             line.run.stop(Stop::Closed);

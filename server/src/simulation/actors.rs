@@ -247,12 +247,12 @@ impl Actors {
         let beats = self.runs[run].records.len() as u64 - 1;
         let census =
             [(Kind::Open, 1), (Kind::Beat, beats)].into_iter().filter(|(_, count)| *count > 0).collect();
-        let close = Body::Close(Close {
+        let close = Body::Close(Box::new(Close {
             below: Amounts::ZERO,
             census,
             reason: CloseReason::Done,
             settled: Amounts::ZERO,
-        });
+        }));
         self.append(run, close);
         if self.runs[run].sent + 1 == self.runs[run].records.len() {
             self.runs[run].sent += 1;

@@ -249,7 +249,7 @@ fn bodies() -> Vec<Body> {
         })),
         Body::Beat(Beat { records: 8 }),
         Body::Halt(Halt { cause: HaltCause::Operator, detail: p("stopped from the console") }),
-        Body::Close(Close {
+        Body::Close(Box::new(Close {
             below: Amounts::ZERO,
             census: BTreeMap::from([
                 (Kind::Approval, 1),
@@ -261,7 +261,7 @@ fn bodies() -> Vec<Body> {
             ]),
             reason: CloseReason::Halted,
             settled: billed.checked_add(&one_tool_call).unwrap(),
-        }),
+        })),
     ]
 }
 
@@ -476,12 +476,12 @@ pub(crate) fn more_records() -> Vec<(String, Record)> {
         agent: delegation.agent,
         run: delegation.run,
         ..base(
-            Body::Close(Close {
+            Body::Close(Box::new(Close {
                 below,
                 census: BTreeMap::from([(Kind::Intent, 2), (Kind::Open, 1), (Kind::Outcome, 2)]),
                 reason: CloseReason::Done,
                 settled: own,
-            }),
+            })),
             5,
         )
     };

@@ -71,7 +71,7 @@ pub fn closed(by: &SignerKey, change: impl FnOnce(&mut Record)) -> String {
     let close = Close { below: calls(1), census, reason: CloseReason::Done, settled: calls(2) };
     let mut record = Record {
         agent: agent(),
-        body: Body::Close(close),
+        body: Body::Close(close.into()),
         prev: Some(bytes_hash(1)),
         run: run_id(9),
         seq: seq(5),

@@ -290,7 +290,7 @@ impl Kernel {
             reason: CloseReason::Done,
             settled: Amounts::ZERO,
         };
-        self.drafts.push(Draft::new(Body::Close(close), self.now()));
+        self.drafts.push(Draft::new(Body::Close(close.into()), self.now()));
         let Self { drafts, objects, files, .. } = self;
         let other = other_run(&drafts[0]);
         Scenario {

@@ -219,7 +219,7 @@ impl Scenario {
         for (position, draft) in self.drafts.iter().enumerate() {
             let mut body = draft.body.clone();
             if let (Body::Close(close), true) = (&mut body, self.true_close) {
-                *close =
+                **close =
                     Close { below: close.below, census: census.clone(), settled, reason: CloseReason::Done };
                 close.reason = if halted { CloseReason::Halted } else { CloseReason::Done };
             }
