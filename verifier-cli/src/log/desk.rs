@@ -18,8 +18,9 @@ use crate::source::Source;
 /// Bundles read ahead of the chain step, for each worker.
 const AHEAD: u64 = 4;
 
-/// Bundles whose signatures are checked in one batch: 4,096 signatures.
-const BATCH_BUNDLES: usize = 16;
+/// Bundles whose signatures are checked in one batch: 3,840 signatures. With their keys and the base point they are fewer
+/// than 4,096 points, and lists of them, which double as they grow, have no more room than that.
+const BATCH_BUNDLES: usize = 15;
 
 /// Length of entries in bytes that makes a batch, however few they are.
 const BATCH_BYTES: usize = 16 << 20;
