@@ -18,9 +18,7 @@ pub(crate) fn print(input: &PolicyInput) -> Vec<u8> {
     object.plain("agent", agent);
     print_call(call, object.member("call"));
     let mut remembered = Object::open(object.member("facts"));
-    facts
-        .iter()
-        .for_each(|(name, fact)| remembered.member(name).extend_from_slice(fact.as_json().as_bytes()));
+    facts.iter().for_each(|(name, fact)| remembered.named(name).extend_from_slice(fact.as_json().as_bytes()));
     remembered.close();
     print_run(run, object.member("run"));
     object.plain("time", time);
@@ -84,7 +82,7 @@ fn print_run(run: &RunInput, bytes: &mut Vec<u8>) {
     if let Some(seen) = seen {
         let mut sets = Object::open(object.member("seen"));
         for (name, SeenInput { complete, known, new }) in seen {
-            let mut set = Object::open(sets.member(name));
+            let mut set = Object::open(sets.named(name));
             set.plain("complete", complete);
             print_array(known, set.member("known"));
             print_array(new, set.member("new"));
@@ -96,7 +94,7 @@ fn print_run(run: &RunInput, bytes: &mut Vec<u8>) {
     object.plain("started", started);
     let mut counts = Object::open(object.member("tools"));
     for (name, ToolCounts { allowed, denied, ok }) in &**tools {
-        let mut count = Object::open(counts.member(name.as_str()));
+        let mut count = Object::open(counts.named(name.as_str()));
         count.plain("allowed", allowed);
         count.plain("denied", denied);
         count.plain("ok", ok);
@@ -118,8 +116,16 @@ impl<'a> Object<'a> {
         Self { bytes, is_empty: true }
     }
 
-    /// Where the value of the next member is printed.
-    fn member(&mut self, name: &str) -> &mut Vec<u8> {
+    /// Where the value of the next member is printed. Its name is one of ours: there is nothing to escape in it.
+    fn member(&mut self, name: &'static str) -> &mut Vec<u8> {
+        self.bytes.extend_from_slice(if std::mem::take(&mut self.is_empty) { b"\"" } else { b",\"" });
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(b"\":");
+        self.bytes
+    }
+
+    /// The same where the name is any text.
+    fn named(&mut self, name: &str) -> &mut Vec<u8> {
         if !std::mem::take(&mut self.is_empty) {
             self.bytes.push(b',');
         }
@@ -129,7 +135,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member whose value has its members in byte order already.
-    fn plain(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+    fn plain(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) {
         print_scalar(value, self.member(name));
     }
 

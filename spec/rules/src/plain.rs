@@ -39,11 +39,9 @@ pub(crate) trait Build<'a> {
     }
     /// A member, of the input or of `run`, that is left out and is an object, if the rest of the input starts with the text
     /// that it last had: the length of that text.
-    fn find_left_out(&self, _name: &str, _rest: &str) -> Option<usize> {
-        None
-    }
+    fn find_left_out(&self, name: &str, rest: &str) -> Option<usize>;
     /// A member, of the input or of `run`, that was left out, with its text.
-    fn keep_left_out(&mut self, _name: &str, _text: &str) {}
+    fn keep_left_out(&mut self, name: &str, text: &str);
     /// Whether a member of `run` is looked at; else it is left out, if it holds no decimals.
     fn wants_of_run(&self, name: &str) -> bool;
     /// A member of `run` that is an object, if the rest of the input starts with the text that it last had; with the length of
@@ -120,52 +118,6 @@ pub(crate) fn read<'a, B: Build<'a>>(bytes: &'a [u8], build: &mut B) -> Option<B
     (reader.at == text.len()).then_some(value)
 }
 
-/// Makes nothing: says whether a value holds no decimals. Integers that are read here fit 63 bits.
-struct Skip;
-
-impl<'a> Build<'a> for Skip {
-    type Name = ();
-    type Value = bool;
-
-    fn null(&mut self) -> bool {
-        true
-    }
-    fn bool(&mut self, _: bool) -> bool {
-        true
-    }
-    fn unsigned(&mut self, _: u64) -> bool {
-        true
-    }
-    fn negative(&mut self, _: i64) -> bool {
-        true
-    }
-    fn decimal(&mut self, _: f64) -> bool {
-        false
-    }
-    fn text(&mut self, _: Cow<'a, str>) -> bool {
-        true
-    }
-    fn array(&mut self, items: Vec<bool>) -> bool {
-        items.into_iter().all(|item| item)
-    }
-    fn name(&mut self, _: Cow<'a, str>) {}
-    fn object(&mut self, members: Vec<((), bool)>) -> bool {
-        members.into_iter().all(|((), member)| member)
-    }
-    fn wants_of_run(&self, _: &str) -> bool {
-        true
-    }
-    fn part_begin(&mut self, _: Part) {}
-    fn known(&mut self, _: Part, _: Cow<'a, str>, _: &str) -> Option<usize> {
-        None
-    }
-    fn member(&mut self, _: Part, _: Cow<'a, str>, _: &str, _: bool) {}
-    /// No member of `run` is a part of an input.
-    fn part_end(&mut self, _: Part) -> bool {
-        false
-    }
-}
-
 struct Reader<'a> {
     text: &'a str,
     at: usize,
@@ -173,6 +125,13 @@ struct Reader<'a> {
 
 /// Longest integer that is read here: it fits 64 bits with either sign.
 const DIGITS_MAX: usize = 18;
+
+/// A number that is read here.
+enum Number {
+    Unsigned(u64),
+    Negative(i64),
+    Decimal(f64),
+}
 
 impl<'a> Reader<'a> {
     fn peek(&self) -> Option<u8> {
@@ -198,21 +157,60 @@ impl<'a> Reader<'a> {
             b't' => self.word("true").map(|()| build.bool(true)),
             b'f' => self.word("false").map(|()| build.bool(false)),
             b'n' => self.word("null").map(|()| build.null()),
-            _ => self.number(build),
+            _ => Some(match self.number()? {
+                Number::Unsigned(value) => build.unsigned(value),
+                Number::Negative(value) => build.negative(value),
+                Number::Decimal(value) => build.decimal(value),
+            }),
+        }
+    }
+
+    /// Reads what [`Reader::value`] reads and makes nothing of it: whether there are no decimals in it.
+    fn skip(&mut self, depth: usize) -> Option<bool> {
+        match self.peek()? {
+            b'"' => self.string().map(|_| true),
+            b'{' => {
+                let (depth, mut small) = (depth.checked_sub(1)?, true);
+                self.members(|reader, _| {
+                    small &= reader.skip(depth)?;
+                    Some(())
+                })?;
+                Some(small)
+            }
+            b'[' => {
+                let (depth, mut small) = (depth.checked_sub(1)?, true);
+                self.items(|reader| {
+                    small &= reader.skip(depth)?;
+                    Some(())
+                })?;
+                Some(small)
+            }
+            b't' => self.word("true").map(|()| true),
+            b'f' => self.word("false").map(|()| true),
+            b'n' => self.word("null").map(|()| true),
+            _ => self.number().map(|number| !matches!(number, Number::Decimal(_))),
         }
     }
 
     fn array<B: Build<'a>>(&mut self, depth: usize, build: &mut B) -> Option<B::Value> {
-        self.take(b'[')?;
         let mut items = Vec::new();
+        self.items(|reader| {
+            items.push(reader.value(depth, build)?);
+            Some(())
+        })?;
+        Some(build.array(items))
+    }
+
+    /// The items of an array: `each` reads one.
+    fn items(&mut self, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.take(b'[')?;
         if self.take(b']').is_some() {
-            return Some(build.array(items));
+            return Some(());
         }
         loop {
-            items.push(self.value(depth, build)?);
+            each(self)?;
             if self.take(b',').is_none() {
-                self.take(b']')?;
-                return Some(build.array(items));
+                return self.take(b']');
             }
         }
     }
@@ -230,7 +228,7 @@ impl<'a> Reader<'a> {
                     reader.at += length;
                     return Some(None);
                 }
-                reader.value(depth, &mut Skip)?;
+                reader.skip(depth)?;
                 build.keep_left_out(name, reader.text.get(start..reader.at)?);
                 Some(None)
             }
@@ -252,7 +250,7 @@ impl<'a> Reader<'a> {
                     reader.at += length;
                     return Some(None);
                 }
-                if reader.value(depth, &mut Skip)? {
+                if reader.skip(depth)? {
                     build.keep_left_out(name, reader.text.get(start..reader.at)?);
                     return Some(None);
                 }
@@ -379,28 +377,29 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number<B: Build<'a>>(&mut self, build: &mut B) -> Option<B::Value> {
+    fn number(&mut self) -> Option<Number> {
         let rest = self.text.get(self.at..)?;
         let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
         let number = rest.get(..rest.bytes().take_while(|byte| is_part(byte)).count())?;
         self.at += number.len();
-        let (whole, decimals) = match number.split_once('.') {
-            None => (number, None),
-            Some((whole, decimals)) => (whole, Some(decimals)),
-        };
-        let digits = whole.strip_prefix('-').unwrap_or(whole);
-        let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        let digits = number.strip_prefix('-').unwrap_or(number);
+        let is_negative = digits.len() < number.len();
+        let whole = digits.bytes().take_while(u8::is_ascii_digit).count();
         let is_zero = digits.starts_with('0');
-        if !is_digits(digits) || digits.len() > DIGITS_MAX || is_zero && digits.len() > 1 {
+        if whole == 0 || whole > DIGITS_MAX || is_zero && whole > 1 {
             return None;
         }
-        match decimals {
-            Some(decimals) if is_digits(decimals) => json::exact(number).map(|value| build.decimal(value)),
-            Some(_) => None,
+        if whole < digits.len() {
+            let decimals = digits.get(whole..)?.strip_prefix('.')?;
+            let is_decimal = !decimals.is_empty() && decimals.bytes().all(|digit| digit.is_ascii_digit());
+            return is_decimal.then(|| json::exact(number))?.map(Number::Decimal);
+        }
+        let value = digits.bytes().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
+        match is_negative {
             // Minus zero is a decimal.
-            None if digits.len() < whole.len() && is_zero => None,
-            None if digits.len() < whole.len() => whole.parse().ok().map(|value| build.negative(value)),
-            None => whole.parse().ok().map(|value| build.unsigned(value)),
+            true if is_zero => None,
+            true => i64::try_from(value).ok().map(|value| Number::Negative(-value)),
+            false => Some(Number::Unsigned(value)),
         }
     }
 }
