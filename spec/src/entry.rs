@@ -131,13 +131,10 @@ impl Entry {
     /// When the bytes are not the one encoding of a record with one signature.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, EntryError> {
         let note = Note::parse(&bytes, ENTRY_BYTES_MAX)?;
-        let headed = |header| note.text.strip_prefix(header).is_some_and(|rest: &str| rest.starts_with('\n'));
-        let content = if headed(RECORD_HEADER) {
-            Content::Run(Record::parse(note.text)?)
-        } else if headed(OPERATOR_HEADER) {
-            Content::Operator(OperatorRecord::parse(note.text)?)
-        } else {
-            return Err(EntryError::Header);
+        let content = match note.text.split_once('\n') {
+            Some((RECORD_HEADER, _)) => Content::Run(Record::parse(note.text)?),
+            Some((OPERATOR_HEADER, _)) => Content::Operator(OperatorRecord::parse(note.text)?),
+            _ => return Err(EntryError::Header),
         };
         let [line] = note.signatures.as_slice() else { return Err(EntryError::Signatures) };
         let signature = line.signature.as_slice().try_into().map_err(|_| EntryError::Signatures)?;

@@ -5,6 +5,7 @@
 /// Eight bytes at a time. In the words below, the lowest byte with its high bit set is the first that was looked for:
 /// subtracting borrows from higher bytes alone, and what has the high bit itself, as in UTF-8, is masked out.
 #[must_use]
+#[inline]
 pub fn first_special(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;

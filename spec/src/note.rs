@@ -383,7 +383,7 @@ impl<'a> Note<'a> {
     }
 }
 
-/// Where the last two line feeds that follow one another stand. Line by line: lines are long.
+/// Where the first of the last two line feeds stands that follow one another. Line by line: lines are long.
 fn last_empty_line(text: &str) -> Option<usize> {
     let mut rest = text;
     loop {

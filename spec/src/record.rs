@@ -2,7 +2,7 @@
 //!
 //! A record is the text of a signed note: a first line that says which kind of note it is, and one line
 //! of canonical JSON. The types here are written in the order of their JSON names, serde refuses unknown
-//! and duplicate fields, and a text is read only as what it would be printed from: there is exactly one
+//! and duplicate fields, and a text is taken only if it is what its value prints as: there is exactly one
 //! encoding, and everything else is refused.
 //!
 //! Out of scope: signatures ([`crate::note`]) and what a record owes to the records before it
@@ -736,7 +736,7 @@ impl Body {
 }
 
 /// The JSON of a record: every field in the order canonical JSON wants. What is read is owned, and what is printed is
-/// borrowed from its record: each record is printed once to be read, so nothing is copied for that.
+/// borrowed from its record, so that nothing is copied for that.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RecordWire<'a> {

@@ -1,8 +1,8 @@
 //! The one encoding (SPEC §3.1): a header line, and a line of canonical JSON.
 //!
-//! What it is, printing defines: a text is read, printed again and compared. Nearly all texts are met in it, though, and
-//! [`super::strict`] reads nothing else; so they are printed only where that reader is in doubt. Everything that it does
-//! not take goes the long way, which finds the same and says what is wrong.
+//! What it is, printing defines: a text is read, printed again and compared. Nearly every text is in it already, though,
+//! and [`super::strict`] reads nothing else; so a text is printed only where that reader is in doubt. Everything that it
+//! does not take goes the long way, which finds the same and says what is wrong.
 
 use std::io;
 
@@ -167,6 +167,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::record::{Body, Delegation, Halt, HaltCause, OperatorRecord, Record, Statement};
+    use crate::types::{Hash, Seq, Text, UnixMillis};
 
     #[test]
     fn integers_stop_at_2_pow_53() {
@@ -204,7 +206,24 @@ mod tests {
         if short.is_some() { [1, 0] } else { [0, 1] }
     }
 
-    /// Every vector; and of each that is accepted every byte taken away, doubled, and replaced by what JSON is made of.
+    /// What differs from a text by more than a byte.
+    const REPLACED: [(&str, &str); 12] = [
+        ("\"status\":\"ok\"", "\"status\":{\"ok\":}"),
+        ("\"status\":\"ok\"", "\"status\":{\"ok\":null}"),
+        ("\"role\":\"kernel\"", "\"role\":{\"kernel\":null}"),
+        ("\"role\":\"kernel\"", "\"role\":{\"kernel\":}"),
+        ("\"call\":{\"tool\":", "\"call\":{\"model\":1,\"tool\":"),
+        ("\"census\":", "\"below\":{},\"census\":"),
+        ("\"census\":", "\"below\":{\"agents\":0},\"census\":"),
+        ("\"usage\":{", "\"usage\":{\"cache_read\":0,"),
+        ("\"reserved\":{", "\"reserved\":{\"agents\":0,"),
+        ("\"prev\":\"", "\"open\":null,\"prev\":\""),
+        ("\"labels\":{}", "\"labels\":[]"),
+        ("\"reasons\":[]", "\"reasons\":{}"),
+    ];
+
+    /// Every vector; and of each that is accepted every byte taken away, doubled, and replaced by some characters that
+    /// JSON is made of.
     fn changed_vectors<T: Canonical + PartialEq + std::fmt::Debug>(folder: &str) {
         let mut sums = [0; 2];
         let mut count = |name: &str, json: &str| {
@@ -220,11 +239,14 @@ mod tests {
             if !name.starts_with("ok/") {
                 continue;
             }
+            for (from, to) in REPLACED {
+                count(name, &json.replacen(from, to, 1));
+            }
             for at in 0..json.len() {
                 let (Some(before), Some(after)) = (json.get(..at), json.get(at + 1..)) else { continue };
                 count(name, &format!("{before}{after}"));
                 count(name, &format!("{}{}", &json[..=at], &json[at..]));
-                for other in "\"\\{}[]:,0192-.eEnutfb \u{7f}\u{1}aAzZ_/+=\u{e9}".chars() {
+                for other in "\"\\{}[]:,0192-.eEnrutfb \u{7f}\u{1}aAzZ_/+=\u{e9}".chars() {
                     count(name, &format!("{before}{other}{after}"));
                     count(name, &format!("{before}{other}{}", &json[at..]));
                 }
@@ -236,10 +258,50 @@ mod tests {
 
     #[test]
     fn both_ways_of_reading_take_the_same_texts() {
-        changed_vectors::<crate::record::Record>("record");
-        changed_vectors::<crate::record::OperatorRecord>("operator");
-        changed_vectors::<crate::record::Delegation>("delegation");
-        changed_vectors::<crate::record::Statement>("approval");
+        changed_vectors::<Record>("record");
+        changed_vectors::<OperatorRecord>("operator");
+        changed_vectors::<Delegation>("delegation");
+        changed_vectors::<Statement>("approval");
+    }
+
+    /// Every character that has an escape, and every escape that names one byte: one way to write each, read as it is.
+    #[test]
+    fn strings_have_one_spelling_each_way() {
+        let halt = Record {
+            agent: "airline/bot".parse().unwrap(),
+            body: Body::Halt(Halt { cause: HaltCause::Operator, detail: Text::default() }),
+            prev: Some(Hash::from_bytes([1; 32])),
+            run: "0193a6c4-7b1e-7c3a-9d52-3f0a1b2c3d4e".parse().unwrap(),
+            seq: Seq::new(3).unwrap(),
+            time: UnixMillis::new(1_764_000_000_000).unwrap(),
+        };
+        let json_of = |detail: &str| {
+            let mut record = halt.clone();
+            record.body = Body::Halt(Halt { cause: HaltCause::Operator, detail: detail.parse().unwrap() });
+            let mut json = Vec::new();
+            record.write(&mut json).unwrap();
+            (record, String::from_utf8(json).unwrap())
+        };
+        for code in 0..=0x2ff_u32 {
+            let detail = char::from_u32(code).unwrap().to_string();
+            let (record, json) = json_of(&format!("a{detail}b{detail}"));
+            // Not by the long way, which would hide that it was refused.
+            assert_eq!(read_strictly(&json), Some(record), "U+{code:04X}");
+        }
+        let (_, json) = json_of("@");
+        let mut taken = 0;
+        for code in 0..=0xff {
+            for escape in
+                [format!("\\u{code:04x}"), format!("\\u{code:04X}"), format!("\\{}", char::from(code))]
+            {
+                taken += both_ways::<Record>(&escape, &json.replace('@', &escape))[0];
+            }
+        }
+        // Seven have a letter or a sign. The other 27 have digits, which are in lower case: where a hexadecimal letter is
+        // among them, only one of the two that were tried is taken.
+        let of_digits = (0..0x20).filter(|code| ![0x8, 0x9, 0xa, 0xc, 0xd].contains(code));
+        let in_lower_case = of_digits.clone().filter(|code| code % 16 > 9).count();
+        assert_eq!(taken, 7 + 2 * of_digits.count() - in_lower_case);
     }
 
     fn print(wire: &impl Serialize) -> Result<String, RecordError> {

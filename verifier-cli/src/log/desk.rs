@@ -18,8 +18,8 @@ use crate::source::Source;
 /// Bundles read ahead of the chain step, for each worker.
 const AHEAD: u64 = 4;
 
-/// Bundles whose signatures are checked in one batch: 3,840 signatures. With their keys and the base point they are fewer
-/// than 4,096 points, and lists of them, which double as they grow, have no more room than that.
+/// Bundles whose signatures are checked in one batch: 3,840 signatures. With up to 254 keys and the base point they are at
+/// most 4,096 points; curve25519-dalek's list of them doubles as it grows, and one more would make it twice as long.
 const BATCH_BUNDLES: usize = 15;
 
 /// Length of entries in bytes that makes a batch, however few they are.
