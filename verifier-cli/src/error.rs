@@ -47,6 +47,14 @@ pub enum CannotCheck {
         /// What is wrong.
         source: PolicyError,
     },
+    /// The trust file is no text.
+    #[error("{} is not a trust file: byte {at} is no UTF-8, and a trust file is text. Is it another file?", path.display())]
+    TrustNotText {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first byte that is none.
+        at: usize,
+    },
     /// A folder is no policy bundle.
     #[error("{} is not a policy bundle: {why}", path.display())]
     Bundle {

@@ -155,9 +155,9 @@ pub fn read_bundle(dir: &Path) -> Result<PolicyBundle, CannotCheck> {
 /// When it cannot be read or is not one.
 pub fn read_trust(path: &Path) -> Result<TrustPolicy, CannotCheck> {
     let bytes = read(path, TRUST)?;
-    let text = String::from_utf8(bytes).map_err(|error| CannotCheck::File {
+    let text = String::from_utf8(bytes).map_err(|error| CannotCheck::TrustNotText {
         path: path.to_owned(),
-        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+        at: error.utf8_error().valid_up_to(),
     })?;
     TrustPolicy::parse(&text).map_err(|source| CannotCheck::Trust { path: path.to_owned(), source })
 }

@@ -33,13 +33,17 @@ pub trait Source: Sync {
 /// Opens a directory, or a URL when the text starts as one, reached as `connect` says.
 ///
 /// # Errors
-/// When the network client cannot be set up.
+/// When there is no such directory, or the network client cannot be set up.
 pub fn open(place: &str, connect: &Connect) -> Result<Box<dyn Source>, CannotCheck> {
     if is_url(place) {
-        Ok(Box::new(HttpSource::new(place, connect)?))
-    } else {
-        Ok(Box::new(Directory::new(place)))
+        return Ok(Box::new(HttpSource::new(place, connect)?));
     }
+    let is_dir = std::fs::metadata(place).and_then(|found| match found.is_dir() {
+        true => Ok(()),
+        false => Err(ErrorKind::NotADirectory.into()),
+    });
+    is_dir.map_err(|source| CannotCheck::File { path: place.into(), source })?;
+    Ok(Box::new(Directory::new(place)))
 }
 
 /// Whether a place is a URL and no path.
