@@ -1,7 +1,7 @@
 //! Reading files whose size is bounded before they are read, and writing files that survive a crash.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,6 +36,9 @@ pub const PACK: FileKind = FileKind { what: "an evidence pack", bytes_max: PACK_
 /// A consistency proof: at most 64 lines.
 pub const PROOF: FileKind = FileKind { what: "a consistency proof", bytes_max: 64 * 64 };
 
+/// Most room that is made for a file before any of it was read, in bytes.
+const ROOM_BYTES_MAX: u64 = 64 << 20;
+
 /// Longest key file in bytes.
 const KEY_BYTES_MAX: u64 = 1024;
 
@@ -57,16 +60,27 @@ pub fn name(path: &Path) -> String {
 /// # Errors
 /// When it cannot be read.
 pub fn read_evidence(path: &Path, kind: FileKind) -> Result<Vec<u8>, CannotCheck> {
-    let fail = |source| CannotCheck::File { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    // The length that the file system states may be wrong or change: the reader is bounded as well.
-    let bytes_max = kind.bytes_max + 1;
     let read = match path == Path::new(STDIN) {
         true if STDIN_TAKEN.swap(true, Ordering::Relaxed) => return Err(CannotCheck::StdinTwice),
-        true => std::io::stdin().lock().take(bytes_max).read_to_end(&mut bytes),
-        false => File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes)),
+        true => read_to(std::io::stdin().lock(), 0, kind.bytes_max),
+        false => File::open(path).and_then(|file| read_file(file, kind.bytes_max)),
     };
-    read.map_err(fail)?;
+    read.map_err(|source| CannotCheck::File { path: path.to_owned(), source })
+}
+
+/// Reads a file, to the first byte beyond `bytes_max`.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn read_file(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let told = file.metadata().map_or(0, |metadata| metadata.len());
+    read_to(file, told, bytes_max)
+}
+
+/// There is room at once for the length that is told, which may be wrong or change: the reader is bounded as well.
+fn read_to(source: impl Read, told: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(told.min(bytes_max).min(ROOM_BYTES_MAX) as usize + 1);
+    source.take(bytes_max + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

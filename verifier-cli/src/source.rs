@@ -1,7 +1,7 @@
 //! Where a log's resources come from: a directory laid out as C2SP tlog-tiles paths, or a URL.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sift_connect::Connect;
@@ -10,6 +10,7 @@ use sift_spec::tile::{TILE_WIDTH, TileId, TilePath, Tiles, parse_hashes};
 use sift_spec::types::Hash;
 
 use crate::error::CannotCheck;
+use crate::files::read_file;
 use crate::http::HttpSource;
 
 /// Largest hash tile in bytes.
@@ -82,10 +83,7 @@ impl Source for Directory {
             }
             Err(error) => return Err(fail(error)),
         };
-        // Room for all of it at once, as far as its length is told; a file that is none, or grows, is read all the same.
-        let told = file.metadata().map_or(0, |metadata| metadata.len()).min(bytes_max as u64);
-        let mut bytes = Vec::with_capacity(told as usize + 1);
-        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
+        let bytes = read_file(file, bytes_max as u64).map_err(fail)?;
         if bytes.len() > bytes_max {
             let (what, bytes_max) = ("this resource of a log", bytes_max as u64);
             return Err(CannotCheck::TooLarge { path: full, what, bytes_max });
