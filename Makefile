@@ -17,6 +17,7 @@ help:
 	@echo "make figures  the table of benchmarks"
 	@echo "make peers    money over the cap and cost of a call, beside LiteLLM and agent-governance-toolkit"
 	@echo "make fuzz     every parser, each for SECONDS=60 (the verifier: FUZZ_DIR=verifier-cli/fuzz)"
+	@echo "make fuzz-corpus  keeps the smallest set of what fuzzing found (FUZZ_DIR likewise)"
 
 demo: build
 	$(TARGET)/debug/sift-demo

@@ -1,4 +1,4 @@
-//! The functions behind the verifier's fuzz targets, over all vectors and over inputs from a fixed seed.
+//! The functions behind the verifier's fuzz targets, over what fuzzing found, all vectors, and inputs from a fixed seed.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../fuzz/src/lib.rs"]
@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use fuzz::TARGETS;
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec/vectors");
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
+
+/// The corpus is kept in the repository and so it is small.
+const CORPUS_BYTES_MAX: usize = 1 << 20;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -23,6 +27,22 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn run(name: &str, bytes: &[u8], what: &dyn std::fmt::Display) {
     let ran = std::panic::catch_unwind(|| fuzz::run(name, bytes));
     assert!(ran.is_ok(), "target {name} failed on {what}");
+}
+
+#[test]
+fn every_file_of_the_corpus_passes_its_target() {
+    let mut total = 0;
+    for (name, _) in TARGETS {
+        let files = files(&Path::new(CORPUS).join(name));
+        assert!(!files.is_empty(), "no corpus for {name}");
+        for path in &files {
+            let bytes = std::fs::read(path).unwrap();
+            run(name, &bytes, &path.display());
+            total += bytes.len();
+        }
+        println!("{name}: {} files", files.len());
+    }
+    assert!(total <= CORPUS_BYTES_MAX, "the corpus has {total} bytes");
 }
 
 #[test]
