@@ -44,6 +44,8 @@ fn logs(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let vkey = log.trust.logs().first().ok_or("a log without a key")?.key.to_string();
     let policy = log.trust.clone();
     log.stop()?;
+    // What was just written is on its way to the disk, which would go on beside the first audits.
+    Command::new("sync").status()?;
 
     let whole = |threads: Option<u32>| {
         let mut verify = Command::new(program("sift-verify")?);
