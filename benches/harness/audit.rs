@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use sift_spec::chain::{OperatorHead, RunHead};
@@ -126,8 +127,13 @@ pub fn verify_plainly(dir: &Path, trust: &TrustPolicy) -> Result<(), AnyError> {
 pub struct Took {
     /// From its start to its end.
     pub elapsed: Duration,
-    /// Most memory that was resident, as far as it was seen: it is looked at every other millisecond.
+    /// Most memory that was resident, as far as it was seen: the system's own mark is looked at every [`Took::LOOK`].
     pub peak_mib: u64,
+}
+
+impl Took {
+    /// Between two looks at the memory of a program that runs.
+    pub const LOOK: Duration = Duration::from_millis(20);
 }
 
 /// Runs a program that must succeed.
@@ -137,17 +143,20 @@ pub struct Took {
 pub fn run(program: &mut Command) -> Result<Took, AnyError> {
     let start = Instant::now();
     let mut child = program.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-    let mut peak_mib = 0;
-    let status = loop {
-        if let Ok(memory) = Memory::of(child.id()) {
-            peak_mib = memory.peak_mib.max(peak_mib);
+    let pid = child.id();
+    let (running, ended) = channel::<()>();
+    // By a thread that mostly sleeps: whoever asked often would take time from what is measured.
+    let watcher = std::thread::spawn(move || {
+        let mut peak_mib = 0;
+        while ended.recv_timeout(Took::LOOK) == Err(RecvTimeoutError::Timeout) {
+            peak_mib = Memory::of(pid).map_or(peak_mib, |memory| memory.peak_mib.max(peak_mib));
         }
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
+        peak_mib
+    });
+    let status = child.wait()?;
     let elapsed = start.elapsed();
+    drop(running);
+    let peak_mib = watcher.join().map_err(|_| "nobody looked at the memory")?;
     if status.success() {
         Ok(Took { elapsed, peak_mib })
     } else {
