@@ -71,13 +71,15 @@ fuzz: tools
 	done
 
 # Keeps, of corpus and findings, the smallest set that reaches every branch that the whole reaches and no vector does.
-fuzz-corpus:
+fuzz-corpus: tools
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.1 --locked
 	@for target in $(FUZZ_TARGETS); do \
-	  merged=$(FUZZ_FOUND)/.merged; rm -rf $$merged; mkdir -p $$merged $(FUZZ_FOUND)/$$target; \
+	  merged=$(FUZZ_FOUND)/.merged; rm -rf $$merged; \
+	  mkdir -p $$merged $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target; \
 	  cp -r spec/vectors $$merged/vectors; \
 	  $(FUZZ) $$target $$merged $(FUZZ_CORPUS)/$$target $(FUZZ_FOUND)/$$target -- \
 	    $(FUZZ_LIMITS) -set_cover_merge=1 -use_counters=0 || exit 1; \
-	  rm -rf $$merged/vectors $(FUZZ_CORPUS)/$$target; mv $$merged $(FUZZ_CORPUS)/$$target; \
+	  rm -rf $$merged/vectors && rm -rf $(FUZZ_CORPUS)/$$target && mv $$merged $(FUZZ_CORPUS)/$$target || exit 1; \
 	done
 
 clean-demo:

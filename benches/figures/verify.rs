@@ -44,8 +44,6 @@ fn logs(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let vkey = log.trust.logs().first().ok_or("a log without a key")?.key.to_string();
     let policy = log.trust.clone();
     log.stop()?;
-    // What was just written is on its way to the disk, which would go on beside the first audits.
-    Command::new("sync").status()?;
 
     let whole = |threads: Option<u32>| {
         let mut verify = Command::new(program("sift-verify")?);
@@ -58,6 +56,7 @@ fn logs(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let rounds = if bench.divisor == 1 { 3 } else { 1 };
     let (mut all, mut one, mut plain, mut fsck) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let stranger = installed(bench.dir);
+    settled()?;
     for _ in 0..rounds {
         all.push(whole(None)?);
         one.push(whole(Some(1))?.elapsed);
@@ -83,6 +82,11 @@ fn logs(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     table.row("  memory of the audit, resident", "MiB", None, peak as f64);
     table.notes.push(format!("audit: {} entries, the best of {rounds} runs of each, in turn", size));
     receipts(bench, table, &trust, &entry, &receipt)
+}
+
+/// What was just written is on its way to the disk, which would go on beside what is measured next.
+fn settled() -> Result<(), AnyError> {
+    if Command::new("sync").status()?.success() { Ok(()) } else { Err("`sync` failed".into()) }
 }
 
 /// Tessera's checker, made by Go.
@@ -165,7 +169,7 @@ fn steps(bench: &Bench<'_>, table: &mut Table) -> Result<(), AnyError> {
     let target = (bench.divisor == 1).then_some(Target::AtMost(1.0));
     table.row(format!("run, a pack of {} steps", 2 * calls), "s", target, best.as_secs_f64());
     let mib = pack.len() as f64 / f64::from(1 << 20);
-    table.notes.push(format!("run: a pack of {mib:.1} MiB, at most {peak} MiB of memory; the best of 5"));
+    table.notes.push(format!("run: a pack of {mib:.1} MiB, {peak} MiB of memory at its peak; the best of 5"));
     log.stop()?;
     Ok(())
 }

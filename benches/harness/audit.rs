@@ -127,12 +127,13 @@ pub fn verify_plainly(dir: &Path, trust: &TrustPolicy) -> Result<(), AnyError> {
 pub struct Took {
     /// From its start to its end.
     pub elapsed: Duration,
-    /// Most memory that was resident, as far as it was seen: the system's own mark is looked at every [`Took::LOOK`].
+    /// Most memory that was resident, as far as it was seen: the system's own mark is looked at, last at most
+    /// [`Took::LOOK`] before the end.
     pub peak_mib: u64,
 }
 
 impl Took {
-    /// Between two looks at the memory of a program that runs.
+    /// Longest time between two looks at the memory of a program that runs.
     pub const LOOK: Duration = Duration::from_millis(20);
 }
 
@@ -147,9 +148,11 @@ pub fn run(program: &mut Command) -> Result<Took, AnyError> {
     let (running, ended) = channel::<()>();
     // By a thread that mostly sleeps: whoever asked often would take time from what is measured.
     let watcher = std::thread::spawn(move || {
-        let mut peak_mib = 0;
-        while ended.recv_timeout(Took::LOOK) == Err(RecvTimeoutError::Timeout) {
+        let (mut peak_mib, mut pause) = (0, Duration::from_millis(1));
+        // Soon and then seldom: what is over soon has a peak, too.
+        while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             peak_mib = Memory::of(pid).map_or(peak_mib, |memory| memory.peak_mib.max(peak_mib));
+            pause = (pause * 2).min(Took::LOOK);
         }
         peak_mib
     });

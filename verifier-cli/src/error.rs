@@ -75,6 +75,12 @@ pub enum CannotCheck {
         /// The file.
         path: PathBuf,
     },
+    /// Where a log should be there is none.
+    #[error(
+        "{0} holds no checkpoint: a log is a directory that holds `checkpoint` and `tile/`, or a URL that \
+         begins with https:// or http://"
+    )]
+    NoCheckpoint(String),
     /// The log lacks a resource.
     #[error("{log} has no {path}: the copy is incomplete, or older than the checkpoint")]
     Missing {

@@ -34,17 +34,13 @@ pub trait Source: Sync {
 /// Opens a directory, or a URL when the text starts as one, reached as `connect` says.
 ///
 /// # Errors
-/// When there is no such directory, or the network client cannot be set up.
+/// When the network client cannot be set up. Whether a log is there shows when something of it is read.
 pub fn open(place: &str, connect: &Connect) -> Result<Box<dyn Source>, CannotCheck> {
     if is_url(place) {
-        return Ok(Box::new(HttpSource::new(place, connect)?));
+        Ok(Box::new(HttpSource::new(place, connect)?))
+    } else {
+        Ok(Box::new(Directory::new(place)))
     }
-    let is_dir = std::fs::metadata(place).and_then(|found| match found.is_dir() {
-        true => Ok(()),
-        false => Err(ErrorKind::NotADirectory.into()),
-    });
-    is_dir.map_err(|source| CannotCheck::File { path: place.into(), source })?;
-    Ok(Box::new(Directory::new(place)))
 }
 
 /// Whether a place is a URL and no path.
@@ -97,8 +93,7 @@ impl Source for Directory {
 /// # Errors
 /// When there is none or it cannot be fetched.
 pub fn checkpoint(source: &dyn Source, bytes_max: usize) -> Result<Vec<u8>, CannotCheck> {
-    let missing = || CannotCheck::Missing { log: source.name(), path: "checkpoint".to_owned() };
-    source.fetch("checkpoint", bytes_max)?.ok_or_else(missing)
+    source.fetch("checkpoint", bytes_max)?.ok_or_else(|| CannotCheck::NoCheckpoint(source.name()))
 }
 
 /// Reads a tile or entry bundle. A partial one may have been replaced by the full one, of which it is the start.

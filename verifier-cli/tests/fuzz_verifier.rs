@@ -47,10 +47,9 @@ fn every_file_of_the_corpus_passes_its_target() {
 
 #[test]
 fn every_vector_passes_every_target() {
-    // One of each name's kind: what differs in the rest differs in bytes that the honest pack does not have.
-    let vectors = files(Path::new(VECTORS));
-    for path in vectors.iter().step_by(7) {
-        let bytes = std::fs::read(path).unwrap();
+    // All of them: the corpus leaves out what reaches no more than they do.
+    for path in files(Path::new(VECTORS)) {
+        let bytes = std::fs::read(&path).unwrap();
         for (name, _) in TARGETS {
             run(name, &bytes, &path.display());
         }

@@ -4,6 +4,7 @@
 //! are named in byte order; values that others made are sorted by that printer.
 
 use serde::Serialize;
+use sift_spec::json::first_special;
 
 use crate::input::{CallCounts, CallInput, PolicyInput, RunInput, SeenInput, ToolCounts};
 use crate::json::{print_array, print_object, print_scalar, print_text, print_value};
@@ -118,6 +119,7 @@ impl<'a> Object<'a> {
 
     /// Where the value of the next member is printed. Its name is one of ours: there is nothing to escape in it.
     fn member(&mut self, name: &'static str) -> &mut Vec<u8> {
+        debug_assert_eq!(first_special(name.as_bytes()), None);
         self.bytes.extend_from_slice(if std::mem::take(&mut self.is_empty) { b"\"" } else { b",\"" });
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(b"\":");

@@ -403,3 +403,109 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes nothing but what [`Reader::skip`] says: whether there are no decimals.
+    struct Small;
+
+    impl<'a> Build<'a> for Small {
+        type Name = ();
+        type Value = bool;
+
+        fn null(&mut self) -> bool {
+            true
+        }
+        fn bool(&mut self, _: bool) -> bool {
+            true
+        }
+        fn unsigned(&mut self, _: u64) -> bool {
+            true
+        }
+        fn negative(&mut self, _: i64) -> bool {
+            true
+        }
+        fn decimal(&mut self, _: f64) -> bool {
+            false
+        }
+        fn text(&mut self, _: Cow<'a, str>) -> bool {
+            true
+        }
+        fn array(&mut self, items: Vec<bool>) -> bool {
+            items.into_iter().all(|item| item)
+        }
+        fn name(&mut self, _: Cow<'a, str>) {}
+        fn object(&mut self, members: Vec<((), bool)>) -> bool {
+            members.into_iter().all(|((), member)| member)
+        }
+        fn find_left_out(&self, _: &str, _: &str) -> Option<usize> {
+            None
+        }
+        fn keep_left_out(&mut self, _: &str, _: &str) {}
+        fn wants_of_run(&self, _: &str) -> bool {
+            true
+        }
+        fn part_begin(&mut self, _: Part) {}
+        fn known(&mut self, _: Part, _: Cow<'a, str>, _: &str) -> Option<usize> {
+            None
+        }
+        fn member(&mut self, _: Part, _: Cow<'a, str>, _: &str, _: bool) {}
+        fn part_end(&mut self, _: Part) -> bool {
+            true
+        }
+    }
+
+    fn both(text: &str, depth: usize) -> Option<bool> {
+        let (mut reads, mut skips) = (Reader { text, at: 0 }, Reader { text, at: 0 });
+        let (read, skipped) = (reads.value(depth, &mut Small), skips.skip(depth));
+        assert_eq!(read, skipped, "{text}");
+        // Where nothing was read, nobody goes on.
+        assert!(read.is_none() || reads.at == skips.at, "{text}");
+        read
+    }
+
+    #[test]
+    fn what_is_passed_over_is_what_would_be_read() {
+        // Every text of up to five pieces.
+        let pieces =
+            ["{", "}", "[", "]", ",", ":", "\"a\"", "\"b\\n\"", "0", "1", "-", ".5", "e", "null", " "];
+        let mut texts = vec![String::new()];
+        let (mut taken, mut refused, mut from) = (0, 0, 0);
+        for _ in 0..5 {
+            let to = texts.len();
+            for at in from..to {
+                for piece in pieces {
+                    let text = format!("{}{piece}", texts[at]);
+                    match both(&text, 3) {
+                        Some(_) => taken += 1,
+                        None => refused += 1,
+                    }
+                    texts.push(text);
+                }
+            }
+            from = to;
+        }
+        println!("{taken} texts begin with a value, {refused} do not");
+        assert!(taken > 10_000 && refused > 100_000);
+        for depth in 0..4 {
+            for text in ["[[[0.5]]]", "{\"a\":{\"a\":{\"a\":1}}}", "[{\"a\":[]}]"] {
+                assert_eq!(both(text, depth).is_some(), depth == 3, "{text} {depth}");
+            }
+        }
+        let digits = "9".repeat(DIGITS_MAX);
+        for (text, small) in [
+            (digits.as_str(), Some(true)),
+            (&format!("-{digits}"), Some(true)),
+            (&format!("{digits}9"), None),
+            ("0.10000000000000000001", None),
+            ("9007199254740993.0", None),
+            ("-0", None),
+            ("-0.0", Some(false)),
+            ("01", None),
+        ] {
+            assert_eq!(both(text, 1), small, "{text}");
+        }
+    }
+}
