@@ -12,7 +12,7 @@
 //! * a type that is read from a string takes only the string that it prints;
 //! * a map prints its members in the byte order of their names.
 //!
-//! The test in [`super::canonical`] compares both ways of reading, over every vector and a million changes of them.
+//! `spec/tests/unit/both_ways.rs` compares both ways of reading, over every vector and a million changes of them.
 //!
 //! It gives no reasons. What it does not take is read again by [`super::canonical`], which does.
 
