@@ -400,7 +400,7 @@ fn a_mirror_that_contradicts_its_own_head_is_damaged() {
     assert_eq!((codes(&diff.report), gaps(&diff.report)[0].0), (vec![], Gap::NotReached));
     std::fs::remove_file(b.path().join("checkpoint")).unwrap();
     let missing = compare_logs([&in_a, &in_b], &common::trust(), None);
-    assert!(matches!(missing, Err(CannotCheck::Missing { .. })));
+    assert!(matches!(missing, Err(CannotCheck::NoCheckpoint(_))));
 }
 
 #[test]
