@@ -7,7 +7,7 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
-.PHONY: help demo test lint build tools airline agentdojo figures peers fuzz fuzz-corpus clean-demo
+.PHONY: help demo test lint build tools airline agentdojo figures peers fuzz fuzz-tool fuzz-corpus clean-demo
 
 help:
 	@echo "make demo     the main job, end to end, in ./sift-demo"
@@ -62,8 +62,10 @@ FUZZ_LIMITS := -max_len=4096 -timeout=5 -rss_limit_mb=512 -dict=$(CURDIR)/spec/f
 FUZZ_FOUND := $(CURDIR)/$(FUZZ_DIR)/found
 FUZZ_CORPUS := $(CURDIR)/$(FUZZ_DIR)/corpus
 
-fuzz: tools
+fuzz-tool: tools
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.1 --locked
+
+fuzz: fuzz-tool
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target; \
 	  $(FUZZ) $$target $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target $(CURDIR)/spec/vectors -- \
@@ -71,8 +73,7 @@ fuzz: tools
 	done
 
 # Keeps, of corpus and findings, the smallest set that reaches every branch that the whole reaches and no vector does.
-fuzz-corpus: tools
-	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --version 0.13.1 --locked
+fuzz-corpus: fuzz-tool
 	@for target in $(FUZZ_TARGETS); do \
 	  merged=$(FUZZ_FOUND)/.merged; rm -rf $$merged; \
 	  mkdir -p $$merged $(FUZZ_FOUND)/$$target $(FUZZ_CORPUS)/$$target; \

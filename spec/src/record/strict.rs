@@ -160,6 +160,17 @@ impl<'de> Reader<'de> {
         }
     }
 
+    /// Whether something comes before the bracket that closes; a comma stands between two.
+    fn goes_on(&mut self, close: u8, first: &mut bool) -> Result<bool, Refused> {
+        if self.peek() == Some(close) {
+            return Ok(false);
+        }
+        if !std::mem::take(first) {
+            self.take(b',')?;
+        }
+        Ok(true)
+    }
+
     /// Reads what is between two brackets.
     fn within<T>(
         &mut self,
@@ -211,7 +222,7 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
         self.within(*b"{}", |reader| {
             reader.spelled_out |= reader.peek() == Some(b'}');
-            visitor.visit_map(Members { reader, last: None })
+            visitor.visit_map(Members { reader, last: None, first: true })
         })
     }
 
@@ -242,8 +253,8 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u128 f32 f64 char bytes byte_buf option unit unit_struct newtype_struct tuple tuple_struct
-        ignored_any
+        bool i8 i16 i32 i64 i128 u8 u16 u128 f32 f64 char bytes byte_buf option unit unit_struct newtype_struct tuple
+        tuple_struct ignored_any
     }
 }
 
@@ -257,11 +268,8 @@ impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
     type Error = Refused;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refused> {
-        if self.reader.peek() == Some(b']') {
+        if !self.reader.goes_on(b']', &mut self.first)? {
             return Ok(None);
-        }
-        if !std::mem::take(&mut self.first) {
-            self.reader.take(b',')?;
         }
         seed.deserialize(&mut *self.reader).map(Some)
     }
@@ -271,17 +279,15 @@ impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
 struct Members<'a, 'de> {
     reader: &'a mut Reader<'de>,
     last: Option<&'de str>,
+    first: bool,
 }
 
 impl<'de> MapAccess<'de> for Members<'_, 'de> {
     type Error = Refused;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
-        if self.reader.peek() == Some(b'}') {
+        if !self.reader.goes_on(b'}', &mut self.first)? {
             return Ok(None);
-        }
-        if self.last.is_some() {
-            self.reader.take(b',')?;
         }
         let Piece::Borrowed(name) = self.reader.string()? else { return Err(Refused) };
         if self.last.is_some_and(|last| last >= name) {
@@ -311,11 +317,8 @@ impl<'de> MapAccess<'de> for Fields<'_, 'de> {
     type Error = Refused;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refused> {
-        if self.reader.peek() == Some(b'}') {
+        if !self.reader.goes_on(b'}', &mut self.first)? {
             return Ok(None);
-        }
-        if !std::mem::take(&mut self.first) {
-            self.reader.take(b',')?;
         }
         self.reader.take(b'"')?;
         let rest = self.reader.json.as_bytes().get(self.reader.at..).ok_or(Refused)?;
